@@ -1,0 +1,52 @@
+/* cli.h -- one table describes every subcommand: parsing, --help, man page and completion use it.
+ *
+ * A subcommand is a `const struct pk_command pk_cmd_NAME` in tools/cmd_NAME.c and one line in
+ * tools/commands.def. Results go to stdout, progress and logs to stderr. */
+#ifndef PK_CLI_H
+#define PK_CLI_H
+
+#include "core/base.h"
+
+struct pk_option {
+    const char *name;  // long name without dashes; "name VALUE" help shows `value`
+    const char *value; // NULL for a flag, else what the value is, e.g. "N", "FILE"
+    const char *help;  // one line
+};
+
+struct pk_example {
+    const char *command;  // after "purkinje "; tests run it, from a scratch folder
+    const char *says;     // what it shows
+};
+
+struct pk_args {
+    int count;               // positional arguments, key=value included
+    char **word;             // [count], borrowed from argv
+    const struct pk_command *command;
+    const char *given[24];   // by index into command->options: value, "" for a flag, NULL if absent
+    bool quiet, verbose;
+};
+
+struct pk_command {
+    const char *name;      // "pretrain", or "data import" for a two-word one
+    const char *synopsis;  // positional arguments, e.g. "RECIPE [key=value ...]"
+    const char *summary;   // one line
+    const char *details;   // paragraphs, or NULL
+    const struct pk_option *options;  // ends with {0}; -h/--help -q -v are everyone's
+    const struct pk_example *examples;  // at least two, ends with {0}
+    enum pk_status (*run)(const struct pk_args *args, struct pk_err *err);
+};
+
+/* Value of --name ("" for a flag), or NULL when it was not given. */
+const char *pk_arg(const struct pk_args *args, const char *name);
+/* Integer / number options with a range check; *out keeps its default when not given. */
+enum pk_status pk_arg_i64(const struct pk_args *args, const char *name, int64_t low, int64_t high,
+                          int64_t *out, struct pk_err *err);
+enum pk_status pk_arg_f64(const struct pk_args *args, const char *name, double low, double high,
+                          double *out, struct pk_err *err);
+
+/* Runs the program; returns the process exit code. */
+int pk_main(int argc, char **argv);
+/* All commands, in the order of commands.def. */
+const struct pk_command *const *pk_commands(int *count);
+
+#endif
