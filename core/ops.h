@@ -1,0 +1,99 @@
+/* ops.h -- what model authors call: each function records one op (or a few) and returns its result.
+ *
+ * The builder has a sticky error: the first failure is recorded with its scope path, later calls do
+ * nothing, and pk_build_finish reports it once. Model code holds no error plumbing. */
+#ifndef PK_OPS_H
+#define PK_OPS_H
+
+#include "core/base.h"
+#include "core/dtype.h"
+#include "core/param.h"
+
+struct pk_build;
+struct pk_prog;
+
+struct pk_val {
+    int32_t id;  // -1: nothing (an optional argument left out, or after an error)
+};
+#define PK_NONE ((struct pk_val){-1})
+
+/* A build records into *prog. params is shared by all programs of a model and grows. */
+enum pk_status pk_build_begin(struct pk_build **out, struct pk_prog *prog, struct pk_params *params,
+                              struct pk_err *err);
+/* Ends recording: differentiates when a loss was set, fuses, frees the builder. */
+enum pk_status pk_build_finish(struct pk_build *b, struct pk_err *err);
+/* Marks the build as failed with a message of the model's own. */
+void pk_build_fail(struct pk_build *b, enum pk_status s, const char *fmt, ...) PK_PRINTF(3, 4);
+
+/* Scopes: names of parameters and messages get the path in front ("encoder.blocks.0."). */
+void pk_scope(struct pk_build *b, const char *fmt, ...) PK_PRINTF(2, 3);
+void pk_scope_end(struct pk_build *b);
+/* Until the matching _end: parameters are read from the EMA copy / are not differentiated. Ops inside
+ * are not differentiated. */
+void pk_scope_ema(struct pk_build *b, bool on);
+void pk_scope_frozen(struct pk_build *b, bool on);
+/* Standard deviation of the truncated normal that weights created from now on start from. */
+void pk_init_std(struct pk_build *b, float std);
+
+int64_t pk_dim(struct pk_build *b, struct pk_val v, int axis);  // negative axes count from the end
+
+/* Inputs and constants, dims given as a list of rank numbers. */
+struct pk_val pk_input(struct pk_build *b, const char *name, enum pk_dtype t, int rank,
+                       const int64_t *dim);
+struct pk_val pk_constant(struct pk_build *b, int rank, const int64_t *dim, const float *data);
+/* A parameter of this scope; the same name again gives the same parameter. */
+struct pk_val pk_weight(struct pk_build *b, const char *name, int rank, const int64_t *dim,
+                        enum pk_init init, bool decay);
+/* Makes a value readable after the run under this name. */
+void pk_output(struct pk_build *b, struct pk_val v, const char *name);
+/* The value [1] that is minimised; also an output named "loss". */
+void pk_loss(struct pk_build *b, struct pk_val loss);
+
+/* [B, leads, samples] i16, gain and offset [B, leads], start [B] i32 -> [B, T, leads * patch],
+ * lead-major, normalised = clip(raw * gain - offset); PK_INVALID becomes 0. */
+struct pk_patchify {
+    int32_t tokens, patch, leads;
+    const uint8_t *lead;
+    float clip;
+};
+struct pk_val pk_patchify(struct pk_build *b, struct pk_val signal, struct pk_val gain,
+                          struct pk_val offset, struct pk_val start, const struct pk_patchify *a);
+/* sample [B] i64 -> kept [B, keep], hidden [B, tokens - keep] i32, ascending, complementary.
+ * The multi-block pattern of objectives.md section 1, keyed by (seed, sample). */
+struct pk_mask {
+    int32_t tokens, keep, min_block;
+    uint64_t seed;
+};
+void pk_block_mask(struct pk_build *b, struct pk_val sample, const struct pk_mask *a,
+                   struct pk_val *kept, struct pk_val *hidden);
+
+struct pk_val pk_linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
+struct pk_val pk_linear_bias(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
+struct pk_val pk_gelu(struct pk_build *b, struct pk_val x);  // exact, erf
+struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const char *name);
+struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
+/* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0: x. */
+struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
+                         uint64_t seed);
+/* qkv [B, T, 3C] -> [B, T, C], softmax(q k^T / sqrt(head)) v, heads split as PyTorch's ViT. */
+struct pk_val pk_attention(struct pk_build *b, struct pk_val qkv, int32_t heads);
+/* query [C], kv [B, T, 2C] -> [B, C]: one learnable query over all tokens. */
+struct pk_val pk_attention_pool(struct pk_build *b, struct pk_val query, struct pk_val kv,
+                                int32_t heads);
+struct pk_val pk_gather_tokens(struct pk_build *b, struct pk_val x, struct pk_val index);
+/* x [B, T, C] + table [P, C] at index [B, T], or at 0.. when index is PK_NONE. */
+struct pk_val pk_add_position(struct pk_build *b, struct pk_val x, struct pk_val table,
+                              struct pk_val index);
+struct pk_val pk_prepend_token(struct pk_build *b, struct pk_val token, struct pk_val x);
+struct pk_val pk_slice_tokens(struct pk_build *b, struct pk_val x, int32_t start, int32_t count);
+/* context [B, K, C] first (position added), then mask token + position for each hidden index. */
+struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context, struct pk_val mask_token,
+                                 struct pk_val table, struct pk_val kept, struct pk_val hidden);
+struct pk_val pk_mean_pool(struct pk_build *b, struct pk_val x, int32_t skip);
+/* [2, C]: mean and variance (1/n) of every channel over all other axes. Not differentiated. */
+struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x);
+struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target);  // mean |x - t|
+struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label);  // u8
+struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit, struct pk_val label);  // one-hot u8
+
+#endif
