@@ -37,13 +37,13 @@ enum pk_status {
 #undef PK_X
 };
 
-int pk_exit_code(enum pk_status s);            // process exit code of a status
-const char *pk_status_text(enum pk_status s);  // short text, static
+int pk_exit_code(enum pk_status s);           // process exit code of a status
+const char *pk_status_text(enum pk_status s); // short text, static
 
 enum { PK_PATH_MAX = 4096, PK_ERR_MAX = 2048 };
 
 struct pk_err {
-    enum pk_status status;  // PK_OK when nothing failed
+    enum pk_status status; // PK_OK when nothing failed
     char message[PK_ERR_MAX];
 };
 
@@ -53,7 +53,8 @@ struct pk_err {
 #define PK_PRINTF(a, b)
 #endif
 
-/* Fills *err (if not NULL) and returns s, so that `return pk_fail(err, PK_EDATA, ...)` reads well. */
+/* Fills *err (if not NULL) and returns s, so that `return pk_fail(err, PK_EDATA, ...)` reads well.
+ */
 enum pk_status pk_fail(struct pk_err *err, enum pk_status s, const char *fmt, ...) PK_PRINTF(3, 4);
 /* Same, appending ": " and the text of errno (saved on entry). */
 enum pk_status pk_fail_errno(struct pk_err *err, enum pk_status s, const char *fmt, ...)
@@ -84,17 +85,17 @@ enum pk_status pk_grow(void *array, int64_t *capacity, int64_t need, size_t size
 /* Strings. All truncate never: they report. */
 enum pk_status pk_path(char out[PK_PATH_MAX], struct pk_err *err, const char *fmt, ...)
     PK_PRINTF(3, 4);
-char *pk_strdup(const char *s);  // NULL when out of memory
+char *pk_strdup(const char *s); // NULL when out of memory
 /* Strict decimal parsers: the whole string must be the number. Return false otherwise. */
 bool pk_parse_i64(const char *s, int64_t *out);
-bool pk_parse_f64(const char *s, double *out);  // accepts nan, inf; locale "C" only
+bool pk_parse_f64(const char *s, double *out); // accepts nan, inf; locale "C" only
 
 /* A growing text. Zero-initialise; `failed` is sticky, check it once at the end. */
 struct pk_text {
-    char *s;     // NUL terminated, owned; NULL while empty
-    size_t len;  // without the NUL
+    char *s;    // NUL terminated, owned; NULL while empty
+    size_t len; // without the NUL
     size_t cap;
-    bool failed;  // an allocation failed; later calls do nothing
+    bool failed; // an allocation failed; later calls do nothing
 };
 void pk_text_add(struct pk_text *t, const char *fmt, ...) PK_PRINTF(2, 3);
 void pk_text_bytes(struct pk_text *t, const void *bytes, size_t n);
@@ -103,10 +104,10 @@ void pk_text_free(struct pk_text *t);
 /* Files. Messages carry the path. */
 enum pk_status pk_open(FILE **f, const char *path, const char *mode, struct pk_err *err);
 enum pk_status pk_write(FILE *f, const void *bytes, size_t n, const char *path, struct pk_err *err);
-enum pk_status pk_sync_close(FILE **f, const char *path, struct pk_err *err);  // flush, fsync, close
+enum pk_status pk_sync_close(FILE **f, const char *path, struct pk_err *err); // flush, fsync, close
 enum pk_status pk_rename(const char *from, const char *to, struct pk_err *err);
 enum pk_status pk_fsync_dir(const char *path, struct pk_err *err);
-enum pk_status pk_mkdirs(const char *path, struct pk_err *err);  // like mkdir -p
+enum pk_status pk_mkdirs(const char *path, struct pk_err *err); // like mkdir -p
 bool pk_exists(const char *path);
 /* Whole file into a malloc'ed, NUL-terminated buffer; refuses more than `limit` bytes. */
 enum pk_status pk_read_file(const char *path, size_t limit, char **out, size_t *size,
@@ -117,8 +118,8 @@ enum pk_status pk_write_file(const char *path, const void *bytes, size_t n, stru
 enum pk_status pk_pread(int fd, void *dst, size_t n, int64_t offset, const char *path,
                         struct pk_err *err);
 
-double pk_seconds(void);                                // monotonic clock, s
-uint64_t pk_hash64(const void *bytes, size_t n, uint64_t seed);  // FNV-1a with a finaliser
-uint32_t pk_crc32(uint32_t crc, const void *bytes, size_t n);    // IEEE 802.3, start with 0
+double pk_seconds(void);                                        // monotonic clock, s
+uint64_t pk_hash64(const void *bytes, size_t n, uint64_t seed); // FNV-1a with a finaliser
+uint32_t pk_crc32(uint32_t crc, const void *bytes, size_t n);   // IEEE 802.3, start with 0
 
 #endif

@@ -27,7 +27,8 @@ static enum pk_status bad(const struct reader *r, const char *what)
 
 static void skip_space(struct reader *r)
 {
-    while (r->s < r->end && (*r->s == ' ' || *r->s == '\t' || *r->s == '\n' || *r->s == '\r')) r->s++;
+    while (r->s < r->end && (*r->s == ' ' || *r->s == '\t' || *r->s == '\n' || *r->s == '\r'))
+        r->s++;
 }
 
 static bool hex4(struct reader *r, uint32_t *out)
@@ -36,10 +37,14 @@ static bool hex4(struct reader *r, uint32_t *out)
     if (r->end - r->s < 4) return false;
     for (int i = 0; i < 4; i++) {
         char c = *r->s++;
-        if (c >= '0' && c <= '9') v = v * 16 + (uint32_t)(c - '0');
-        else if (c >= 'a' && c <= 'f') v = v * 16 + (uint32_t)(c - 'a' + 10);
-        else if (c >= 'A' && c <= 'F') v = v * 16 + (uint32_t)(c - 'A' + 10);
-        else return false;
+        if (c >= '0' && c <= '9')
+            v = v * 16 + (uint32_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            v = v * 16 + (uint32_t)(c - 'a' + 10);
+        else if (c >= 'A' && c <= 'F')
+            v = v * 16 + (uint32_t)(c - 'A' + 10);
+        else
+            return false;
     }
     *out = v;
     return true;
@@ -76,7 +81,8 @@ static enum pk_status read_escape(struct reader *r, struct pk_text *t)
         uint32_t u, low;
         if (!hex4(r, &u)) return bad(r, "bad \\u escape");
         if (u >= 0xd800 && u < 0xdc00) {
-            if (r->end - r->s < 2 || r->s[0] != '\\' || r->s[1] != 'u') return bad(r, "lone surrogate");
+            if (r->end - r->s < 2 || r->s[0] != '\\' || r->s[1] != 'u')
+                return bad(r, "lone surrogate");
             r->s += 2;
             if (!hex4(r, &low) || low < 0xdc00 || low > 0xdfff) return bad(r, "lone surrogate");
             u = 0x10000 + ((u - 0xd800) << 10) + (low - 0xdc00);
@@ -174,7 +180,7 @@ static enum pk_status read_members(struct reader *r, struct pk_json *j, bool obj
     for (;;) {
         PK_TRY(pk_grow(&j->item, &cap, j->count + 1, sizeof *j->item, r->name, r->err));
         PK_TRY(pk_grow(&j->key, &key_cap, j->count + 1, sizeof *j->key, r->name, r->err));
-        j->count++;  // the new member is zeroed, so freeing after an error is safe
+        j->count++; // the new member is zeroed, so freeing after an error is safe
         skip_space(r);
         if (object) {
             if (r->s >= r->end || *r->s != '"') return bad(r, "a key in quotes was expected");
@@ -197,8 +203,13 @@ static enum pk_status read_members(struct reader *r, struct pk_json *j, bool obj
 
 static enum pk_status read_value(struct reader *r, struct pk_json *j)
 {
-    static const struct { const char *word; enum pk_json_kind kind; bool value; } words[] = {
-        {"true", PK_JSON_BOOL, true}, {"false", PK_JSON_BOOL, false}, {"null", PK_JSON_NULL, false}};
+    static const struct {
+        const char *word;
+        enum pk_json_kind kind;
+        bool value;
+    } words[] = {{"true", PK_JSON_BOOL, true},
+                 {"false", PK_JSON_BOOL, false},
+                 {"null", PK_JSON_NULL, false}};
     skip_space(r);
     if (r->s >= r->end) return bad(r, "text ends where a value was expected");
     if (*r->s == '{') return read_members(r, j, true);
@@ -233,8 +244,7 @@ enum pk_status pk_json_parse(struct pk_json *out, const char *text, size_t n, co
     return s;
 }
 
-enum pk_status pk_json_load(struct pk_json *out, const char *path, size_t limit,
-                            struct pk_err *err)
+enum pk_status pk_json_load(struct pk_json *out, const char *path, size_t limit, struct pk_err *err)
 {
     char *text;
     size_t n;
@@ -288,10 +298,14 @@ static void put_quoted(struct pk_text *t, const char *s)
     pk_text_bytes(t, "\"", 1);
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') pk_text_add(t, "\\%c", c);
-        else if (c == '\n') pk_text_bytes(t, "\\n", 2);
-        else if (c < 0x20) pk_text_add(t, "\\u%04x", c);
-        else pk_text_bytes(t, s, 1);
+        if (c == '"' || c == '\\')
+            pk_text_add(t, "\\%c", c);
+        else if (c == '\n')
+            pk_text_bytes(t, "\\n", 2);
+        else if (c < 0x20)
+            pk_text_add(t, "\\u%04x", c);
+        else
+            pk_text_bytes(t, s, 1);
     }
     pk_text_bytes(t, "\"", 1);
 }

@@ -6,19 +6,25 @@
 
 #include "core/base.h"
 
-enum pk_json_kind { PK_JSON_NULL, PK_JSON_BOOL, PK_JSON_NUMBER, PK_JSON_STRING, PK_JSON_ARRAY,
-                    PK_JSON_OBJECT };
+enum pk_json_kind {
+    PK_JSON_NULL,
+    PK_JSON_BOOL,
+    PK_JSON_NUMBER,
+    PK_JSON_STRING,
+    PK_JSON_ARRAY,
+    PK_JSON_OBJECT
+};
 
 struct pk_json {
     enum pk_json_kind kind;
     bool boolean;
     double number;
-    bool is_integer;          // number was written without fraction or exponent and fits int64
+    bool is_integer; // number was written without fraction or exponent and fits int64
     int64_t integer;
-    char *string;             // NUL terminated; "" when not a string
-    int64_t count;            // members of an array or object
-    char **key;               // [count] of an object
-    struct pk_json *item;     // [count]
+    char *string;         // NUL terminated; "" when not a string
+    int64_t count;        // members of an array or object
+    char **key;           // [count] of an object
+    struct pk_json *item; // [count]
 };
 
 /* Parses text; `name` is used in messages ("corpus.json:12:3: ..."). Free with pk_json_free. */
@@ -43,13 +49,13 @@ struct pk_json_writer {
     int indent;
     int depth;
     char close[64];
-    bool some[64];  // this level has a member already
+    bool some[64]; // this level has a member already
 };
-void pk_json_open(struct pk_json_writer *w, const char *key, char bracket);  // '{' or '['
+void pk_json_open(struct pk_json_writer *w, const char *key, char bracket); // '{' or '['
 void pk_json_close(struct pk_json_writer *w);
 void pk_json_put_string(struct pk_json_writer *w, const char *key, const char *value);
 void pk_json_put_i64(struct pk_json_writer *w, const char *key, int64_t value);
-void pk_json_put_f64(struct pk_json_writer *w, const char *key, double value);  // shortest of %.17g
+void pk_json_put_f64(struct pk_json_writer *w, const char *key, double value); // shortest of %.17g
 void pk_json_put_bool(struct pk_json_writer *w, const char *key, bool value);
 void pk_json_put_null(struct pk_json_writer *w, const char *key);
 void pk_json_put_raw(struct pk_json_writer *w, const char *key, const char *json);

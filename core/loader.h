@@ -11,29 +11,29 @@
 #include "core/data.h"
 
 struct pk_loader_spec {
-    const struct pk_dataset *data;  // borrowed
-    const int64_t *rows;            // subset of records to draw from, NULL for all; borrowed
+    const struct pk_dataset *data; // borrowed
+    const int64_t *rows;           // subset of records to draw from, NULL for all; borrowed
     int64_t row_count;
-    const double *weight;           // [data->sources] mixture weights, or NULL: all rows alike
-    const struct pk_task *task;     // labels to deliver, or NULL
-    const double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX];  // [data->sources] normalisation
-    int32_t batch;                  // records in a step, over all ranks
-    int32_t first, stride_count;    // this rank's slice: samples [first, first + stride_count)
-    int32_t crop;                   // samples delivered per lead, at most data->samples
-    bool random_crop;               // else the first `crop` samples
+    const double *weight;       // [data->sources] mixture weights, or NULL: all rows alike
+    const struct pk_task *task; // labels to deliver, or NULL
+    const double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [data->sources] normalisation
+    int32_t batch;                                            // records in a step, over all ranks
+    int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count)
+    int32_t crop;                // samples delivered per lead, at most data->samples
+    bool random_crop;            // else the first `crop` samples
     uint64_t seed;
-    int threads;                    // readers, at least 1
-    int ahead;                      // batches read ahead, at least 1
+    int threads; // readers, at least 1
+    int ahead;   // batches read ahead, at least 1
 };
 
-struct pk_batch {                   // [n] = stride_count records; owned by the loader
+struct pk_batch { // [n] = stride_count records; owned by the loader
     int64_t step;
-    int32_t n, leads, samples;      // samples = crop
-    int16_t *signal;                // [n, leads, samples]
-    float *gain, *offset;           // [n, leads]: normalised = raw * gain - offset
-    int64_t *sample;                // [n] global sample number, keys of masks and dropout
-    int64_t *row;                   // [n] record index in the dataset
-    uint8_t *label;                 // [n, task->classes], or NULL
+    int32_t n, leads, samples; // samples = crop
+    int16_t *signal;           // [n, leads, samples]
+    float *gain, *offset;      // [n, leads]: normalised = raw * gain - offset
+    int64_t *sample;           // [n] global sample number, keys of masks and dropout
+    int64_t *row;              // [n] record index in the dataset
+    uint8_t *label;            // [n, task->classes], or NULL
 };
 
 struct pk_loader;

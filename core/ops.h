@@ -13,7 +13,7 @@ struct pk_build;
 struct pk_prog;
 
 struct pk_val {
-    int32_t id;  // -1: nothing (an optional argument left out, or after an error)
+    int32_t id; // -1: nothing (an optional argument left out, or after an error)
 };
 #define PK_NONE ((struct pk_val){-1})
 
@@ -28,14 +28,14 @@ void pk_build_fail(struct pk_build *b, enum pk_status s, const char *fmt, ...) P
 /* Scopes: names of parameters and messages get the path in front ("encoder.blocks.0."). */
 void pk_scope(struct pk_build *b, const char *fmt, ...) PK_PRINTF(2, 3);
 void pk_scope_end(struct pk_build *b);
-/* Until the matching _end: parameters are read from the EMA copy / are not differentiated. Ops inside
- * are not differentiated. */
+/* Until the matching _end: parameters are read from the EMA copy / are not differentiated. Ops
+ * inside are not differentiated. */
 void pk_scope_ema(struct pk_build *b, bool on);
 void pk_scope_frozen(struct pk_build *b, bool on);
 /* Standard deviation of the truncated normal that weights created from now on start from. */
 void pk_init_std(struct pk_build *b, float std);
 
-int64_t pk_dim(struct pk_build *b, struct pk_val v, int axis);  // negative axes count from the end
+int64_t pk_dim(struct pk_build *b, struct pk_val v, int axis); // negative axes count from the end
 
 /* Inputs and constants, dims given as a list of rank numbers. */
 struct pk_val pk_input(struct pk_build *b, const char *name, enum pk_dtype t, int rank,
@@ -69,7 +69,7 @@ void pk_block_mask(struct pk_build *b, struct pk_val sample, const struct pk_mas
 
 struct pk_val pk_linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
 struct pk_val pk_linear_bias(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
-struct pk_val pk_gelu(struct pk_build *b, struct pk_val x);  // exact, erf
+struct pk_val pk_gelu(struct pk_build *b, struct pk_val x); // exact, erf
 struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const char *name);
 struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
 /* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0: x. */
@@ -87,13 +87,15 @@ struct pk_val pk_add_position(struct pk_build *b, struct pk_val x, struct pk_val
 struct pk_val pk_prepend_token(struct pk_build *b, struct pk_val token, struct pk_val x);
 struct pk_val pk_slice_tokens(struct pk_build *b, struct pk_val x, int32_t start, int32_t count);
 /* context [B, K, C] first (position added), then mask token + position for each hidden index. */
-struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context, struct pk_val mask_token,
-                                 struct pk_val table, struct pk_val kept, struct pk_val hidden);
+struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context,
+                                 struct pk_val mask_token, struct pk_val table, struct pk_val kept,
+                                 struct pk_val hidden);
 struct pk_val pk_mean_pool(struct pk_build *b, struct pk_val x, int32_t skip);
 /* [2, C]: mean and variance (1/n) of every channel over all other axes. Not differentiated. */
 struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x);
-struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target);  // mean |x - t|
-struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label);  // u8
-struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit, struct pk_val label);  // one-hot u8
+struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target); // mean |x - t|
+struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label); // u8
+struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit,
+                              struct pk_val label); // one-hot u8
 
 #endif

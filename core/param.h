@@ -7,7 +7,7 @@
 
 #include "core/base.h"
 
-enum pk_init { PK_INIT_ZERO, PK_INIT_ONE, PK_INIT_TRUNC_NORMAL };  // truncated at +-2 absolute
+enum pk_init { PK_INIT_ZERO, PK_INIT_ONE, PK_INIT_TRUNC_NORMAL }; // truncated at +-2 absolute
 
 enum { PK_PARAM_NAME_MAX = 128 };
 
@@ -15,23 +15,23 @@ struct pk_param {
     char name[PK_PARAM_NAME_MAX];
     int32_t rank;
     int64_t dim[4];
-    int64_t count;       // elements
-    int64_t offset;      // first element in every arena
+    int64_t count;  // elements
+    int64_t offset; // first element in every arena
     enum pk_init init;
     float init_std;
-    bool decay;          // weight decay applies
-    bool trained;        // some program differentiates it
-    bool ema;            // some program reads the EMA copy
+    bool decay;   // weight decay applies
+    bool trained; // some program differentiates it
+    bool ema;     // some program reads the EMA copy
 };
 
 struct pk_params {
     struct pk_param *item;
     int64_t count, cap;
-    int64_t elements;    // arena length, padding included
+    int64_t elements; // arena length, padding included
 };
 
 void pk_params_free(struct pk_params *p);
-int64_t pk_params_find(const struct pk_params *p, const char *name);  // index or -1
+int64_t pk_params_find(const struct pk_params *p, const char *name); // index or -1
 /* Sum of counts of the parameters whose name starts with prefix ("" for all). */
 int64_t pk_params_total(const struct pk_params *p, const char *prefix);
 /* Fills weight[elements] from Philox keyed by (seed, parameter name): independent of order. */

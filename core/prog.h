@@ -1,7 +1,8 @@
 /* prog.h -- a program: a straight-line list of coarse ops over statically shaped values.
  *
  * recipe -> build -> differentiate -> fuse -> plan -> bind -> step. Model code records through
- * core/ops.h and never sees this file. A value is an index until the planner gives it an address. */
+ * core/ops.h and never sees this file. A value is an index until the planner gives it an address.
+ */
 #ifndef PK_PROG_H
 #define PK_PROG_H
 
@@ -12,79 +13,92 @@
 enum { PK_DIMS = 4, PK_NODE_IN = 8, PK_NODE_OUT = 5, PK_SCOPE_MAX = 160 };
 
 enum pk_storage {
-    PK_STORE_IN,     // one batch; bound by the caller before each run
-    PK_STORE_PARAM,  // trained weights, by parameter index
-    PK_STORE_EMA,    // the same weights in the EMA copy
-    PK_STORE_GRAD,   // gradients in the order of the parameters; kernels add to them
-    PK_STORE_CONST,  // filled when the program is built (position tables)
-    PK_STORE_ACT     // inside a run; placed by the planner
+    PK_STORE_IN,    // one batch; bound by the caller before each run
+    PK_STORE_PARAM, // trained weights, by parameter index
+    PK_STORE_EMA,   // the same weights in the EMA copy
+    PK_STORE_GRAD,  // gradients in the order of the parameters; kernels add to them
+    PK_STORE_CONST, // filled when the program is built (position tables)
+    PK_STORE_ACT    // inside a run; placed by the planner
 };
 
-/* Op table: X(ENUM, "name", family file). The family core/op/<family>.c holds infer, grad and cost,
+/* Op table: X(ENUM, name, family file). The family core/op/<family>.c holds infer, grad and cost,
  * core/cpu/<family>.c the CPU kernels. Append *_GRAD ops after their forward. */
 #define PK_OPS(X)                                                                                  \
-    X(PATCHIFY, "patchify", signal)                                                                \
-    X(BLOCK_MASK, "block_mask", signal)                                                            \
-    X(LINEAR, "linear", linear)                                                                    \
-    X(LINEAR_DX, "linear_dx", linear)                                                              \
-    X(LINEAR_DW, "linear_dw", linear)                                                              \
-    X(GELU, "gelu", linear)                                                                        \
-    X(GELU_GRAD, "gelu_grad", linear)                                                              \
-    X(LINEAR_GELU, "linear_gelu", linear)                                                          \
-    X(LINEAR_DX_GELU, "linear_dx_gelu", linear)                                                    \
-    X(LAYERNORM, "layernorm", layernorm)                                                           \
-    X(ADD_LAYERNORM, "add_layernorm", layernorm)                                                   \
-    X(LAYERNORM_GRAD, "layernorm_grad", layernorm)                                                 \
-    X(ADD, "add", elementwise)                                                                     \
-    X(COPY, "copy", elementwise)                                                                   \
-    X(DROPOUT, "dropout", elementwise)                                                             \
-    X(ATTENTION, "attention", attention)                                                           \
-    X(ATTENTION_GRAD, "attention_grad", attention)                                                 \
-    X(ATTENTION_POOL, "attention_pool", attention)                                                 \
-    X(ATTENTION_POOL_GRAD, "attention_pool_grad", attention)                                       \
-    X(GATHER_TOKENS, "gather_tokens", tokens)                                                      \
-    X(GATHER_TOKENS_GRAD, "gather_tokens_grad", tokens)                                            \
-    X(ADD_POSITION, "add_position", tokens)                                                        \
-    X(PREPEND_TOKEN, "prepend_token", tokens)                                                      \
-    X(PREPEND_TOKEN_GRAD, "prepend_token_grad", tokens)                                            \
-    X(SLICE_TOKENS, "slice_tokens", tokens)                                                        \
-    X(SLICE_TOKENS_GRAD, "slice_tokens_grad", tokens)                                              \
-    X(ASSEMBLE_TOKENS, "assemble_tokens", tokens)                                                  \
-    X(ASSEMBLE_TOKENS_GRAD, "assemble_tokens_grad", tokens)                                        \
-    X(MEAN_POOL, "mean_pool", tokens)                                                              \
-    X(MEAN_POOL_GRAD, "mean_pool_grad", tokens)                                                    \
-    X(FEATURE_MOMENTS, "feature_moments", loss)                                                    \
-    X(L1_LOSS, "l1_loss", loss)                                                                    \
-    X(L1_LOSS_GRAD, "l1_loss_grad", loss)                                                          \
-    X(BCE_LOSS, "bce_loss", loss)                                                                  \
-    X(BCE_LOSS_GRAD, "bce_loss_grad", loss)                                                        \
-    X(SOFTMAX_LOSS, "softmax_loss", loss)                                                          \
-    X(SOFTMAX_LOSS_GRAD, "softmax_loss_grad", loss)
+    X(PATCHIFY, patchify, signal)                                                                  \
+    X(BLOCK_MASK, block_mask, signal)                                                              \
+    X(LINEAR, linear, linear)                                                                      \
+    X(LINEAR_DX, linear_dx, linear)                                                                \
+    X(LINEAR_DW, linear_dw, linear)                                                                \
+    X(GELU, gelu, linear)                                                                          \
+    X(GELU_GRAD, gelu_grad, linear)                                                                \
+    X(LINEAR_GELU, linear_gelu, linear)                                                            \
+    X(LINEAR_DX_GELU, linear_dx_gelu, linear)                                                      \
+    X(LAYERNORM, layernorm, layernorm)                                                             \
+    X(ADD_LAYERNORM, add_layernorm, layernorm)                                                     \
+    X(LAYERNORM_GRAD, layernorm_grad, layernorm)                                                   \
+    X(ADD, add, elementwise)                                                                       \
+    X(COPY, copy, elementwise)                                                                     \
+    X(DROPOUT, dropout, elementwise)                                                               \
+    X(ATTENTION, attention, attention)                                                             \
+    X(ATTENTION_GRAD, attention_grad, attention)                                                   \
+    X(ATTENTION_POOL, attention_pool, attention)                                                   \
+    X(ATTENTION_POOL_GRAD, attention_pool_grad, attention)                                         \
+    X(GATHER_TOKENS, gather_tokens, tokens)                                                        \
+    X(GATHER_TOKENS_GRAD, gather_tokens_grad, tokens)                                              \
+    X(ADD_POSITION, add_position, tokens)                                                          \
+    X(PREPEND_TOKEN, prepend_token, tokens)                                                        \
+    X(PREPEND_TOKEN_GRAD, prepend_token_grad, tokens)                                              \
+    X(SLICE_TOKENS, slice_tokens, tokens)                                                          \
+    X(SLICE_TOKENS_GRAD, slice_tokens_grad, tokens)                                                \
+    X(ASSEMBLE_TOKENS, assemble_tokens, tokens)                                                    \
+    X(ASSEMBLE_TOKENS_GRAD, assemble_tokens_grad, tokens)                                          \
+    X(MEAN_POOL, mean_pool, tokens)                                                                \
+    X(MEAN_POOL_GRAD, mean_pool_grad, tokens)                                                      \
+    X(FEATURE_MOMENTS, feature_moments, loss)                                                      \
+    X(L1_LOSS, l1_loss, loss)                                                                      \
+    X(L1_LOSS_GRAD, l1_loss_grad, loss)                                                            \
+    X(BCE_LOSS, bce_loss, loss)                                                                    \
+    X(BCE_LOSS_GRAD, bce_loss_grad, loss)                                                          \
+    X(SOFTMAX_LOSS, softmax_loss, loss)                                                            \
+    X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
     PK_OPS(PK_X)
 #undef PK_X
-    PK_OP_COUNT
+        PK_OP_COUNT
 };
 
 /* Attributes of one node; the op says which member is used. Zero-filled, hashed as bytes. */
 union pk_attr {
     struct {
-        int32_t patch;            // samples of one patch
-        int32_t leads;            // selected leads
-        float clip;               // normalised values are clipped to +-clip
-        uint8_t lead[16];         // [leads] index into the batch's leads
+        int32_t patch;    // samples of one patch
+        int32_t leads;    // selected leads
+        float clip;       // normalised values are clipped to +-clip
+        uint8_t lead[16]; // [leads] index into the batch's leads
     } patchify;
     struct {
         int32_t tokens, keep, min_block;
         uint64_t seed;
     } block_mask;
-    struct { float eps; } layernorm;
-    struct { float p; uint32_t site; uint64_t seed; } dropout;  // site: which dropout of the model
-    struct { int32_t heads; float scale; } attention;           // attention and attention_pool
-    struct { int32_t start, count; } slice;                     // tokens [start, start + count)
-    struct { int32_t skip; } pool;                              // tokens left out at the front
+    struct {
+        float eps;
+    } layernorm;
+    struct {
+        float p;
+        uint32_t site;
+        uint64_t seed;
+    } dropout; // site: which dropout of the model
+    struct {
+        int32_t heads;
+        float scale;
+    } attention; // attention and attention_pool
+    struct {
+        int32_t start, count;
+    } slice; // tokens [start, start + count)
+    struct {
+        int32_t skip;
+    } pool; // tokens left out at the front
     uint64_t raw[5];
 };
 
@@ -93,23 +107,23 @@ struct pk_value {
     enum pk_storage storage;
     int32_t rank;
     int64_t dim[PK_DIMS];
-    int32_t producer;         // node index, or -1
-    int32_t param;            // PARAM, EMA, GRAD: parameter index
-    int32_t input;            // IN: slot number
-    bool needs_grad;          // a trained parameter reaches it
-    bool output;              // read by the caller after the run, so it lives to the end
-    int64_t constant;         // CONST: byte offset in pk_prog.constants
-    char name[48];            // IN and outputs: what the caller asks for; else the op's name
+    int32_t producer; // node index, or -1
+    int32_t param;    // PARAM, EMA, GRAD: parameter index
+    int32_t input;    // IN: slot number
+    bool needs_grad;  // a trained parameter reaches it
+    bool output;      // read by the caller after the run, so it lives to the end
+    int64_t constant; // CONST: byte offset in pk_prog.constants
+    char name[48];    // IN and outputs: what the caller asks for; else the op's name
 };
 
 struct pk_node {
     enum pk_op op;
     int32_t n_in, n_out;
-    int32_t in[PK_NODE_IN];    // value index, -1 where an optional input is absent
-    int32_t out[PK_NODE_OUT];  // value index, -1 where an optional output is not wanted
-    uint32_t accumulate;       // bit k: out[k] is added to, not assigned
+    int32_t in[PK_NODE_IN];   // value index, -1 where an optional input is absent
+    int32_t out[PK_NODE_OUT]; // value index, -1 where an optional output is not wanted
+    uint32_t accumulate;      // bit k: out[k] is added to, not assigned
     union pk_attr attr;
-    int32_t scope;             // offset of the scope path in pk_prog.text
+    int32_t scope; // offset of the scope path in pk_prog.text
 };
 
 struct pk_prog {
@@ -117,18 +131,18 @@ struct pk_prog {
     int64_t values, value_cap;
     struct pk_node *node;
     int64_t nodes, node_cap;
-    int64_t forward_nodes;     // nodes before differentiation
-    struct pk_params *params;  // borrowed
-    char *text;                // scope paths, NUL separated
+    int64_t forward_nodes;    // nodes before differentiation
+    struct pk_params *params; // borrowed
+    char *text;               // scope paths, NUL separated
     int64_t text_len, text_cap;
     unsigned char *constants;
     int64_t constant_len, constant_cap;
-    int32_t inputs;            // IN slots
-    int32_t loss, seed;        // value indices, -1 without; seed is d(objective)/d(loss), an IN
+    int32_t inputs;     // IN slots
+    int32_t loss, seed; // value indices, -1 without; seed is d(objective)/d(loss), an IN
 };
 
 void pk_prog_free(struct pk_prog *p);
-int64_t pk_value_count(const struct pk_value *v);   // elements
+int64_t pk_value_count(const struct pk_value *v); // elements
 size_t pk_value_bytes(const struct pk_value *v);
 /* Finds an IN value or an output by name; -1 when there is none. */
 int32_t pk_prog_find(const struct pk_prog *p, enum pk_storage storage, const char *name);
@@ -139,12 +153,12 @@ uint64_t pk_prog_hash(const struct pk_prog *p);
 /* What a kernel gets: a node with its pointers resolved, run by one thread. */
 struct pk_call {
     const struct pk_node *node;
-    const struct pk_value *in[PK_NODE_IN];    // NULL where absent
-    const struct pk_value *out[PK_NODE_OUT];  // NULL where absent
+    const struct pk_value *in[PK_NODE_IN];   // NULL where absent
+    const struct pk_value *out[PK_NODE_OUT]; // NULL where absent
     const void *src[PK_NODE_IN];
-    void *dst[PK_NODE_OUT];                   // never overlaps src; out[k] is added to when the
-                                              // accumulate bit k is set, assigned otherwise
-    void *workspace;                          // op row's workspace() bytes, 64-byte aligned
+    void *dst[PK_NODE_OUT]; // never overlaps src; out[k] is added to when the
+                            // accumulate bit k is set, assigned otherwise
+    void *workspace;        // op row's workspace() bytes, 64-byte aligned
 };
 typedef enum pk_status (*pk_kernel)(const struct pk_call *c, struct pk_err *err);
 
@@ -164,7 +178,7 @@ struct pk_op_row {
     /* Appends nodes that turn gradients of the outputs into gradients of the inputs; NULL for
      * *_grad ops and for constants by definition. */
     void (*grad)(struct pk_diff *d, const struct pk_node *n);
-    double (*flops)(const struct pk_prog *p, const struct pk_node *n);  // 2 per multiply-add
+    double (*flops)(const struct pk_prog *p, const struct pk_node *n); // 2 per multiply-add
     /* Scratch of one call; NULL for none. */
     size_t (*workspace)(const struct pk_prog *p, const struct pk_node *n);
 };

@@ -8,7 +8,7 @@
 
 #include "core/base.h"
 
-struct pk_recipe;  // immutable once loaded
+struct pk_recipe; // immutable once loaded
 
 /* Loads file `path` (or a built-in recipe's name, see pk_recipe_find), applies `override`
  * ["train.steps=100", ...] and validates. All errors are reported at once, in err->message if
@@ -21,9 +21,9 @@ void pk_recipe_free(struct pk_recipe *r);
 /* Values. A path that is not in the schema, or of another type, is a bug of the caller: these
  * return 0, 0.0, "" or false. */
 int64_t pk_recipe_i64(const struct pk_recipe *r, const char *path);
-double pk_recipe_f64(const struct pk_recipe *r, const char *path);  // integers too; SI units
+double pk_recipe_f64(const struct pk_recipe *r, const char *path); // integers too; SI units
 bool pk_recipe_bool(const struct pk_recipe *r, const char *path);
-const char *pk_recipe_str(const struct pk_recipe *r, const char *path);  // strings and enums
+const char *pk_recipe_str(const struct pk_recipe *r, const char *path); // strings and enums
 /* Lists: element count, and element access. */
 int64_t pk_recipe_count(const struct pk_recipe *r, const char *path);
 double pk_recipe_item_f64(const struct pk_recipe *r, const char *path, int64_t i);

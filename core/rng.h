@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-enum pk_purpose {  // keeps the streams of different uses apart; append only, numbers are in files
+enum pk_purpose { // keeps the streams of different uses apart; append only, numbers are in files
     PK_RNG_INIT = 1,
     PK_RNG_ORDER,
     PK_RNG_MIXTURE,
@@ -26,16 +26,16 @@ void pk_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
 struct pk_rng {
     uint32_t key[2], counter[4];
     uint32_t word[4];
-    int left;  // words not yet used
+    int left; // words not yet used
 };
 
 /* A stream of its own for each (seed, purpose, sample, step); step up to 2^32 - 1, sample 2^56. */
 struct pk_rng pk_rng_make(uint64_t seed, enum pk_purpose purpose, uint64_t sample, uint32_t step);
 uint32_t pk_rng_u32(struct pk_rng *r);
 uint64_t pk_rng_u64(struct pk_rng *r);
-double pk_rng_uniform(struct pk_rng *r);                 // [0, 1), 53 bits
-uint64_t pk_rng_below(struct pk_rng *r, uint64_t n);     // [0, n) without modulo bias; n > 0
-double pk_rng_normal(struct pk_rng *r);                  // N(0, 1), Box-Muller, two words pairs
+double pk_rng_uniform(struct pk_rng *r);             // [0, 1), 53 bits
+uint64_t pk_rng_below(struct pk_rng *r, uint64_t n); // [0, n) without modulo bias; n > 0
+double pk_rng_normal(struct pk_rng *r);              // N(0, 1), Box-Muller, two words pairs
 /* Normal of the given std, redrawn until |x| <= cut (absolute, as torch's trunc_normal_). */
 double pk_rng_trunc_normal(struct pk_rng *r, double std, double cut);
 

@@ -74,8 +74,10 @@ static void print_help(const struct pk_command *c)
 
 static void print_overview(FILE *out)
 {
-    fprintf(out, "purkinje %s -- pretrain and fine-tune models of ECG and PPG\n\n"
-                 "usage: purkinje COMMAND [options] ...\n\ncommands:\n", PK_VERSION);
+    fprintf(out,
+            "purkinje %s -- pretrain and fine-tune models of ECG and PPG\n\n"
+            "usage: purkinje COMMAND [options] ...\n\ncommands:\n",
+            PK_VERSION);
     for (size_t i = 0; i < PK_COUNT(commands); i++)
         fprintf(out, "  %-16s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(out, "\n'purkinje COMMAND --help' tells more and shows examples.\n");
@@ -130,13 +132,20 @@ static enum pk_status parse(struct pk_args *a, int argc, char **argv, int first,
     bool only_words = false;
     for (int i = first; i < argc; i++) {
         const char *s = argv[i];
-        if (only_words || s[0] != '-' || !s[1]) a->word[a->count++] = argv[i];
-        else if (!strcmp(s, "--")) only_words = true;
-        else if (!strcmp(s, "-h") || !strcmp(s, "--help")) *help = true;
-        else if (!strcmp(s, "-q") || !strcmp(s, "--quiet")) a->quiet = true;
-        else if (!strcmp(s, "-v") || !strcmp(s, "--verbose")) a->verbose = true;
-        else if (s[1] == '-') PK_TRY(parse_option(a, argc, argv, &i, err));
-        else return pk_fail(err, PK_EUSAGE, "unknown option %s", s);
+        if (only_words || s[0] != '-' || !s[1])
+            a->word[a->count++] = argv[i];
+        else if (!strcmp(s, "--"))
+            only_words = true;
+        else if (!strcmp(s, "-h") || !strcmp(s, "--help"))
+            *help = true;
+        else if (!strcmp(s, "-q") || !strcmp(s, "--quiet"))
+            a->quiet = true;
+        else if (!strcmp(s, "-v") || !strcmp(s, "--verbose"))
+            a->verbose = true;
+        else if (s[1] == '-')
+            PK_TRY(parse_option(a, argc, argv, &i, err));
+        else
+            return pk_fail(err, PK_EUSAGE, "unknown option %s", s);
     }
     return PK_OK;
 }
@@ -144,7 +153,7 @@ static enum pk_status parse(struct pk_args *a, int argc, char **argv, int first,
 static int report(const struct pk_err *err, enum pk_status s)
 {
     const char *text = err->message[0] ? err->message : pk_status_text(s);
-    bool done = !strncmp(text, "error: ", 7);  // a list of errors brings its own prefixes
+    bool done = !strncmp(text, "error: ", 7); // a list of errors brings its own prefixes
     fprintf(stderr, "%s%s\n", done ? "" : "error: ", text);
     return pk_exit_code(s);
 }
@@ -176,8 +185,10 @@ int pk_main(int argc, char **argv)
     }
     enum pk_status s = pk_alloc(&args.word, (size_t)argc, sizeof *args.word, "arguments", &err);
     if (s == PK_OK) s = parse(&args, argc, argv, 1 + used, &help, &err);
-    if (s == PK_OK && help) print_help(args.command);
-    else if (s == PK_OK) s = args.command->run(&args, &err);
+    if (s == PK_OK && help)
+        print_help(args.command);
+    else if (s == PK_OK)
+        s = args.command->run(&args, &err);
     int code = s == PK_OK ? 0 : report(&err, s);
     if (fflush(stdout) != 0 && code == 0) code = pk_exit_code(PK_EWRITE);
     free(args.word);

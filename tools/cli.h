@@ -14,25 +14,25 @@ struct pk_option {
 };
 
 struct pk_example {
-    const char *command;  // after "purkinje "; tests run it, from a scratch folder
-    const char *says;     // what it shows
+    const char *command; // after "purkinje "; tests run it, from a scratch folder
+    const char *says;    // what it shows
 };
 
 struct pk_args {
-    int count;               // positional arguments, key=value included
-    char **word;             // [count], borrowed from argv
+    int count;   // positional arguments, key=value included
+    char **word; // [count], borrowed from argv
     const struct pk_command *command;
-    const char *given[24];   // by index into command->options: value, "" for a flag, NULL if absent
+    const char *given[24]; // by index into command->options: value, "" for a flag, NULL if absent
     bool quiet, verbose;
 };
 
 struct pk_command {
-    const char *name;      // "pretrain", or "data import" for a two-word one
-    const char *synopsis;  // positional arguments, e.g. "RECIPE [key=value ...]"
-    const char *summary;   // one line
-    const char *details;   // paragraphs, or NULL
-    const struct pk_option *options;  // ends with {0}; -h/--help -q -v are everyone's
-    const struct pk_example *examples;  // at least two, ends with {0}
+    const char *name;                  // "pretrain", or "data import" for a two-word one
+    const char *synopsis;              // positional arguments, e.g. "RECIPE [key=value ...]"
+    const char *summary;               // one line
+    const char *details;               // paragraphs, or NULL
+    const struct pk_option *options;   // ends with {0}; -h/--help -q -v are everyone's
+    const struct pk_example *examples; // at least two, ends with {0}
     enum pk_status (*run)(const struct pk_args *args, struct pk_err *err);
 };
 

@@ -21,9 +21,8 @@ static const struct pk_example examples[] = {
     {"doctor --quiet", "the same; there is no progress to silence"},
     {0}};
 
-const struct pk_command pk_cmd_doctor = {
-    .name = "doctor",
-    .synopsis = "",
-    .summary = "what this machine and this build offer",
-    .examples = examples,
-    .run = run};
+const struct pk_command pk_cmd_doctor = {.name = "doctor",
+                                         .synopsis = "",
+                                         .summary = "what this machine and this build offer",
+                                         .examples = examples,
+                                         .run = run};

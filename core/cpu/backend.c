@@ -1,5 +1,5 @@
-/* backend.c -- run-time choice of the instruction set. */
-#include "core/cpu/isa.h"
+/* backend.c -- run-time choice of the instruction set and its kernel tables. */
+#include "core/cpu/kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,4 +25,31 @@ enum pk_isa pk_isa_best(void)
     for (int i = 0; asked && i <= (int)best; i++)
         if (!strcmp(asked, names[i])) return (enum pk_isa)i;
     return best;
+}
+
+#define PK_TABLES(isa)                                                                             \
+    extern const pk_kernel pk_cpu_kernels_##isa[PK_OP_COUNT];                                      \
+    extern const struct pk_cpu_flat pk_cpu_flat_##isa;
+PK_TABLES(portable)
+#if defined(__x86_64__)
+PK_TABLES(avx2)
+PK_TABLES(avx512)
+#endif
+
+const pk_kernel *pk_cpu_table(enum pk_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa == PK_ISA_AVX512) return pk_cpu_kernels_avx512;
+    if (isa == PK_ISA_AVX2) return pk_cpu_kernels_avx2;
+#endif
+    return isa == PK_ISA_PORTABLE ? pk_cpu_kernels_portable : NULL;
+}
+
+const struct pk_cpu_flat *pk_cpu_flat(enum pk_isa isa)
+{
+#if defined(__x86_64__)
+    if (isa == PK_ISA_AVX512) return &pk_cpu_flat_avx512;
+    if (isa == PK_ISA_AVX2) return &pk_cpu_flat_avx2;
+#endif
+    return isa == PK_ISA_PORTABLE ? &pk_cpu_flat_portable : NULL;
 }

@@ -7,9 +7,8 @@
 enum pk_status pk_gemm_f32(const struct pk_gemm *g, struct pk_err *err)
 {
     if (g->m == 0 || g->n == 0) return PK_OK;
-    dnnl_status_t s =
-        dnnl_sgemm(g->trans_a ? 'T' : 'N', g->trans_b ? 'T' : 'N', g->m, g->n, g->k, 1.0f, g->a,
-                   g->lda, g->b, g->ldb, g->beta, g->c, g->ldc);
+    dnnl_status_t s = dnnl_sgemm(g->trans_a ? 'T' : 'N', g->trans_b ? 'T' : 'N', g->m, g->n, g->k,
+                                 1.0f, g->a, g->lda, g->b, g->ldb, g->beta, g->c, g->ldc);
     if (s != dnnl_success)
         return pk_fail(err, PK_EINTERNAL, "oneDNN refused a %lld x %lld x %lld product (status %d)",
                        (long long)g->m, (long long)g->n, (long long)g->k, (int)s);

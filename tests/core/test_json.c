@@ -4,7 +4,8 @@
 
 static void round_trip(void)
 {
-    const char *text = "{\"a\": [1, 2.5, -3e2, \"x\\u00e9\\n\"], \"b\": {\"c\": true, \"d\": null}}";
+    const char *text =
+        "{\"a\": [1, 2.5, -3e2, \"x\\u00e9\\n\"], \"b\": {\"c\": true, \"d\": null}}";
     struct pk_err err = {0};
     struct pk_json j;
     CHECK_OK(pk_json_parse(&j, text, strlen(text), "t", &err), &err);
@@ -31,12 +32,13 @@ static void round_trip(void)
 
 static void refusals(void)
 {
-    static const struct { const char *text, *says; } cases[] = {
-        {"", "text ends"},           {"{\"a\":1,\"a\":2}", "duplicate key"},
-        {"[1,]", "bad number"},      {"01", "bad number"},
-        {"[1] 2", "follows"},        {"\"\\ud800\"", "surrogate"},
-        {"{\n  \"a\" 1}", "t:2:8"}, {"\"a", "does not end"},
-        {"[1", "text ends"},         {"\"\\u0000\"", "NUL"}};
+    static const struct {
+        const char *text, *says;
+    } cases[] = {{"", "text ends"},          {"{\"a\":1,\"a\":2}", "duplicate key"},
+                 {"[1,]", "bad number"},     {"01", "bad number"},
+                 {"[1] 2", "follows"},       {"\"\\ud800\"", "surrogate"},
+                 {"{\n  \"a\" 1}", "t:2:8"}, {"\"a", "does not end"},
+                 {"[1", "text ends"},        {"\"\\u0000\"", "NUL"}};
     for (size_t i = 0; i < PK_COUNT(cases); i++) {
         struct pk_err err = {0};
         struct pk_json j;

@@ -5,14 +5,15 @@
 static void philox_known_answers(void)
 {
     /* Random123's kat_vectors for philox4x32-10 */
-    static const struct { uint32_t c[4], k[2], out[4]; } kat[] = {
-        {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
-         {0xffffffff, 0xffffffff},
-         {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
-         {0xa4093822, 0x299f31d0},
-         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
+    static const struct {
+        uint32_t c[4], k[2], out[4];
+    } kat[] = {{{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+               {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+                {0xffffffff, 0xffffffff},
+                {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+               {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+                {0xa4093822, 0x299f31d0},
+                {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
     for (size_t i = 0; i < PK_COUNT(kat); i++) {
         uint32_t out[4];
         pk_philox(out, kat[i].c, kat[i].k);
@@ -34,7 +35,7 @@ static void bijection_is_one(void)
             fixed += j == i;
         }
         CHECK(ok);
-        CHECK(n < 1000 || fixed < 12);  // a random permutation has about one fixed point
+        CHECK(n < 1000 || fixed < 12); // a random permutation has about one fixed point
         free(seen);
     }
     CHECK(pk_bijection(5, 1000, 1) != pk_bijection(5, 1000, 2));
