@@ -72,6 +72,7 @@ enum pk_op {
 /* Attributes of one node; the op says which member is used. Zero-filled, hashed as bytes. */
 union pk_attr {
     struct {
+        int32_t tokens;   // patches of a record
         int32_t patch;    // samples of one patch
         int32_t leads;    // selected leads
         float clip;       // normalised values are clipped to +-clip
