@@ -57,15 +57,16 @@ void pk_scope(struct pk_build *b, const char *fmt, ...)
     }
     memcpy(b->scope + used + n, ".", 2);
     b->scope_text = -1;
+    if (b->scopes == (int)PK_COUNT(b->scope_start)) {
+        pk_build_fail(b, PK_EINTERNAL, "more than %d scopes inside each other", b->scopes);
+        return;
+    }
+    b->scope_start[b->scopes++] = (uint8_t)used;
 }
 
 void pk_scope_end(struct pk_build *b)
 {
-    size_t n = strlen(b->scope);
-    if (n) b->scope[n - 1] = 0;
-    char *dot = strrchr(b->scope, '.');
-    if (dot) dot[1] = 0;
-    else b->scope[0] = 0;
+    if (b->scopes > 0) b->scope[b->scope_start[--b->scopes]] = 0;
     b->scope_text = -1;
 }
 
@@ -107,8 +108,12 @@ int32_t pk_new_value(struct pk_build *b, const struct pk_value *like)
 struct pk_val pk_input(struct pk_build *b, const char *name, enum pk_dtype t, int rank,
                        const int64_t *dim)
 {
-    struct pk_value v = {.dtype = t, .storage = PK_STORE_IN, .rank = rank, .producer = -1,
-                         .param = -1, .input = b->prog->inputs};
+    struct pk_value v = {.dtype = t,
+                         .storage = PK_STORE_IN,
+                         .rank = rank,
+                         .producer = -1,
+                         .param = -1,
+                         .input = b->prog->inputs};
     if (b->err.status != PK_OK) return PK_NONE;
     memcpy(v.dim, dim, (size_t)rank * sizeof *dim);
     snprintf(v.name, sizeof v.name, "%s", name);
@@ -119,18 +124,24 @@ struct pk_val pk_input(struct pk_build *b, const char *name, enum pk_dtype t, in
 struct pk_val pk_constant(struct pk_build *b, int rank, const int64_t *dim, const float *data)
 {
     struct pk_prog *p = b->prog;
-    struct pk_value v = {.dtype = PK_F32, .storage = PK_STORE_CONST, .rank = rank, .producer = -1,
-                         .param = -1, .constant = (p->constant_len + 63) / 64 * 64};
+    struct pk_value v = {.dtype = PK_F32,
+                         .storage = PK_STORE_CONST,
+                         .rank = rank,
+                         .producer = -1,
+                         .param = -1,
+                         .constant = (p->constant_len + 63) / 64 * 64};
     if (b->err.status != PK_OK) return PK_NONE;
     memcpy(v.dim, dim, (size_t)rank * sizeof *dim);
     int64_t bytes = (int64_t)pk_value_bytes(&v);
-    for (int64_t i = 0; i < p->values; i++) {  // two towers ask for the same table
+    for (int64_t i = 0; i < p->values; i++) { // two towers ask for the same table
         const struct pk_value *u = &p->value[i];
-        if (u->storage == PK_STORE_CONST && u->rank == rank && !memcmp(u->dim, v.dim, sizeof v.dim) &&
+        if (u->storage == PK_STORE_CONST && u->rank == rank &&
+            !memcmp(u->dim, v.dim, sizeof v.dim) &&
             !memcmp(p->constants + u->constant, data, (size_t)bytes))
             return (struct pk_val){(int32_t)i};
     }
-    if (pk_grow(&p->constants, &p->constant_cap, v.constant + bytes, 1, "constants", &b->err) != PK_OK)
+    if (pk_grow(&p->constants, &p->constant_cap, v.constant + bytes, 1, "constants", &b->err) !=
+        PK_OK)
         return PK_NONE;
     memcpy(p->constants + v.constant, data, (size_t)bytes);
     p->constant_len = v.constant + bytes;
@@ -141,8 +152,12 @@ static int64_t add_param(struct pk_build *b, const char *name, int rank, const i
                          enum pk_init init, bool decay)
 {
     struct pk_params *ps = b->params;
-    struct pk_param q = {.rank = rank, .count = 1, .offset = ps->elements, .init = init,
-                         .init_std = b->init_std, .decay = decay};
+    struct pk_param q = {.rank = rank,
+                         .count = 1,
+                         .offset = ps->elements,
+                         .init = init,
+                         .init_std = b->init_std,
+                         .decay = decay};
     if (snprintf(q.name, sizeof q.name, "%s%s", b->scope, name) >= (int)sizeof q.name) {
         pk_build_fail(b, PK_EINTERNAL, "parameter name longer than %d bytes", PK_PARAM_NAME_MAX);
         return -1;
@@ -156,7 +171,8 @@ static int64_t add_param(struct pk_build *b, const char *name, int rank, const i
         }
         return i;
     }
-    if (pk_grow(&ps->item, &ps->cap, ps->count + 1, sizeof *ps->item, "parameters", &b->err) != PK_OK)
+    if (pk_grow(&ps->item, &ps->cap, ps->count + 1, sizeof *ps->item, "parameters", &b->err) !=
+        PK_OK)
         return -1;
     ps->item[ps->count] = q;
     ps->elements += (q.count + 15) / 16 * 16;
@@ -178,8 +194,12 @@ struct pk_val pk_weight(struct pk_build *b, const char *name, int rank, const in
         if (u->storage == storage && u->param == q && u->needs_grad == trained)
             return (struct pk_val){(int32_t)i};
     }
-    struct pk_value v = {.dtype = PK_F32, .storage = storage, .rank = rank, .producer = -1,
-                         .param = (int32_t)q, .needs_grad = trained};
+    struct pk_value v = {.dtype = PK_F32,
+                         .storage = storage,
+                         .rank = rank,
+                         .producer = -1,
+                         .param = (int32_t)q,
+                         .needs_grad = trained};
     memcpy(v.dim, dim, (size_t)rank * sizeof *dim);
     return (struct pk_val){pk_new_value(b, &v)};
 }
@@ -225,7 +245,8 @@ enum pk_status pk_infer_fail(struct pk_infer *x, const char *fmt, ...)
     size_t n = (size_t)snprintf(text, sizeof text, "%s(", pk_op_table[x->op]->name);
     for (int i = 0; i < x->n_in && n < sizeof text; i++) {
         if (x->in[i]) print_dims(dims, sizeof dims, x->in[i]);
-        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", i ? ", " : "", x->in[i] ? dims : "-");
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", i ? ", " : "",
+                              x->in[i] ? dims : "-");
     }
     if (n < sizeof text) snprintf(text + n, sizeof text - n, "): %s", why);
     fail_at_scope(x->b, PK_ESHAPE, text);
@@ -258,7 +279,8 @@ enum pk_status pk_infer_need(struct pk_infer *x, int k, enum pk_dtype t, int ran
 enum pk_status pk_infer_given(struct pk_infer *x)
 {
     for (int i = 0; i < x->n_in; i++)
-        if (x->in[i] && pk_value_count(x->in[i]) <= 0) return pk_infer_fail(x, "input %d is empty", i);
+        if (x->in[i] && pk_value_count(x->in[i]) <= 0)
+            return pk_infer_fail(x, "input %d is empty", i);
     return PK_OK;
 }
 
@@ -267,7 +289,8 @@ static int32_t scope_text(struct pk_build *b)
     struct pk_prog *p = b->prog;
     int64_t n = (int64_t)strlen(b->scope) + 1;
     if (b->scope_text >= 0) return b->scope_text;
-    if (pk_grow(&p->text, &p->text_cap, p->text_len + n, 1, "scope names", &b->err) != PK_OK) return -1;
+    if (pk_grow(&p->text, &p->text_cap, p->text_len + n, 1, "scope names", &b->err) != PK_OK)
+        return -1;
     memcpy(p->text + p->text_len, b->scope, (size_t)n);
     b->scope_text = (int32_t)p->text_len;
     p->text_len += n;
@@ -275,7 +298,7 @@ static int32_t scope_text(struct pk_build *b)
 }
 
 struct pk_node *pk_append_node(struct pk_build *b, enum pk_op op, const union pk_attr *attr,
-                                   int n_in, const int32_t *in)
+                               int n_in, const int32_t *in)
 {
     struct pk_prog *p = b->prog;
     int32_t scope = scope_text(b);

@@ -9,10 +9,12 @@
 struct pk_build {
     struct pk_prog *prog;
     struct pk_params *params;
-    struct pk_err err;          // sticky: the first failure
-    char scope[PK_SCOPE_MAX];   // "encoder.blocks.0."
-    int32_t scope_text;         // offset of the current scope in prog->text, -1 until first used
-    int ema, frozen;            // nesting counts
+    struct pk_err err;        // sticky: the first failure
+    char scope[PK_SCOPE_MAX]; // "encoder.blocks.0."
+    uint8_t scope_start[16];  // where each open scope begins in it
+    int scopes;
+    int32_t scope_text; // offset of the current scope in prog->text, -1 until first used
+    int ema, frozen;    // nesting counts
     float init_std;
     uint32_t dropout_sites;
 };
@@ -22,9 +24,9 @@ struct pk_infer {
     struct pk_build *b;
     enum pk_op op;
     int n_in, n_out;
-    const struct pk_value *in[PK_NODE_IN];  // NULL where absent
+    const struct pk_value *in[PK_NODE_IN]; // NULL where absent
     const union pk_attr *attr;
-    struct pk_value out[PK_NODE_OUT];       // dtype, rank, dim to be set; n_out too
+    struct pk_value out[PK_NODE_OUT]; // dtype, rank, dim to be set; n_out too
 };
 /* Records the failure with op, input shapes and scope; returns PK_ESHAPE. */
 enum pk_status pk_infer_fail(struct pk_infer *x, const char *fmt, ...) PK_PRINTF(2, 3);
@@ -41,12 +43,12 @@ void pk_emit(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n
              const int32_t *in, int32_t out[PK_NODE_OUT]);
 int32_t pk_new_value(struct pk_build *b, const struct pk_value *like);
 /* Appends a bare node of the current scope, outputs absent; NULL after an error. */
-struct pk_node *pk_append_node(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n_in,
-                               const int32_t *in);
+struct pk_node *pk_append_node(struct pk_build *b, enum pk_op op, const union pk_attr *attr,
+                               int n_in, const int32_t *in);
 
 /* Differentiation, see grad.c. */
 struct pk_slot {
-    int32_t value;    // gradient buffer to write, -1: nobody wants it
+    int32_t value; // gradient buffer to write, -1: nobody wants it
     bool accumulate;
 };
 /* Gradient of the node's output k, -1 when nothing depends on it. */

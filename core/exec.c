@@ -20,12 +20,11 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
     x->flat = pk_cpu_flat(x->isa);
     if ((s = pk_pool_create(&x->pool, x->threads, pk_gemm_thread_init, err)) != PK_OK) goto fail;
     if ((s = pk_alloc_aligned(&x->weight, n, sizeof(float), "weights", err)) != PK_OK) goto fail;
-    if (spec->ema &&
-        (s = pk_alloc_aligned(&x->ema, n, sizeof(float), "EMA weights", err)) != PK_OK)
+    if (spec->ema && (s = pk_alloc_aligned(&x->ema, n, sizeof(float), "EMA weights", err)) != PK_OK)
         goto fail;
     x->shards = spec->train ? PK_SHARDS : 0;
-    if (spec->train && (s = pk_alloc_aligned(&x->grad, n * PK_SHARDS, sizeof(float), "gradients",
-                                             err)) != PK_OK)
+    if (spec->train &&
+        (s = pk_alloc_aligned(&x->grad, n * PK_SHARDS, sizeof(float), "gradients", err)) != PK_OK)
         goto fail;
     s = pk_alloc(&x->arena, (size_t)x->threads, sizeof *x->arena, "arena list", err);
     if (s != PK_OK) goto fail;
@@ -91,16 +90,16 @@ void pk_bound_free(struct pk_bound *b)
     *b = (struct pk_bound){0};
 }
 
-struct job {                     // one pk_exec_run, shared by its workers
+struct job { // one pk_exec_run, shared by its workers
     struct pk_exec *x;
     struct pk_bound *b;
     const struct pk_run *run;
-    const struct pk_feed **feed;  // [inputs] by slot; NULL for "seed"
-    int32_t *fetched;             // [fetches] value index
-    int64_t groups;               // shards, or micro-batches when there is no gradient
-    atomic_int_fast64_t next;     // group to be taken
+    const struct pk_feed **feed; // [inputs] by slot; NULL for "seed"
+    int32_t *fetched;            // [fetches] value index
+    int64_t groups;              // shards, or micro-batches when there is no gradient
+    atomic_int_fast64_t next;    // group to be taken
     atomic_int failed;
-    struct pk_err err;            // of the first failure
+    struct pk_err err; // of the first failure
     float seed;
 };
 
@@ -111,14 +110,19 @@ static void *address(const struct job *j, int worker, int64_t micro, int64_t sha
     switch (v->storage) {
     case PK_STORE_IN: {
         const struct pk_feed *f = j->feed[v->input];
-        return f ? (char *)(uintptr_t)f->data + (size_t)micro * f->stride : (void *)(uintptr_t)&j->seed;
+        return f ? (char *)(uintptr_t)f->data + (size_t)micro * f->stride
+                 : (void *)(uintptr_t)&j->seed;
     }
-    case PK_STORE_PARAM: return x->weight + x->params->item[v->param].offset;
-    case PK_STORE_EMA: return x->ema + x->params->item[v->param].offset;
+    case PK_STORE_PARAM:
+        return x->weight + x->params->item[v->param].offset;
+    case PK_STORE_EMA:
+        return x->ema + x->params->item[v->param].offset;
     case PK_STORE_GRAD:
         return x->grad + shard * x->params->elements + x->params->item[v->param].offset;
-    case PK_STORE_CONST: return j->b->prog->constants + v->constant;
-    case PK_STORE_ACT: return x->arena[worker] + j->b->plan.offset[i];
+    case PK_STORE_CONST:
+        return j->b->prog->constants + v->constant;
+    case PK_STORE_ACT:
+        return x->arena[worker] + j->b->plan.offset[i];
     }
     return NULL;
 }
@@ -205,7 +209,8 @@ void pk_exec_range(struct pk_exec *x, int64_t count,
     pk_pool_run(x->pool, work_range, &r);
 }
 
-/* The fixed tree: shard i takes i + 1, then i + 2, then i + 4, blockwise so that it stays in cache. */
+/* The fixed tree: shard i takes i + 1, then i + 2, then i + 4, blockwise so that it stays in cache.
+ */
 static void add_shards(void *ctx, int64_t first, int64_t last)
 {
     const struct job *j = ctx;
@@ -226,7 +231,8 @@ static enum pk_status resolve(struct job *j, struct pk_err *err)
     for (int i = 0; i < j->run->feeds; i++) {
         int32_t v = pk_prog_find(p, PK_STORE_IN, j->run->feed[i].name);
         if (v < 0)
-            return pk_fail(err, PK_EINTERNAL, "the program has no input '%s'", j->run->feed[i].name);
+            return pk_fail(err, PK_EINTERNAL, "the program has no input '%s'",
+                           j->run->feed[i].name);
         j->feed[p->value[v].input] = &j->run->feed[i];
     }
     for (int64_t v = 0; v < p->values; v++)
@@ -250,7 +256,8 @@ enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct p
     j.groups = trains ? PK_MIN(run->micros, x->shards) : run->micros;
     size_t slots = (size_t)PK_MAX(b->prog->inputs, 1);
     enum pk_status s = pk_alloc(&j.feed, slots, sizeof *j.feed, "feeds", err);
-    if (s == PK_OK) s = pk_alloc(&j.fetched, (size_t)run->fetches, sizeof *j.fetched, "fetches", err);
+    if (s == PK_OK)
+        s = pk_alloc(&j.fetched, (size_t)run->fetches, sizeof *j.fetched, "fetches", err);
     if (s == PK_OK) s = resolve(&j, err);
     if (s == PK_OK) {
         pk_pool_run(x->pool, work, &j);

@@ -1,7 +1,7 @@
 /* fuse.c -- removal of what nobody reads, and peephole fusion by one table of patterns.
  *
- * A pattern joins a node with the only later node that follows from it: the pair becomes one node at
- * the first one's place. That is valid whenever the second one's other inputs exist by then. */
+ * A pattern joins a node with the only later node that follows from it: the pair becomes one node
+ * at the first one's place. That is valid whenever the second one's other inputs exist by then. */
 #include "core/build.h"
 
 #include <stdlib.h>
@@ -9,9 +9,9 @@
 
 struct fuse {
     struct pk_prog *p;
-    int32_t *uses;    // [values] nodes that read it, plus one for outputs and gradients
-    int32_t *reader;  // [values] last node that reads it
-    int32_t *writer;  // [values] first node that writes it, -1 for what exists before the run
+    int32_t *uses;   // [values] nodes that read it, plus one for outputs and gradients
+    int32_t *reader; // [values] last node that reads it
+    int32_t *writer; // [values] first node that writes it, -1 for what exists before the run
 };
 
 static void count_uses(struct fuse *f)
@@ -93,8 +93,7 @@ static bool matches(const struct fuse *f, const struct pattern *m, int64_t k, in
 {
     const struct pk_node *a = &f->p->node[k], *b = &f->p->node[j];
     return b->op == m->second && b->n_out && b->in[0] == a->out[0] && !a->accumulate &&
-           !b->accumulate && (m->keeps || f->uses[a->out[0]] == 1) &&
-           exists_before(f, b, 0, k);
+           !b->accumulate && (m->keeps || f->uses[a->out[0]] == 1) && exists_before(f, b, 0, k);
 }
 
 static void join(struct pk_node *a, struct pk_node *b, enum pk_op fused)
@@ -106,7 +105,7 @@ static void join(struct pk_node *a, struct pk_node *b, enum pk_op fused)
         n.n_in = 3;
         n.in[2] = b->in[1];
         n.out[0] = b->out[0];
-    } else {  // the first one's inputs, then the second one's but its first
+    } else { // the first one's inputs, then the second one's but its first
         for (int i = 1; i < b->n_in; i++) n.in[n.n_in++] = b->in[i];
         for (int i = 0; i < b->n_out; i++) n.out[n.n_out++] = b->out[i];
     }
@@ -117,7 +116,7 @@ static void join(struct pk_node *a, struct pk_node *b, enum pk_op fused)
 static void apply_patterns(struct fuse *f)
 {
     struct pk_prog *p = f->p;
-    enum { WINDOW = 4 };  // the partner follows at once but for nodes on other values
+    enum { WINDOW = 4 }; // the partner follows at once but for nodes on other values
     count_uses(f);
     for (int64_t k = 0; k < p->nodes; k++) {
         for (size_t m = 0; m < PK_COUNT(patterns); m++) {
@@ -144,7 +143,7 @@ enum pk_status pk_fuse(struct pk_build *b)
     f.writer = memory + 2 * n;
     drop_dead(&f);
     apply_patterns(&f);
-    drop_dead(&f);  // joined partners
+    drop_dead(&f); // joined partners
     drop_optional(&f);
     free(memory);
     return PK_OK;

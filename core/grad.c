@@ -9,9 +9,9 @@
 
 struct pk_diff {
     struct pk_build *b;
-    int32_t *grad;        // [values before differentiation] gradient value of each, -1 none yet
+    int32_t *grad; // [values before differentiation] gradient value of each, -1 none yet
     int64_t values;
-    int64_t now;          // node being differentiated; those above are done
+    int64_t now; // node being differentiated; those above are done
 };
 
 int32_t pk_diff_out(struct pk_diff *d, const struct pk_node *n, int k)
@@ -22,13 +22,17 @@ int32_t pk_diff_out(struct pk_diff *d, const struct pk_node *n, int k)
 static int32_t new_gradient(struct pk_diff *d, int32_t v)
 {
     struct pk_value g = d->b->prog->value[v];
-    g = (struct pk_value){.dtype = g.dtype, .storage = PK_STORE_ACT, .rank = g.rank,
-                          .producer = (int32_t)d->b->prog->nodes, .param = -1,
+    g = (struct pk_value){.dtype = g.dtype,
+                          .storage = PK_STORE_ACT,
+                          .rank = g.rank,
+                          .producer = (int32_t)d->b->prog->nodes,
+                          .param = -1,
                           .dim = {g.dim[0], g.dim[1], g.dim[2], g.dim[3]}};
     return pk_new_value(d->b, &g);
 }
 
-/* Somebody else reads buffer g later as its own gradient: its producer is not differentiated yet. */
+/* Somebody else reads buffer g later as its own gradient: its producer is not differentiated yet.
+ */
 static bool shared_buffer(const struct pk_diff *d, int32_t v, int32_t g)
 {
     for (int64_t u = 0; u < d->values; u++)
@@ -68,7 +72,7 @@ void pk_diff_pass(struct pk_diff *d, int32_t v, int32_t g)
         return;
     }
     struct pk_slot s = pk_diff_into(d, v);
-    if (s.value == g) {  // v is used twice by one node: leave g to its other owners
+    if (s.value == g) { // v is used twice by one node: leave g to its other owners
         s = (struct pk_slot){new_gradient(d, v), false};
         pk_diff_emit(d, PK_OP_COPY, NULL, 1, &g, 1, &s);
         d->grad[v] = s.value;
@@ -108,7 +112,7 @@ enum pk_status pk_differentiate(struct pk_build *b)
     for (int64_t i = 0; i < d.values; i++) d.grad[i] = -1;
     p->seed = d.grad[p->loss] = pk_input(b, "seed", PK_F32, 1, &one).id;
     for (d.now = p->forward_nodes - 1; d.now >= 0 && b->err.status == PK_OK; d.now--) {
-        struct pk_node n = p->node[d.now];  // by value: emitting moves the list
+        struct pk_node n = p->node[d.now]; // by value: emitting moves the list
         bool reached = false;
         for (int k = 0; k < n.n_out; k++)
             reached |= n.out[k] >= 0 && d.grad[n.out[k]] >= 0 && p->value[n.out[k]].needs_grad;

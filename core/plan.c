@@ -6,7 +6,7 @@
 struct block {
     int64_t size, offset;
     int32_t first, last;
-    int64_t *where;  // in the plan
+    int64_t *where; // in the plan
 };
 
 static int by_size(const void *a, const void *b)
@@ -14,7 +14,7 @@ static int by_size(const void *a, const void *b)
     const struct block *x = a, *y = b;
     if (x->size != y->size) return x->size < y->size ? 1 : -1;
     if (x->first != y->first) return x->first < y->first ? -1 : 1;
-    return x->where < y->where ? -1 : x->where > y->where;  // total order: same plan every time
+    return x->where < y->where ? -1 : x->where > y->where; // total order: same plan every time
 }
 
 static int by_offset(const void *a, const void *b)
@@ -76,7 +76,8 @@ static void measure(struct pk_plan *plan, const struct pk_prog *p, const struct 
         plan->bytes += pk_op_bytes(p, &p->node[k]);
     }
     for (int64_t v = 0; v < p->values; v++)
-        if (p->value[v].storage == PK_STORE_IN) plan->inputs += (int64_t)pk_value_bytes(&p->value[v]);
+        if (p->value[v].storage == PK_STORE_IN)
+            plan->inputs += (int64_t)pk_value_bytes(&p->value[v]);
 }
 
 static int64_t aligned(size_t bytes)
@@ -92,7 +93,8 @@ enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct
     *out = (struct pk_plan){0};
     size_t values = (size_t)p->values, nodes = (size_t)p->nodes;
     if ((s = pk_alloc(&out->offset, values, sizeof *out->offset, "plan", err)) != PK_OK) goto fail;
-    if ((s = pk_alloc(&out->workspace, nodes, sizeof *out->workspace, "plan", err)) != PK_OK) goto fail;
+    if ((s = pk_alloc(&out->workspace, nodes, sizeof *out->workspace, "plan", err)) != PK_OK)
+        goto fail;
     if ((s = pk_alloc(&out->first, values, sizeof *out->first, "plan", err)) != PK_OK) goto fail;
     if ((s = pk_alloc(&out->last, values, sizeof *out->last, "plan", err)) != PK_OK) goto fail;
     if ((s = pk_alloc(&block, values + nodes, sizeof *block, "plan", err)) != PK_OK) goto fail;

@@ -42,7 +42,8 @@ double pk_op_bytes(const struct pk_prog *p, const struct pk_node *n)
         if (n->in[i] >= 0) bytes += (double)pk_value_bytes(&p->value[n->in[i]]);
     for (int i = 0; i < n->n_out; i++)
         if (n->out[i] >= 0)
-            bytes += (double)pk_value_bytes(&p->value[n->out[i]]) * (n->accumulate >> i & 1 ? 2 : 1);
+            bytes +=
+                (double)pk_value_bytes(&p->value[n->out[i]]) * (n->accumulate >> i & 1 ? 2 : 1);
     return bytes;
 }
 
@@ -53,12 +54,18 @@ static void print_value(const struct pk_prog *p, int32_t i, struct pk_text *out)
         return;
     }
     const struct pk_value *v = &p->value[i];
-    if (v->storage == PK_STORE_PARAM) pk_text_add(out, "%s", p->params->item[v->param].name);
-    else if (v->storage == PK_STORE_EMA) pk_text_add(out, "ema:%s", p->params->item[v->param].name);
-    else if (v->storage == PK_STORE_GRAD) pk_text_add(out, "d:%s", p->params->item[v->param].name);
-    else if (v->storage == PK_STORE_IN) pk_text_add(out, "in:%s", v->name);
-    else if (v->storage == PK_STORE_CONST) pk_text_add(out, "const%d", i);
-    else pk_text_add(out, "%%%d", i);
+    if (v->storage == PK_STORE_PARAM)
+        pk_text_add(out, "%s", p->params->item[v->param].name);
+    else if (v->storage == PK_STORE_EMA)
+        pk_text_add(out, "ema:%s", p->params->item[v->param].name);
+    else if (v->storage == PK_STORE_GRAD)
+        pk_text_add(out, "d:%s", p->params->item[v->param].name);
+    else if (v->storage == PK_STORE_IN)
+        pk_text_add(out, "in:%s", v->name);
+    else if (v->storage == PK_STORE_CONST)
+        pk_text_add(out, "const%d", i);
+    else
+        pk_text_add(out, "%%%d", i);
 }
 
 static void print_shape(const struct pk_value *v, struct pk_text *out)
@@ -106,8 +113,8 @@ uint64_t pk_prog_hash(const struct pk_prog *p)
     }
     for (int64_t i = 0; i < p->values; i++) {
         const struct pk_value *v = &p->value[i];
-        int64_t head[8] = {v->dtype, v->storage, v->rank, v->param, v->dim[0],
-                           v->dim[1], v->dim[2], v->dim[3]};
+        int64_t head[8] = {v->dtype,  v->storage, v->rank,   v->param,
+                           v->dim[0], v->dim[1],  v->dim[2], v->dim[3]};
         h = pk_hash64(head, sizeof head, h);
     }
     return pk_hash64(p->constants, (size_t)p->constant_len, h);

@@ -178,7 +178,7 @@ struct pk_op_row {
     enum pk_status (*infer)(struct pk_infer *x);
     /* Appends nodes that turn gradients of the outputs into gradients of the inputs. */
     void (*grad)(struct pk_diff *d, const struct pk_node *n);
-    const char *no_grad;  // why grad is NULL: a gradient op, constant by definition, made by fusion
+    const char *no_grad; // why grad is NULL: a gradient op, constant by definition, made by fusion
     double (*flops)(const struct pk_prog *p, const struct pk_node *n); // 2 per multiply-add
     /* Scratch of one call; NULL for none. */
     size_t (*workspace)(const struct pk_prog *p, const struct pk_node *n);

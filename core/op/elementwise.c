@@ -71,7 +71,7 @@ struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val samp
     int32_t out[PK_NODE_OUT];
     union pk_attr a;
     if (p == 0) return x;
-    memset(&a, 0, sizeof a);  // hashed as bytes, so padding counts
+    memset(&a, 0, sizeof a); // hashed as bytes, so padding counts
     a.dropout.p = p;
     a.dropout.site = b->dropout_sites++;
     a.dropout.seed = seed;

@@ -42,8 +42,10 @@ static void grad_loss(struct pk_diff *d, const struct pk_node *n)
 #define LOSS(op, how)                                                                              \
     const struct pk_op_row pk_row_##op = {                                                         \
         .name = #op, .infer = how, .grad = grad_loss, .flops = pk_flops_none};                     \
-    const struct pk_op_row pk_row_##op##_grad = {                                                  \
-        .name = #op "_grad", .infer = pk_infer_given, .no_grad = PK_IS_GRAD, .flops = pk_flops_none}
+    const struct pk_op_row pk_row_##op##_grad = {.name = #op "_grad",                              \
+                                                 .infer = pk_infer_given,                          \
+                                                 .no_grad = PK_IS_GRAD,                            \
+                                                 .flops = pk_flops_none}
 LOSS(l1_loss, infer_l1);
 LOSS(bce_loss, infer_labels);
 LOSS(softmax_loss, infer_labels);

@@ -13,6 +13,7 @@ PK_OPS(PK_X)
 #define PK_IS_CONSTANT "constant by definition"
 #define PK_IS_FUSED    "made by fusion, after differentiation"
 
-double pk_flops_none(const struct pk_prog *p, const struct pk_node *n);  // memory-bound: counted as 0
+double pk_flops_none(const struct pk_prog *p,
+                     const struct pk_node *n); // memory-bound: counted as 0
 
 #endif

@@ -16,7 +16,8 @@ static enum pk_status infer_patchify(struct pk_infer *x)
     for (int i = 0; i < leads; i++)
         if (x->attr->patchify.lead[i] >= d[1])
             return pk_infer_fail(x, "lead %d is not in the batch", x->attr->patchify.lead[i]);
-    pk_infer_out(x, 0, PK_F32, 3, (int64_t[]){d[0], x->attr->patchify.tokens, (int64_t)leads * patch});
+    pk_infer_out(x, 0, PK_F32, 3,
+                 (int64_t[]){d[0], x->attr->patchify.tokens, (int64_t)leads * patch});
     return PK_OK;
 }
 
@@ -25,16 +26,15 @@ static enum pk_status infer_block_mask(struct pk_infer *x)
     PK_TRY(pk_infer_need(x, 0, PK_I64, 1));
     int64_t tokens = x->attr->block_mask.tokens, keep = x->attr->block_mask.keep;
     if (keep < 1 || keep >= tokens || x->attr->block_mask.min_block < 1)
-        return pk_infer_fail(x, "cannot keep %lld of %lld tokens", (long long)keep, (long long)tokens);
+        return pk_infer_fail(x, "cannot keep %lld of %lld tokens", (long long)keep,
+                             (long long)tokens);
     pk_infer_out(x, 0, PK_I32, 2, (int64_t[]){x->in[0]->dim[0], keep});
     pk_infer_out(x, 1, PK_I32, 2, (int64_t[]){x->in[0]->dim[0], tokens - keep});
     return PK_OK;
 }
 
-const struct pk_op_row pk_row_patchify = {.name = "patchify",
-                                          .infer = infer_patchify,
-                                          .no_grad = PK_IS_CONSTANT,
-                                          .flops = pk_flops_none};
+const struct pk_op_row pk_row_patchify = {
+    .name = "patchify", .infer = infer_patchify, .no_grad = PK_IS_CONSTANT, .flops = pk_flops_none};
 const struct pk_op_row pk_row_block_mask = {.name = "block_mask",
                                             .infer = infer_block_mask,
                                             .no_grad = PK_IS_CONSTANT,

@@ -23,7 +23,8 @@ static enum pk_status infer_add_position(struct pk_infer *x)
     PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
     PK_TRY(pk_infer_need(x, 1, PK_F32, 2));
     if (x->in[2]) PK_TRY(need_index(x, 2));
-    if (x->in[1]->dim[1] != x->in[0]->dim[2]) return pk_infer_fail(x, "the table is of another width");
+    if (x->in[1]->dim[1] != x->in[0]->dim[2])
+        return pk_infer_fail(x, "the table is of another width");
     int64_t tokens = x->in[0]->dim[1];
     if (x->in[2] ? x->in[2]->dim[1] != tokens : x->in[1]->dim[0] < tokens)
         return pk_infer_fail(x, "positions and tokens differ in number");
@@ -35,7 +36,8 @@ static enum pk_status infer_prepend_token(struct pk_infer *x)
 {
     PK_TRY(pk_infer_need(x, 0, PK_F32, 1));
     PK_TRY(pk_infer_need(x, 1, PK_F32, 3));
-    if (x->in[0]->dim[0] != x->in[1]->dim[2]) return pk_infer_fail(x, "the token is of another width");
+    if (x->in[0]->dim[0] != x->in[1]->dim[2])
+        return pk_infer_fail(x, "the token is of another width");
     pk_infer_like(x, 0, x->in[1]);
     x->out[0].dim[1]++;
     return PK_OK;
@@ -61,7 +63,8 @@ static enum pk_status infer_assemble_tokens(struct pk_infer *x)
     PK_TRY(need_index(x, 3));
     PK_TRY(need_index(x, 4));
     int64_t width = x->in[0]->dim[2];
-    if (x->in[1]->dim[0] != width || x->in[2]->dim[1] != width || x->in[3]->dim[1] != x->in[0]->dim[1])
+    if (x->in[1]->dim[0] != width || x->in[2]->dim[1] != width ||
+        x->in[3]->dim[1] != x->in[0]->dim[1])
         return pk_infer_fail(x, "context, mask token, table and indices do not fit");
     pk_infer_like(x, 0, x->in[0]);
     x->out[0].dim[1] += x->in[4]->dim[1];
@@ -80,8 +83,8 @@ static enum pk_status infer_mean_pool(struct pk_infer *x)
 static void grad_gather_tokens(struct pk_diff *d, const struct pk_node *n)
 {
     struct pk_slot dx = pk_diff_into(d, n->in[0]);
-    pk_diff_emit(d, PK_OP_GATHER_TOKENS_GRAD, NULL, 2,
-                 (int32_t[]){pk_diff_out(d, n, 0), n->in[1]}, 1, &dx);
+    pk_diff_emit(d, PK_OP_GATHER_TOKENS_GRAD, NULL, 2, (int32_t[]){pk_diff_out(d, n, 0), n->in[1]},
+                 1, &dx);
 }
 
 static void grad_add_position(struct pk_diff *d, const struct pk_node *n)
@@ -113,8 +116,8 @@ static void grad_assemble_tokens(struct pk_diff *d, const struct pk_node *n)
 static void grad_mean_pool(struct pk_diff *d, const struct pk_node *n)
 {
     struct pk_slot dx = pk_diff_into(d, n->in[0]);
-    pk_diff_emit(d, PK_OP_MEAN_POOL_GRAD, &n->attr, 2,
-                 (int32_t[]){pk_diff_out(d, n, 0), n->in[0]}, 1, &dx);
+    pk_diff_emit(d, PK_OP_MEAN_POOL_GRAD, &n->attr, 2, (int32_t[]){pk_diff_out(d, n, 0), n->in[0]},
+                 1, &dx);
 }
 
 #define FORWARD(op)                                                                                \
@@ -167,8 +170,9 @@ struct pk_val pk_slice_tokens(struct pk_build *b, struct pk_val x, int32_t start
     return (struct pk_val){out[0]};
 }
 
-struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context, struct pk_val mask_token,
-                                 struct pk_val table, struct pk_val kept, struct pk_val hidden)
+struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context,
+                                 struct pk_val mask_token, struct pk_val table, struct pk_val kept,
+                                 struct pk_val hidden)
 {
     int32_t out[PK_NODE_OUT];
     int32_t in[] = {context.id, mask_token.id, table.id, kept.id, hidden.id};
