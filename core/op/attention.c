@@ -1,4 +1,5 @@
 /* attention.c -- bidirectional self-attention, and pooling by one learnable query. */
+#include "core/cpu/workspace.h"
 #include "core/op/rows.h"
 
 #include <math.h>
@@ -58,14 +59,29 @@ static double flops_pool(const struct pk_prog *p, const struct pk_node *n)
     return (n->op == PK_OP_ATTENTION_POOL ? 2.0 : 4.0) * (double)pk_value_count(kv);
 }
 
+static size_t workspace_attention(const struct pk_prog *p, const struct pk_node *n)
+{
+    const int64_t *d = p->value[n->in[n->op == PK_OP_ATTENTION ? 0 : 1]].dim;
+    int64_t head = d[2] / 3 / n->attr.attention.heads;
+    return n->op == PK_OP_ATTENTION ? pk_cpu_attention_workspace(d[1], head)
+                                    : pk_cpu_attention_grad_workspace(d[1], head);
+}
+
+static size_t workspace_pool_grad(const struct pk_prog *p, const struct pk_node *n)
+{
+    return pk_cpu_attention_pool_grad_workspace(p->value[n->in[2]].dim[1], n->attr.attention.heads);
+}
+
 const struct pk_op_row pk_row_attention = {.name = "attention",
                                            .infer = infer_attention,
                                            .grad = grad_attention,
-                                           .flops = flops_attention};
+                                           .flops = flops_attention,
+                                           .workspace = workspace_attention};
 const struct pk_op_row pk_row_attention_grad = {.name = "attention_grad",
                                                 .infer = pk_infer_given,
                                                 .no_grad = PK_IS_GRAD,
-                                                .flops = flops_attention};
+                                                .flops = flops_attention,
+                                                .workspace = workspace_attention};
 const struct pk_op_row pk_row_attention_pool = {.name = "attention_pool",
                                                 .infer = infer_attention_pool,
                                                 .grad = grad_attention_pool,
@@ -73,7 +89,8 @@ const struct pk_op_row pk_row_attention_pool = {.name = "attention_pool",
 const struct pk_op_row pk_row_attention_pool_grad = {.name = "attention_pool_grad",
                                                      .infer = pk_infer_given,
                                                      .no_grad = PK_IS_GRAD,
-                                                     .flops = flops_pool};
+                                                     .flops = flops_pool,
+                                                     .workspace = workspace_pool_grad};
 
 static union pk_attr head_attr(int64_t width, int32_t heads)
 {
