@@ -1,0 +1,44 @@
+/* workspace.h -- scratch that the CPU kernels need, in bytes, as upper bounds over the instruction
+ * sets. The op rows hand these to the planner; every kernel lays its scratch out within them. */
+#ifndef PK_CPU_WORKSPACE_H
+#define PK_CPU_WORKSPACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Rows are padded to 16 floats, the widest vector. */
+static inline int64_t pk_cpu_pad(int64_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+/* Query rows whose scores stay in scratch at a time in the backward pass: all of them up to about
+ * 256 tokens, so that P and dS (256 KB each) fit a 1 MiB second-level cache with the rest. */
+static inline int64_t pk_cpu_attention_rows(int64_t tokens)
+{
+    int64_t rows = 65536 / pk_cpu_pad(tokens);
+    return rows < 8 ? 8 : rows > tokens ? tokens : rows / 8 * 8;
+}
+
+/* tokens x head panels: q and v, k transposed; a few rows of scores and their factors. */
+static inline size_t pk_cpu_attention_workspace(int64_t tokens, int64_t head)
+{
+    int64_t t = pk_cpu_pad(tokens), d = pk_cpu_pad(head);
+    return (size_t)(2 * tokens * d + head * t + 8 * t + 16) * sizeof(float);
+}
+
+/* q, k, v, dout, dk, dv and k, v transposed; P and dS of a block of rows; lse and delta. */
+static inline size_t pk_cpu_attention_grad_workspace(int64_t tokens, int64_t head)
+{
+    int64_t t = pk_cpu_pad(tokens), d = pk_cpu_pad(head);
+    return (size_t)(5 * tokens * d + 2 * head * t + 2 * pk_cpu_attention_rows(tokens) * t + t) *
+           sizeof(float);
+}
+
+/* Gradient of the probabilities of one record: heads x tokens. */
+static inline size_t pk_cpu_attention_pool_grad_workspace(int64_t tokens, int64_t heads)
+{
+    return (size_t)(pk_cpu_pad(tokens) * heads) * sizeof(float);
+}
+
+#endif
