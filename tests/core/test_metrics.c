@@ -1,5 +1,5 @@
-/* test_metrics.c -- the corners of the metrics by hand-computed values; test_metrics_sklearn.py compares
- * with sklearn at large. */
+/* test_metrics.c -- the corners of the metrics by hand-computed values; test_metrics_sklearn.py
+ * compares with sklearn at large. */
 #include "core/metrics.h"
 #include "tests/test.h"
 
@@ -81,11 +81,11 @@ static void impossible_bootstrap(void)
 
 static void best_f(void)
 {
-    /* t in (.2, .5]: row 0 predicts class 0 (right, 1 of 2 labels), row 1 classes 0 and 1 (1 right
-     * of 2, 1 of 1): precision .75, recall .75. t in (.5, .6]: row 1 predicts class 1 alone: p 1
-     * over both rows, r .75 -> F 6/7 if row 0 still predicts (.6): yes. */
+    /* .1 < t <= .5: row 0 predicts class 0 (right, one of its two labels), row 1 classes 0 and 1
+     * (one of two right, its only label): precision .75, recall .75. .5 < t <= .6: row 0 the same,
+     * row 1 class 1 alone: precision 1, recall .75, so F = 6/7, first at .51. */
     static const uint8_t label[6] = {1, 0, 1, 0, 1, 0};
-    static const double s[6] = {.6, .1, .2, .5, .9, .1};
+    static const double s[6] = {.6, .1, .05, .5, .9, .1};
     struct pk_metrics m = score(2, 3, label, s, 0);
     CHECK_NEAR(m.fmax, 6. / 7, 1e-15);
     CHECK_NEAR(m.fmax_threshold, .51, 0);
