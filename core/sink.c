@@ -163,8 +163,9 @@ enum pk_status pk_sink_open(struct pk_sink *s, const char *path, int64_t need, s
     pk_xxh64_start(&s->hash);
     PK_TRY(pk_path(s->path, err, "%s", path));
     s->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (s->fd < 0) return pk_fail_errno(err, PK_EWRITE, "cannot create %s", path);
-    return PK_OK;
+    if (s->fd >= 0) return PK_OK;
+    s->path[0] = 0;  // what could not be opened is not ours to drop
+    return pk_fail_errno(err, PK_EWRITE, "cannot create %s", path);
 }
 
 enum pk_status pk_sink_write(struct pk_sink *s, const void *bytes, size_t n, struct pk_err *err)
