@@ -10,7 +10,8 @@
 
 #include "core/data.h"
 
-enum { PK_CORPUS_SCHEMA = 1, PK_SHARD_VERSION = 1, PK_ID_MAX = 64, PK_STATEMENTS_MAX = 1024 };
+enum { PK_CORPUS_SCHEMA = 1, PK_SHARD_VERSION = 1, PK_ID_MAX = 64, PK_STATEMENTS_MAX = 1024,
+       PK_SOURCES_MAX = 32, PK_TASKS_MAX = 32, PK_TARGETS_MAX = 16, PK_SAMPLES_MAX = 1 << 24 };
 
 struct pk_corpus_spec {           // what all records of a corpus share
     char modality[PK_NAME_MAX];
@@ -21,9 +22,9 @@ struct pk_corpus_spec {           // what all records of a corpus share
     char lead_name[PK_LEADS_MAX][8];
     char units[16];               // "mV"
     int32_t sources, tasks, targets;
-    char source_name[8][PK_NAME_MAX];
+    char source_name[PK_SOURCES_MAX][PK_NAME_MAX];
     struct pk_task *task;         // names, classes and class names; label is not used here
-    char target_name[16][PK_NAME_MAX];
+    char target_name[PK_TARGETS_MAX][PK_NAME_MAX];
     int64_t shard_records;        // records per shard; 0 chooses about 2 GB
 };
 
