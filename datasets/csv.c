@@ -54,7 +54,7 @@ static enum pk_status check_bytes(struct reader *r, struct pk_err *err)
 }
 
 /* Quoted field: r->at is after the opening quote; unquotes in place. */
-static enum pk_status read_quoted(struct reader *r, char **close, struct pk_err *err)
+static enum pk_status read_quoted(struct reader *r, char **stop, struct pk_err *err)
 {
     char *to = r->at, *open = r->at - 1, *open_start = r->line_start;
     int32_t open_line = r->line;
@@ -74,21 +74,21 @@ static enum pk_status read_quoted(struct reader *r, char **close, struct pk_err 
         }
         *to++ = c;
     }
-    *close = to;
+    *stop = to;
     if (r->at < r->end && *r->at != ',' && *r->at != '\r' && *r->at != '\n')
         return fail_here(r, r->at, err, "text after the closing quote; a quote inside a field is "
                          "written twice");
     return PK_OK;
 }
 
-static enum pk_status read_bare(struct reader *r, char **close, struct pk_err *err)
+static enum pk_status read_bare(struct reader *r, char **stop, struct pk_err *err)
 {
     while (r->at < r->end && *r->at != ',' && *r->at != '\r' && *r->at != '\n') {
         if (*r->at == '"')
             return fail_here(r, r->at, err, "a quote inside an unquoted field");
         r->at++;
     }
-    *close = r->at;
+    *stop = r->at;
     return PK_OK;
 }
 
@@ -96,14 +96,14 @@ static enum pk_status read_bare(struct reader *r, char **close, struct pk_err *e
 static enum pk_status read_field(struct reader *r, bool *more, struct pk_err *err)
 {
     struct pk_csv *t = r->table;
-    char *close;
+    char *stop = r->at;
     PK_TRY(pk_grow(&t->all, &r->room, r->count + 1, sizeof *t->all, "table", err));
     struct pk_csv_field *f = &t->all[r->count++];
     f->line = r->line;
     f->column = (int32_t)(r->at - r->line_start) + 1;
     bool quoted = r->at < r->end && *r->at == '"';
     f->text = r->at += quoted;
-    PK_TRY(quoted ? read_quoted(r, &close, err) : read_bare(r, &close, err));
+    PK_TRY(quoted ? read_quoted(r, &stop, err) : read_bare(r, &stop, err));
     *more = r->at < r->end && *r->at == ',';
     if (r->at < r->end && *r->at == '\r') {
         if (r->at + 1 == r->end || r->at[1] != '\n')
@@ -115,7 +115,7 @@ static enum pk_status read_field(struct reader *r, bool *more, struct pk_err *er
         r->line += line_end;
         if (line_end) r->line_start = r->at;
     }
-    *close = 0;  // over the separator or quote, or the NUL that ends the buffer
+    *stop = 0;  // over the separator or quote, or the NUL that ends the buffer
     return PK_OK;
 }
 
