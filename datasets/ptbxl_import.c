@@ -120,10 +120,11 @@ static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_er
 static void tell_progress(struct state *st, bool last)
 {
     double now = pk_seconds();
-    if (!st->job->progress || (!last && now - st->last_progress < 0.2)) return;
+    int64_t done = st->sum->imported + st->sum->rejected;
+    bool due = last || (now - st->last_progress >= 0.2 && done < st->present);
+    if (!st->job->progress || !due) return;
     st->last_progress = now;
-    st->job->progress(st->job->progress_self, st->sum->imported + st->sum->rejected, st->present,
-                      st->sum->rejected);
+    st->job->progress(st->job->progress_self, done, st->present, st->sum->rejected);
 }
 
 static enum pk_status accept(void *self, int64_t item, const void *slot, struct pk_err *err)

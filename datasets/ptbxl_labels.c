@@ -145,7 +145,7 @@ static enum pk_status load_statements(struct statements *s, const char *folder, 
     for (int64_t i = 0; i < t->rows; i++) {
         struct statement *item = &s->item[s->count++];
         const char *name = pk_csv_text(t, i, 0);  // the first column has no name in the table
-        bool diagnostic, form, rhythm;
+        bool diagnostic = false, form = false, rhythm = false;
         if (!*name || strlen(name) >= PK_NAME_MAX)
             return pk_csv_fail(t, i, 0, 0, err, "a statement has 1 to %d bytes", PK_NAME_MAX - 1);
         snprintf(item->name, sizeof item->name, "%s", name);
