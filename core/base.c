@@ -51,7 +51,7 @@ enum pk_status pk_fail_errno(struct pk_err *err, enum pk_status s, const char *f
         vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
         size_t used = strlen(err->message);
-        snprintf(err->message + used, sizeof err->message - used, ": %s", strerror(saved));
+        snprintf(err->message + used, sizeof err->message - used, ": %.200s", strerror(saved));
     }
     return s;
 }
