@@ -72,6 +72,7 @@ enum pk_op {
 /* Attributes of one node; the op says which member is used. Zero-filled, hashed as bytes. */
 union pk_attr {
     struct {
+        int32_t tokens;   // patches of a record
         int32_t patch;    // samples of one patch
         int32_t leads;    // selected leads
         float clip;       // normalised values are clipped to +-clip
@@ -175,14 +176,14 @@ struct pk_op_row {
     const char *name;
     /* Checks the inputs and sets the shapes of the outputs. */
     enum pk_status (*infer)(struct pk_infer *x);
-    /* Appends nodes that turn gradients of the outputs into gradients of the inputs; NULL for
-     * *_grad ops and for constants by definition. */
+    /* Appends nodes that turn gradients of the outputs into gradients of the inputs. */
     void (*grad)(struct pk_diff *d, const struct pk_node *n);
+    const char *no_grad; // why grad is NULL: a gradient op, constant by definition, made by fusion
     double (*flops)(const struct pk_prog *p, const struct pk_node *n); // 2 per multiply-add
     /* Scratch of one call; NULL for none. */
     size_t (*workspace)(const struct pk_prog *p, const struct pk_node *n);
 };
-extern const struct pk_op_row pk_op_table[PK_OP_COUNT];
+extern const struct pk_op_row *const pk_op_table[PK_OP_COUNT];
 /* Bytes moved: inputs read and outputs written once (twice where accumulated). */
 double pk_op_bytes(const struct pk_prog *p, const struct pk_node *n);
 

@@ -3,8 +3,7 @@
 #include "core/cpu/kernels.h"
 
 #define PK_X(op, name, family)                                                                     \
-    enum pk_status PK_ISA_NAME(pk_cpu_##name)(const struct pk_call *c, struct pk_err *err)         \
-        __attribute__((weak));
+    enum pk_status PK_ISA_NAME(pk_cpu_##name)(const struct pk_call *c, struct pk_err *err);
 PK_OPS(PK_X)
 #undef PK_X
 

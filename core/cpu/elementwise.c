@@ -1,0 +1,89 @@
+/* elementwise.c -- add, copy, dropout. */
+#include "core/cpu/kernels.h"
+#include "core/cpu/view.h"
+#include "core/rng.h"
+
+#include <string.h>
+
+enum pk_status PK_ISA_NAME(pk_cpu_add)(const struct pk_call *c, struct pk_err *err)
+{
+    (void)err;
+    const float *restrict a = c->src[0], *restrict b = c->src[1];
+    float *restrict y = c->dst[0];
+    const int64_t count = pk_view_count(c->out[0]);
+    for (int64_t i = 0; i < count; i++) y[i] = a[i] + b[i];
+    return PK_OK;
+}
+
+enum pk_status PK_ISA_NAME(pk_cpu_copy)(const struct pk_call *c, struct pk_err *err)
+{
+    (void)err;
+    const float *restrict x = c->src[0];
+    float *restrict y = c->dst[0];
+    const int64_t count = pk_view_count(c->out[0]);
+    if (!pk_call_accumulates(c, 0)) {
+        memcpy(y, x, (size_t)count * sizeof *y);
+        return PK_OK;
+    }
+    for (int64_t i = 0; i < count; i++) y[i] += x[i];
+    return PK_OK;
+}
+
+enum { LANES = 16, GROUP = 4 * LANES }; // counters drawn together; elements they serve
+
+/* Philox4x32-10 (core/rng.c) for LANES consecutive values of counter[0], written so that each line
+ * is one vector instruction or two. word[i] belongs to element i of the group. */
+static void philox_group(uint32_t word[GROUP], const struct pk_rng *at, uint32_t first)
+{
+    uint32_t c[4][LANES], k0 = at->key[0], k1 = at->key[1];
+    for (uint32_t i = 0; i < LANES; i++) {
+        c[0][i] = first + i;
+        c[1][i] = at->counter[1];
+        c[2][i] = at->counter[2];
+        c[3][i] = at->counter[3];
+    }
+    for (int round = 0; round < 10; round++) {
+        for (int i = 0; i < LANES; i++) {
+            uint64_t p0 = (uint64_t)0xD2511F53u * c[0][i], p1 = (uint64_t)0xCD9E8D57u * c[2][i];
+            uint32_t n0 = (uint32_t)(p1 >> 32) ^ c[1][i] ^ k0;
+            uint32_t n2 = (uint32_t)(p0 >> 32) ^ c[3][i] ^ k1;
+            c[1][i] = (uint32_t)p1;
+            c[3][i] = (uint32_t)p0;
+            c[0][i] = n0;
+            c[2][i] = n2;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    for (int i = 0; i < LANES; i++)
+        for (int k = 0; k < 4; k++) word[4 * i + k] = c[k][i];
+}
+
+/* Element i of a record is kept when word i % 4 of the Philox block i / 4 is at least p * 2^32. */
+enum pk_status PK_ISA_NAME(pk_cpu_dropout)(const struct pk_call *c, struct pk_err *err)
+{
+    (void)err;
+    const int64_t *sample = c->src[1];
+    const int64_t batch = c->in[1]->dim[0], count = pk_view_count(c->in[0]) / batch;
+    const float p = c->node->attr.dropout.p, scale = 1 / (1 - p);
+    const uint32_t threshold = (uint32_t)((double)p * 0x1p32);
+    const bool add = pk_call_accumulates(c, 0);
+    for (int64_t b = 0; b < batch; b++) {
+        const float *restrict x = (const float *)c->src[0] + b * count;
+        float *restrict y = (float *)c->dst[0] + b * count;
+        const struct pk_rng at = pk_rng_make(c->node->attr.dropout.seed, PK_RNG_DROPOUT,
+                                             (uint64_t)sample[b], c->node->attr.dropout.site);
+        for (int64_t i = 0; i < count; i += GROUP) {
+            uint32_t word[GROUP];
+            philox_group(word, &at, (uint32_t)(i / 4));
+            const int64_t n = PK_MIN((int64_t)GROUP, count - i);
+            if (add)
+                for (int64_t k = 0; k < n; k++)
+                    y[i + k] += word[k] >= threshold ? x[i + k] * scale : 0;
+            else
+                for (int64_t k = 0; k < n; k++)
+                    y[i + k] = word[k] >= threshold ? x[i + k] * scale : 0;
+        }
+    }
+    return PK_OK;
+}

@@ -1,0 +1,80 @@
+/* elementwise.c -- addition, copies and dropout. */
+#include "core/op/rows.h"
+
+#include <string.h>
+
+static enum pk_status infer_add(struct pk_infer *x)
+{
+    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need(x, 1, PK_F32, x->in[0]->rank));
+    if (memcmp(x->in[0]->dim, x->in[1]->dim, sizeof x->in[0]->dim))
+        return pk_infer_fail(x, "the shapes differ");
+    pk_infer_like(x, 0, x->in[0]);
+    return PK_OK;
+}
+
+static enum pk_status infer_copy(struct pk_infer *x)
+{
+    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    pk_infer_like(x, 0, x->in[0]);
+    return PK_OK;
+}
+
+static enum pk_status infer_dropout(struct pk_infer *x)
+{
+    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need(x, 1, PK_I64, 1));
+    if (x->in[1]->dim[0] != x->in[0]->dim[0])
+        return pk_infer_fail(x, "one sample number per record was expected");
+    if (!(x->attr->dropout.p > 0 && x->attr->dropout.p < 1))
+        return pk_infer_fail(x, "the probability must be in (0, 1)");
+    pk_infer_like(x, 0, x->in[0]);
+    return PK_OK;
+}
+
+static void grad_add(struct pk_diff *d, const struct pk_node *n)
+{
+    int32_t dy = pk_diff_out(d, n, 0);
+    pk_diff_pass(d, n->in[0], dy);
+    pk_diff_pass(d, n->in[1], dy);
+}
+
+static void grad_copy(struct pk_diff *d, const struct pk_node *n)
+{
+    pk_diff_pass(d, n->in[0], pk_diff_out(d, n, 0));
+}
+
+static void grad_dropout(struct pk_diff *d, const struct pk_node *n)
+{
+    int32_t in[] = {pk_diff_out(d, n, 0), n->in[1]};
+    struct pk_slot dx = pk_diff_into(d, n->in[0]);
+    pk_diff_emit(d, PK_OP_DROPOUT, &n->attr, 2, in, 1, &dx);
+}
+
+const struct pk_op_row pk_row_add = {
+    .name = "add", .infer = infer_add, .grad = grad_add, .flops = pk_flops_none};
+const struct pk_op_row pk_row_copy = {
+    .name = "copy", .infer = infer_copy, .grad = grad_copy, .flops = pk_flops_none};
+const struct pk_op_row pk_row_dropout = {
+    .name = "dropout", .infer = infer_dropout, .grad = grad_dropout, .flops = pk_flops_none};
+
+struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y)
+{
+    int32_t out[PK_NODE_OUT];
+    pk_emit(b, PK_OP_ADD, NULL, 2, (int32_t[]){x.id, y.id}, out);
+    return (struct pk_val){out[0]};
+}
+
+struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
+                         uint64_t seed)
+{
+    int32_t out[PK_NODE_OUT];
+    union pk_attr a;
+    if (p == 0) return x;
+    memset(&a, 0, sizeof a); // hashed as bytes, so padding counts
+    a.dropout.p = p;
+    a.dropout.site = b->dropout_sites++;
+    a.dropout.seed = seed;
+    pk_emit(b, PK_OP_DROPOUT, &a, 2, (int32_t[]){x.id, sample.id}, out);
+    return (struct pk_val){out[0]};
+}

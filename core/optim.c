@@ -1,0 +1,193 @@
+/* optim.c -- AdamW, clipping and EMA over flat arenas (see optim.h). Neighbouring parameters with
+ * the same flags form one segment, and segments are cut into chunks: the unit of work of a thread
+ * and of the sum of squares. */
+#include "core/optim.h"
+#include "core/cpu/kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { CHUNK = 1 << 16 }; // elements: long enough for streaming, short enough to share out
+
+struct chunk {
+    int64_t offset, count;
+    bool trained, decay, ema;
+    double square; // sum of squared gradients
+};
+
+struct pk_optim {
+    const struct pk_params *params;
+    struct pk_optim_spec spec;
+    const struct pk_cpu_flat *flat;
+    struct chunk *chunk; // [chunks], ascending, only where there is something to do
+    int64_t chunks, cap;
+};
+
+static bool alike(const struct pk_param *a, const struct pk_param *b)
+{
+    return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema;
+}
+
+static enum pk_status cut_segment(struct pk_optim *o, int64_t from, int64_t to,
+                                  const struct pk_param *like, struct pk_err *err)
+{
+    for (; from < to; from += CHUNK) {
+        PK_TRY(
+            pk_grow(&o->chunk, &o->cap, o->chunks + 1, sizeof *o->chunk, "optimizer chunks", err));
+        o->chunk[o->chunks++] = (struct chunk){.offset = from,
+                                               .count = PK_MIN((int64_t)CHUNK, to - from),
+                                               .trained = like->trained,
+                                               .decay = like->decay,
+                                               .ema = like->ema};
+    }
+    return PK_OK;
+}
+
+static enum pk_status cut(struct pk_optim *o, struct pk_err *err)
+{
+    const struct pk_params *p = o->params;
+    for (int64_t i = 0, next; i < p->count; i = next) {
+        const struct pk_param *first = &p->item[i];
+        for (next = i + 1; next < p->count && alike(first, &p->item[next]);) next++;
+        if (!first->trained && !first->ema) continue;
+        PK_TRY(cut_segment(o, first->offset, next < p->count ? p->item[next].offset : p->elements,
+                           first, err));
+    }
+    return PK_OK;
+}
+
+enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *params,
+                               const struct pk_optim_spec *spec, struct pk_err *err)
+{
+    *out = NULL;
+    if (!(spec->beta1 >= 0 && spec->beta1 < 1 && spec->beta2 >= 0 && spec->beta2 < 1))
+        return pk_fail(err, PK_EINVAL, "AdamW betas %g and %g: give numbers from 0 to below 1",
+                       spec->beta1, spec->beta2);
+    if (!(spec->eps > 0 && isfinite(spec->eps)))
+        return pk_fail(err, PK_EINVAL, "AdamW eps %g: give a positive number", spec->eps);
+    if (!(spec->clip >= 0 && isfinite(spec->clip)))
+        return pk_fail(err, PK_EINVAL,
+                       "gradient norm clipped to %g: give a positive number, or 0 for no clipping",
+                       spec->clip);
+    struct pk_optim *o;
+    PK_TRY(pk_alloc(&o, 1, sizeof *o, "optimizer", err));
+    o->params = params;
+    o->spec = *spec;
+    o->flat = pk_cpu_flat(pk_isa_best());
+    enum pk_status s = cut(o, err);
+    if (s != PK_OK) {
+        pk_optim_free(o);
+        return s;
+    }
+    *out = o;
+    return PK_OK;
+}
+
+void pk_optim_free(struct pk_optim *o)
+{
+    if (!o) return;
+    free(o->chunk);
+    free(o);
+}
+
+struct job {
+    struct pk_optim *o;
+    int workers;
+    const struct pk_optim_arenas *arenas;
+    struct pk_adamw kernel; // everything but the pointers and `keep`
+    float decay_keep;       // 1 - learning rate * weight decay
+};
+
+/* The chunks of a worker: a contiguous share of the list. */
+static void share(const struct job *j, int worker, int64_t *from, int64_t *to)
+{
+    *from = j->o->chunks * worker / j->workers;
+    *to = j->o->chunks * (worker + 1) / j->workers;
+}
+
+static void square_chunks(void *ctx, int worker)
+{
+    struct job *j = ctx;
+    int64_t i, to;
+    for (share(j, worker, &i, &to); i < to; i++) {
+        struct chunk *c = &j->o->chunk[i];
+        c->square = c->trained ? j->o->flat->square_sum(j->arenas->grad + c->offset, c->count) : 0;
+    }
+}
+
+static void update_chunks(void *ctx, int worker)
+{
+    struct job *j = ctx;
+    const struct pk_optim_arenas *a = j->arenas;
+    int64_t i, to;
+    for (share(j, worker, &i, &to); i < to; i++) {
+        const struct chunk *c = &j->o->chunk[i];
+        float *ema = c->ema && a->ema ? a->ema + c->offset : NULL;
+        if (!c->trained) {
+            if (ema) j->o->flat->ema(ema, a->weight + c->offset, j->kernel.ema_rate, c->count);
+            continue;
+        }
+        struct pk_adamw k = j->kernel;
+        k.count = c->count;
+        k.weight = a->weight + c->offset;
+        k.m = a->m + c->offset;
+        k.v = a->v + c->offset;
+        k.ema = ema;
+        k.grad = a->grad + c->offset;
+        k.keep = c->decay ? j->decay_keep : 1;
+        j->o->flat->adamw(&k);
+    }
+}
+
+static void run_job(struct pk_pool *pool, void (*fn)(void *, int), struct job *j)
+{
+    if (pool)
+        pk_pool_run(pool, fn, j);
+    else
+        fn(j, 0);
+}
+
+static enum pk_status diverged(const struct pk_optim *o, const float *grad, int64_t step,
+                               struct pk_err *err)
+{
+    for (int64_t i = 0; i < o->params->count; i++) {
+        const struct pk_param *p = &o->params->item[i];
+        for (int64_t k = 0; p->trained && k < p->count; k++)
+            if (!isfinite(grad[p->offset + k]))
+                return pk_fail(err, PK_EDIVERGED,
+                               "step %lld: the gradient of %s is %g at element %lld; the step was "
+                               "not taken. A lower learning rate, a longer warm-up or clipping "
+                               "may help; check the data too",
+                               (long long)step, p->name, (double)grad[p->offset + k], (long long)k);
+    }
+    return pk_fail(err, PK_EINTERNAL, "step %lld: gradient padding is not finite", (long long)step);
+}
+
+enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
+                             const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
+                             double *norm, struct pk_err *err)
+{
+    const struct pk_optim_spec *s = &o->spec;
+    struct job j = {.o = o, .workers = pool ? pk_pool_workers(pool) : 1, .arenas = arenas};
+    run_job(pool, square_chunks, &j);
+    double total = 0;
+    for (int64_t i = 0; i < o->chunks; i++) total += o->chunk[i].square;
+    total = sqrt(total);
+    if (norm) *norm = total;
+    if (!isfinite(total)) return diverged(o, arenas->grad, step->step, err);
+
+    const double t = (double)step->step + 1;
+    double scale = 1;
+    if (s->clip > 0 && s->clip < total + 1e-6) scale = s->clip / (total + 1e-6);
+    j.kernel = (struct pk_adamw){.grad_scale = (float)scale,
+                                 .m_rate = (float)(1 - s->beta1),
+                                 .beta2 = (float)s->beta2,
+                                 .v_rate = (float)(1 - s->beta2),
+                                 .step = (float)(step->learning_rate / (1 - pow(s->beta1, t))),
+                                 .v_scale = (float)(1 / sqrt(1 - pow(s->beta2, t))),
+                                 .eps = (float)s->eps,
+                                 .ema_rate = (float)(1 - step->ema_momentum)};
+    j.decay_keep = (float)(1 - step->learning_rate * step->weight_decay);
+    run_job(pool, update_chunks, &j);
+    return PK_OK;
+}

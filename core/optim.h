@@ -1,0 +1,53 @@
+/* optim.h -- AdamW with clipping by global norm and an EMA copy, over the flat parameter arenas.
+ *
+ * Same results whatever the number of threads: every element has its own update, and the norm is
+ * summed over fixed chunks in a fixed order. Padding between parameters must be zero in all arenas
+ * at the start, and stays so. */
+#ifndef PK_OPTIM_H
+#define PK_OPTIM_H
+
+#include "core/param.h"
+#include "core/thread.h"
+
+struct pk_optim_spec {
+    double beta1, beta2; // in [0, 1)
+    double eps;          // added to the root of the corrected second moment; > 0
+    double clip;         // largest global gradient norm; 0 for no clipping
+};
+
+/* All [params->elements], the parameters at pk_param.offset; borrowed. */
+struct pk_optim_arenas {
+    float *weight, *m, *v;
+    float *ema; // NULL when nothing has an EMA copy
+    const float *grad;
+};
+
+struct pk_optim_step {
+    int64_t step; // 0-based: the first ever is 0, also after a resume
+    double learning_rate, weight_decay, ema_momentum;
+};
+
+struct pk_optim;
+
+/* The flags of params are read here and must not change; params is borrowed, *out owned.
+ * Errors  PK_EINVAL a constant outside the range above;  PK_ENOMEM */
+enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *params,
+                               const struct pk_optim_spec *spec, struct pk_err *err);
+void pk_optim_free(struct pk_optim *o);
+
+/* One optimizer step as torch.optim.AdamW takes it after torch.nn.utils.clip_grad_norm_(clip):
+ *
+ *     grad *= min(1, clip / (norm + 1e-6))
+ *     weight *= 1 - lr * decay           (parameters with the decay flag)
+ *     m = beta1 m + (1 - beta1) grad;    v = beta2 v + (1 - beta2) grad^2
+ *     weight -= lr * (m / c1) / (sqrt(v / c2) + eps),    c = 1 - beta^(step + 1)
+ *
+ * for trained parameters; then ema = momentum * ema + (1 - momentum) * weight for those with the
+ * ema flag. grad itself is left as it is. *norm (may be NULL) gets the global norm before clipping;
+ * its sum of squares is in double. pool NULL runs in this thread. Errors  PK_EDIVERGED the norm is
+ * not finite; names a parameter, and no arena has changed */
+enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
+                             const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
+                             double *norm, struct pk_err *err);
+
+#endif

@@ -1,0 +1,43 @@
+/* param.c -- the parameter table (see param.h). */
+#include "core/param.h"
+#include "core/rng.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void pk_params_free(struct pk_params *p)
+{
+    free(p->item);
+    *p = (struct pk_params){0};
+}
+
+int64_t pk_params_find(const struct pk_params *p, const char *name)
+{
+    for (int64_t i = 0; i < p->count; i++)
+        if (!strcmp(p->item[i].name, name)) return i;
+    return -1;
+}
+
+int64_t pk_params_total(const struct pk_params *p, const char *prefix)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < p->count; i++)
+        if (!strncmp(p->item[i].name, prefix, strlen(prefix))) n += p->item[i].count;
+    return n;
+}
+
+void pk_params_init(const struct pk_params *p, uint64_t seed, float *weight)
+{
+    memset(weight, 0, (size_t)p->elements * sizeof *weight);
+    for (int64_t i = 0; i < p->count; i++) {
+        const struct pk_param *q = &p->item[i];
+        float *w = weight + q->offset;
+        uint64_t key = pk_hash64(q->name, strlen(q->name), 0) >> 8;
+        struct pk_rng r = pk_rng_make(seed, PK_RNG_INIT, key, 0);
+        for (int64_t k = 0; k < q->count; k++) {
+            if (q->init == PK_INIT_ONE) w[k] = 1;
+            if (q->init == PK_INIT_TRUNC_NORMAL)
+                w[k] = (float)pk_rng_trunc_normal(&r, q->init_std, 2);
+        }
+    }
+}

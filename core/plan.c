@@ -1,0 +1,135 @@
+/* plan.c -- lifetimes and addresses (see plan.h). */
+#include "core/plan.h"
+
+#include <stdlib.h>
+
+struct block {
+    int64_t size, offset;
+    int32_t first, last;
+    int64_t *where; // in the plan
+};
+
+static int by_size(const void *a, const void *b)
+{
+    const struct block *x = a, *y = b;
+    if (x->size != y->size) return x->size < y->size ? 1 : -1;
+    if (x->first != y->first) return x->first < y->first ? -1 : 1;
+    return x->where < y->where ? -1 : x->where > y->where; // total order: same plan every time
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const struct block *const *x = a, *const *y = b;
+    return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
+}
+
+static void find_lifetimes(struct pk_plan *plan, const struct pk_prog *p)
+{
+    for (int64_t v = 0; v < p->values; v++) plan->first[v] = plan->last[v] = -1;
+    for (int64_t k = 0; k < p->nodes; k++) {
+        const struct pk_node *n = &p->node[k];
+        for (int i = 0; i < n->n_in; i++)
+            if (n->in[i] >= 0) plan->last[n->in[i]] = (int32_t)k;
+        for (int i = 0; i < n->n_out; i++) {
+            if (n->out[i] < 0) continue;
+            if (plan->first[n->out[i]] < 0) plan->first[n->out[i]] = (int32_t)k;
+            plan->last[n->out[i]] = (int32_t)k;
+        }
+    }
+    for (int64_t v = 0; v < p->values; v++)
+        if (p->value[v].output && plan->first[v] >= 0) plan->last[v] = (int32_t)p->nodes;
+}
+
+/* Places each block in the first gap between the already placed ones that live at the same time. */
+static enum pk_status place(struct block *block, int64_t count, int64_t *arena, struct pk_err *err)
+{
+    struct block **near;
+    PK_TRY(pk_alloc(&near, (size_t)count, sizeof *near, "planner", err));
+    qsort(block, (size_t)count, sizeof *block, by_size);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t n = 0, at = 0;
+        for (int64_t j = 0; j < i; j++)
+            if (block[j].first <= block[i].last && block[i].first <= block[j].last)
+                near[n++] = &block[j];
+        qsort(near, (size_t)n, sizeof *near, by_offset);
+        for (int64_t j = 0; j < n; j++) {
+            if (near[j]->offset >= at + block[i].size) break;
+            at = PK_MAX(at, near[j]->offset + near[j]->size);
+        }
+        block[i].offset = at;
+        *block[i].where = at;
+        *arena = PK_MAX(*arena, at + block[i].size);
+    }
+    free(near);
+    return PK_OK;
+}
+
+static void measure(struct pk_plan *plan, const struct pk_prog *p, const struct block *block,
+                    int64_t blocks)
+{
+    for (int64_t k = 0; k < p->nodes; k++) {
+        int64_t live = 0;
+        for (int64_t i = 0; i < blocks; i++)
+            if (block[i].first <= k && k <= block[i].last) live += block[i].size;
+        plan->live = PK_MAX(plan->live, live);
+        plan->flops += pk_op_table[p->node[k].op]->flops(p, &p->node[k]);
+        plan->bytes += pk_op_bytes(p, &p->node[k]);
+    }
+    for (int64_t v = 0; v < p->values; v++)
+        if (p->value[v].storage == PK_STORE_IN)
+            plan->inputs += (int64_t)pk_value_bytes(&p->value[v]);
+}
+
+static int64_t aligned(size_t bytes)
+{
+    return (int64_t)(bytes + PK_ALIGN - 1) / PK_ALIGN * PK_ALIGN;
+}
+
+enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct pk_err *err)
+{
+    struct block *block = NULL;
+    int64_t blocks = 0;
+    enum pk_status s;
+    *out = (struct pk_plan){0};
+    size_t values = (size_t)p->values, nodes = (size_t)p->nodes;
+    if ((s = pk_alloc(&out->offset, values, sizeof *out->offset, "plan", err)) != PK_OK) goto fail;
+    if ((s = pk_alloc(&out->workspace, nodes, sizeof *out->workspace, "plan", err)) != PK_OK)
+        goto fail;
+    if ((s = pk_alloc(&out->first, values, sizeof *out->first, "plan", err)) != PK_OK) goto fail;
+    if ((s = pk_alloc(&out->last, values, sizeof *out->last, "plan", err)) != PK_OK) goto fail;
+    if ((s = pk_alloc(&block, values + nodes, sizeof *block, "plan", err)) != PK_OK) goto fail;
+    find_lifetimes(out, p);
+    for (int64_t v = 0; v < p->values; v++) {
+        out->offset[v] = -1;
+        if (p->value[v].storage != PK_STORE_ACT || out->first[v] < 0) continue;
+        block[blocks++] = (struct block){.size = aligned(pk_value_bytes(&p->value[v])),
+                                         .first = out->first[v],
+                                         .last = out->last[v],
+                                         .where = &out->offset[v]};
+    }
+    for (int32_t k = 0; k < (int32_t)p->nodes; k++) {
+        const struct pk_op_row *row = pk_op_table[p->node[k].op];
+        size_t bytes = row->workspace ? row->workspace(p, &p->node[k]) : 0;
+        out->workspace[k] = -1;
+        if (bytes)
+            block[blocks++] = (struct block){
+                .size = aligned(bytes), .first = k, .last = k, .where = &out->workspace[k]};
+    }
+    if ((s = place(block, blocks, &out->arena, err)) != PK_OK) goto fail;
+    measure(out, p, block, blocks);
+    free(block);
+    return PK_OK;
+fail:
+    free(block);
+    pk_plan_free(out);
+    return s;
+}
+
+void pk_plan_free(struct pk_plan *plan)
+{
+    free(plan->offset);
+    free(plan->workspace);
+    free(plan->first);
+    free(plan->last);
+    *plan = (struct pk_plan){0};
+}

@@ -1,0 +1,34 @@
+/* classifier.h -- an encoder with a head on labelled windows: attentive probe, linear probe,
+ * fine-tuning, training from scratch (the protocols of Weimann & Conrad 2024). */
+#ifndef PK_CLASSIFIER_H
+#define PK_CLASSIFIER_H
+
+#include "models/signal.h"
+#include "models/vit.h"
+
+enum pk_head {
+    PK_HEAD_ATTENTIVE,       // one learnable query, cross-attention over register + patches
+    PK_HEAD_REGISTER_LINEAR, // register token -> linear
+    PK_HEAD_MEAN_LINEAR      // mean of the patch tokens -> linear
+};
+
+struct pk_classifier {
+    struct pk_signal signal;
+    struct pk_vit encoder;
+    enum pk_head head;
+    int32_t classes;
+    bool softmax; // single-label cross-entropy, else BCE per class
+    bool frozen;  // the encoder is not trained and runs without dropout
+};
+
+enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_recipe *r,
+                                    const struct pk_batch_shape *shape, int32_t classes,
+                                    struct pk_err *err);
+/* train: loss and gradients, dropout on, input label [records, classes]. Else: forward only.
+ * Outputs: logits [records, classes]; embedding [records, width] (mean of patch tokens) when not
+ * training. Parameters: encoder.* and head.*. */
+enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params,
+                                   const struct pk_classifier *c, int64_t records, bool train,
+                                   struct pk_err *err);
+
+#endif

@@ -1,0 +1,66 @@
+/* signal.c -- inputs of every model (see signal.h). */
+#include "models/signal.h"
+
+#include <math.h>
+#include <strings.h>
+
+static enum pk_status select_leads(struct pk_signal *s, const struct pk_recipe *r,
+                                   struct pk_err *err)
+{
+    int64_t wanted = pk_recipe_count(r, "data.leads");
+    if (wanted == 0)
+        for (; s->leads < s->shape.leads; s->leads++) s->lead[s->leads] = (uint8_t)s->leads;
+    for (int64_t i = 0; i < wanted; i++) {
+        const char *name = pk_recipe_item_str(r, "data.leads", i);
+        int32_t at = 0;
+        while (at < s->shape.leads && strcasecmp(s->shape.lead_name[at], name)) at++;
+        if (at == s->shape.leads || s->leads == 16) {
+            struct pk_text have = {0};
+            for (int32_t l = 0; l < s->shape.leads; l++)
+                pk_text_add(&have, "%s%s", l ? ", " : "", s->shape.lead_name[l]);
+            enum pk_status e =
+                pk_fail(err, PK_EDATA, "%s: lead '%s' is not in the data, which has %s",
+                        pk_recipe_origin(r, "data.leads"), name, have.s ? have.s : "none");
+            pk_text_free(&have);
+            return e;
+        }
+        s->lead[s->leads++] = (uint8_t)at;
+    }
+    return PK_OK;
+}
+
+enum pk_status pk_signal_config(struct pk_signal *out, const struct pk_recipe *r,
+                                const struct pk_batch_shape *shape, struct pk_err *err)
+{
+    *out = (struct pk_signal){.shape = *shape, .clip = 5};
+    double patch = pk_recipe_f64(r, "model.encoder.patch") * shape->rate;
+    out->patch = (int32_t)lround(patch);
+    if (out->patch < 1 || fabs(patch - out->patch) > 1e-6)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the rate does not fit the patches: %g ms at %g Hz are %g samples",
+                       pk_recipe_origin(r, "model.encoder.patch"),
+                       1e3 * pk_recipe_f64(r, "model.encoder.patch"), shape->rate, patch);
+    out->tokens = shape->samples / out->patch;
+    if (out->tokens < 1 || shape->samples % out->patch)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the crop of %d samples is not a multiple of the patch of %d",
+                       pk_recipe_origin(r, "data.crop"), shape->samples, out->patch);
+    return select_leads(out, r, err);
+}
+
+struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal *s, int64_t records)
+{
+    int64_t leads = s->shape.leads;
+    struct pk_val signal =
+        pk_input(b, "signal", PK_I16, 3, (int64_t[]){records, leads, s->shape.samples});
+    struct pk_val gain = pk_input(b, "gain", PK_F32, 2, (int64_t[]){records, leads});
+    struct pk_val offset = pk_input(b, "offset", PK_F32, 2, (int64_t[]){records, leads});
+    struct pk_val start = pk_input(b, "start", PK_I32, 1, &records);
+    struct pk_patchify a = {.tokens = s->tokens,
+                            .patch = s->patch,
+                            .leads = s->leads,
+                            .lead = s->lead,
+                            .clip = s->clip};
+    return (struct pk_signal_in){.patches = pk_patchify(b, signal, gain, offset, start, &a),
+                                 .sample = pk_input(b, "sample", PK_I64, 1, &records)};
+}

@@ -1,0 +1,33 @@
+/* signal.h -- how models take a batch: shape, leads, patches; shared by all objectives. */
+#ifndef PK_SIGNAL_H
+#define PK_SIGNAL_H
+
+#include "core/ops.h"
+#include "core/recipe.h"
+
+struct pk_batch_shape {     // of the records that the loader delivers
+    int32_t leads, samples; // samples per lead in a batch row
+    double rate;            // Hz
+    char lead_name[16][8];
+};
+
+struct pk_signal {
+    struct pk_batch_shape shape;
+    int32_t leads;         // selected by the recipe
+    uint8_t lead[16];      // index of each in the batch
+    int32_t patch, tokens; // samples of a patch, patches of a crop
+    float clip;
+};
+
+/* Reads data.leads, data.crop, data.rate and model.encoder.patch. */
+enum pk_status pk_signal_config(struct pk_signal *out, const struct pk_recipe *r,
+                                const struct pk_batch_shape *shape, struct pk_err *err);
+struct pk_signal_in {
+    struct pk_val patches; // [B, tokens, leads * patch]
+    struct pk_val sample;  // [B] i64
+};
+/* Declares the inputs signal, gain, offset, start, sample and cuts the patches. */
+struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal *s,
+                                     int64_t records);
+
+#endif

@@ -1,0 +1,84 @@
+/* vit.c -- vision transformer blocks and encoder (see vit.h). */
+#include "models/vit.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct pk_vit pk_vit_config(const struct pk_recipe *r, int32_t tokens)
+{
+    struct pk_vit v = {.width = (int32_t)pk_recipe_i64(r, "model.encoder.width"),
+                       .depth = (int32_t)pk_recipe_i64(r, "model.encoder.depth"),
+                       .heads = (int32_t)pk_recipe_i64(r, "model.encoder.heads"),
+                       .mlp_ratio = (int32_t)pk_recipe_i64(r, "model.encoder.mlp_ratio"),
+                       .dropout = (float)pk_recipe_f64(r, "model.encoder.dropout"),
+                       .tokens = tokens,
+                       .eps = 1e-6f,
+                       .seed = (uint64_t)pk_recipe_i64(r, "seed")};
+    v.residual_std = 0.02f / sqrtf(2.0f * (float)v.depth);
+    return v;
+}
+
+static struct pk_val block(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                           const struct pk_vit *v)
+{
+    struct pk_val h = pk_layernorm(b, x, v->eps, "norm1");
+    h = pk_linear(b, h, 3 * (int64_t)v->width, "attn.qkv"); // [B, T, 3C]
+    h = pk_attention(b, h, v->heads);                       // [B, T, C]
+    pk_init_std(b, v->residual_std);
+    h = pk_linear(b, h, v->width, "attn.proj");
+    pk_init_std(b, 0.02f);
+    x = pk_add(b, x, pk_dropout(b, h, sample, v->dropout, v->seed));
+    h = pk_layernorm(b, x, v->eps, "norm2");
+    h = pk_gelu(b, pk_linear(b, h, (int64_t)v->mlp_ratio * v->width, "mlp.fc1"));
+    h = pk_dropout(b, h, sample, v->dropout, v->seed);
+    pk_init_std(b, v->residual_std);
+    h = pk_linear(b, h, v->width, "mlp.fc2");
+    pk_init_std(b, 0.02f);
+    return pk_add(b, x, pk_dropout(b, h, sample, v->dropout, v->seed));
+}
+
+struct pk_val pk_vit_blocks(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                            const struct pk_vit *v)
+{
+    for (int32_t i = 0; i < v->depth; i++) {
+        pk_scope(b, "blocks.%d", i);
+        x = block(b, x, sample, v);
+        pk_scope_end(b);
+    }
+    return pk_layernorm(b, x, v->eps, "norm");
+}
+
+struct pk_val pk_vit_positions(struct pk_build *b, int32_t tokens, int32_t width)
+{
+    float *table = NULL;
+    struct pk_val out = PK_NONE;
+    if (width % 2) {
+        pk_build_fail(b, PK_ESHAPE, "sine-cosine positions need an even width, not %d", width);
+        return out;
+    }
+    if (pk_alloc(&table, (size_t)tokens * (size_t)width, sizeof *table, "positions", NULL) !=
+        PK_OK) {
+        pk_build_fail(b, PK_ENOMEM, "out of memory: position table");
+        return out;
+    }
+    for (int32_t t = 0; t < tokens; t++)
+        for (int32_t c = 0; c < width; c += 2) {
+            double angle = t * exp(-log(10000.0) * c / width);
+            table[(size_t)t * (size_t)width + (size_t)c] = (float)sin(angle);
+            table[(size_t)t * (size_t)width + (size_t)c + 1] = (float)cos(angle);
+        }
+    out = pk_constant(b, 2, (int64_t[]){tokens, width}, table);
+    free(table);
+    return out;
+}
+
+struct pk_val pk_vit_encode(struct pk_build *b, struct pk_val patches, struct pk_val index,
+                            struct pk_val sample, const struct pk_vit *v)
+{
+    int64_t width = v->width;
+    struct pk_val x = pk_linear(b, patches, width, "patch_embed");
+    x = pk_add_position(b, x, pk_vit_positions(b, v->tokens, v->width), index);
+    struct pk_val reg = pk_weight(b, "register", 1, &width, PK_INIT_TRUNC_NORMAL, false);
+    x = pk_prepend_token(b, reg, x);
+    return pk_vit_blocks(b, x, sample, v);
+}

@@ -1,0 +1,32 @@
+/* vit.h -- a pre-norm vision transformer over signal patches (Dosovitskiy et al. 2021; the variant
+ * of Weimann & Conrad 2024): no bias anywhere, exact GELU, fixed sine-cosine positions, one
+ * learnable register token in front, final layer norm. */
+#ifndef PK_VIT_H
+#define PK_VIT_H
+
+#include "core/ops.h"
+#include "core/recipe.h"
+
+struct pk_vit {
+    int32_t width, depth, heads, mlp_ratio;
+    int32_t tokens;     // positions in the table
+    float eps;          // of the layer norms
+    float residual_std; // initial std of projections that end in the residual stream
+    float dropout;      // after the attention projection and twice in the MLP; 0 for none
+    uint64_t seed;      // of dropout
+};
+
+/* Reads model.encoder.* and seed. */
+struct pk_vit pk_vit_config(const struct pk_recipe *r, int32_t tokens);
+/* x [B, T, width] through all blocks and the norm; parameters blocks.N.* and norm.weight. sample
+ * [B] keys dropout and may be PK_NONE without it. */
+struct pk_val pk_vit_blocks(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                            const struct pk_vit *v);
+/* patches [B, T, values] at positions index [B, T] (PK_NONE: 0..T-1) -> [B, 1 + T, width], the
+ * register first. Parameters patch_embed.weight, register, and those of the blocks. */
+struct pk_val pk_vit_encode(struct pk_build *b, struct pk_val patches, struct pk_val index,
+                            struct pk_val sample, const struct pk_vit *v);
+/* [tokens, width] as a constant: even channels sine, odd cosine, base 10,000. */
+struct pk_val pk_vit_positions(struct pk_build *b, int32_t tokens, int32_t width);
+
+#endif
