@@ -30,6 +30,10 @@ double pk_recipe_item_f64(const struct pk_recipe *r, const char *path, int64_t i
 const char *pk_recipe_item_str(const struct pk_recipe *r, const char *path, int64_t i);
 /* Maps of number by name (data.mixture): key of element i; its value by pk_recipe_item_f64. */
 const char *pk_recipe_item_key(const struct pk_recipe *r, const char *path, int64_t i);
+/* A path of the recipe (data.corpus, init_from, output.dir) with ${VAR} replaced from the
+ * environment; pk_recipe_str gives the text as written. PK_ERECIPE when a variable is not set. */
+enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char out[PK_PATH_MAX],
+                              struct pk_err *err);
 /* True when the file, a base or an override gave the value; false when it is the default (or the
  * section is absent). Works for sections too. */
 bool pk_recipe_given(const struct pk_recipe *r, const char *path);
@@ -44,6 +48,8 @@ uint64_t pk_recipe_hash(const struct pk_recipe *r);
 
 /* The recipe folders, searched in order: PURKINJE_RECIPES (environment), the built source tree,
  * the installed share folder. Finds "jepa_demo" -> path. */
-enum pk_status pk_recipe_find(char out[4096], const char *name, struct pk_err *err);
+enum pk_status pk_recipe_find(char out[PK_PATH_MAX], const char *name, struct pk_err *err);
+/* Folder i of that search, false when there are no more. */
+bool pk_recipe_folder(int i, char out[PK_PATH_MAX]);
 
 #endif
