@@ -235,7 +235,10 @@ enum pk_status pk_fsync_dir(const char *path, struct pk_err *err)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY);
     if (fd < 0) return pk_fail_errno(err, PK_EIO, "cannot open folder %s", path);
-    int bad = fsync(fd);
+    int bad;
+    do {
+        bad = fsync(fd);
+    } while (bad != 0 && errno == EINTR);
     close(fd);
     return bad ? pk_fail_errno(err, PK_EWRITE, "cannot sync folder %s", path) : PK_OK;
 }

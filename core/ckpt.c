@@ -113,10 +113,13 @@ static enum pk_status publish(const char *dir, const char *tmp, int64_t step, st
 
 static enum pk_status write_latest(const char *dir, int64_t step, struct pk_err *err)
 {
-    char path[PK_PATH_MAX], text[64];
+    char path[PK_PATH_MAX], part[PK_PATH_MAX], text[64];
     int n = snprintf(text, sizeof text, "step-%09lld\n", (long long)step);
     PK_TRY(pk_path(path, err, "%s/latest", dir));
-    return pk_write_file(path, text, (size_t)n, err);
+    PK_TRY(pk_path(part, err, "%s/latest.part", dir));
+    PK_TRY(put_bytes(part, text, (size_t)n, NULL, err));
+    PK_TRY(pk_rename(part, path, err));
+    return pk_fsync_dir(dir, err);
 }
 
 enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, struct pk_err *err)
