@@ -24,6 +24,7 @@ struct load {
     struct pk_err *err;
     int files;
     bool broken;  // some file is not valid YAML: do not complain of what is missing
+    struct pk_place stage_at[PK_STAGES_MAX];
     int depth;
     const char *chain[EXTENDS_DEPTH_MAX];  // resolved paths of the files being read
 };
@@ -116,8 +117,9 @@ static void unknown_key(struct load *l, const char *section, const struct pk_nod
         pk_diag_help(&l->d, "did you mean '%s'? ('purkinje recipe keys%s%s' lists them)", guess,
                      space, section);
     else if (elsewhere)
-        pk_diag_help(&l->d, "there is '%s' ('purkinje recipe keys%s%s' lists what fits here)",
-                     elsewhere, space, section);
+        pk_diag_help(&l->d, "'%s' belongs %s ('purkinje recipe keys%s%s' lists what fits here)",
+                     elsewhere, strchr(elsewhere, '.') ? "there" : "at the top level", space,
+                     section);
     else
         pk_diag_help(&l->d, "'purkinje recipe keys%s%s' lists what fits here", space, section);
 }
@@ -172,7 +174,10 @@ static void bind_sections(struct load *l, const struct pk_key *key, int slot,
     give(l, &l->r->value[slot], n);
     l->r->stages = (int)n->count;
     for (int i = 0; i < PK_STAGES_MAX; i++) clear_stage(l, i);
-    for (int i = 0; i < l->r->stages; i++) bind_section(l, section, i, &n->item[i]);
+    for (int i = 0; i < l->r->stages; i++) {
+        l->stage_at[i] = n->item[i].at;
+        bind_section(l, section, i, &n->item[i]);
+    }
 }
 
 static void show_path(char out[256], const char *path, int item)
@@ -221,7 +226,7 @@ static void bind_section(struct load *l, const char *section, int item, const st
     show_path(shown, section, item);
     if (n->kind != PK_NODE_MAP) {
         if (!*section)
-            pk_diag_add(&l->d, n->at, "a recipe is a map of keys: nothing of that kind here");
+            pk_diag_add(&l->d, n->at, "a recipe is a map of keys, and this is none");
         else if (n->kind == PK_NODE_SCALAR && !*n->text)
             pk_diag_add(&l->d, n->at, "section '%s' is empty: leave it out", shown);
         else
@@ -333,10 +338,9 @@ static enum pk_status load_file(struct load *l, const char *path, struct pk_plac
     l->files++;
     int64_t before = l->d.count;
     enum pk_status s = read_tree(l, path, &root);
-    bool readable = l->d.count == before || root.count;
-    l->broken |= l->d.count != before;
+    l->broken |= l->d.count != before || root.kind != PK_NODE_MAP;
     if (s == PK_OK) s = load_bases(l, path, &root);
-    if (s == PK_OK && readable) bind_section(l, "", 0, &root);
+    if (s == PK_OK && (l->d.count == before || root.count)) bind_section(l, "", 0, &root);
     pk_node_free(&root);
     l->depth--;
     free(real);
@@ -465,7 +469,9 @@ static void missing(struct load *l, const struct pk_key *key, int item)
     }
     *dot = 0;
     const struct pk_value *section = pk_recipe_value(l->r, path);
-    if (section && section->given) at = section->key_at;
+    const char *star = strstr(key->path, ".*.");
+    if (star) at = l->stage_at[item];  // stages.0 itself has no value to ask
+    if ((!star || strchr(star + 3, '.')) && section && section->given) at = section->key_at;
     pk_diag_add(&l->d, at, "missing key '%s' in '%s': %s", dot + 1, path, key->doc);
 }
 
@@ -532,5 +538,34 @@ enum pk_status pk_recipe_load(struct pk_recipe **out, const char *path, int over
     pk_diags_free(&l.d);
     if (s == PK_OK) *out = l.r;
     else pk_recipe_free(l.r);
+    return s;
+}
+
+enum pk_status pk_recipe_inherit(struct pk_recipe *r, const struct pk_recipe *from,
+                                 struct pk_text *report, struct pk_err *err)
+{
+    static const char *const paths[] = {
+        "data.rate",           "data.leads",          "model.encoder.kind",
+        "model.encoder.width", "model.encoder.depth", "model.encoder.heads",
+        "model.encoder.patch", "model.encoder.registers", "model.encoder.mlp_ratio"};
+    struct pk_diags d = {0};
+    char origin[PK_PATH_MAX];
+    for (size_t i = 0; i < PK_COUNT(paths); i++) {
+        struct pk_value *to = pk_recipe_value(r, paths[i]);
+        const struct pk_value *v = pk_recipe_value(from, paths[i]);
+        if (to->given || !v->set) continue;
+        snprintf(origin, sizeof origin, "init_from, %.4000s", pk_recipe_origin(from, paths[i]));
+        if (!pk_value_copy(to, v)) d.failed = true;
+        free(to->origin);
+        if (!(to->origin = pk_strdup(origin))) d.failed = true;
+        to->given = false;
+        to->at = to->key_at = nowhere;
+    }
+    struct pk_value *rate = pk_recipe_value(r, "data.synthetic.rate");
+    if (!rate->set && !pk_value_copy(rate, pk_recipe_value(r, "data.rate"))) d.failed = true;
+    rate->given = rate->given && rate->at.source >= 0;
+    if (!d.failed) pk_recipe_check(r, &d);
+    enum pk_status s = pk_diags_report(&d, &r->sources, report, err);
+    pk_diags_free(&d);
     return s;
 }

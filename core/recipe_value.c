@@ -192,6 +192,8 @@ static bool read_number(const struct read *r, bool whole, struct pk_scalar *out)
             expected(r, whole ? "a whole number" : "a number");
             size_t n = float_length(r->n->text);
             if (n && !r->n->text[n] && !r->n->plain) pk_diag_help(r->d, "remove the quotes");
+            else if (!strcmp(r->path, "output.checkpoint.every"))
+                pk_diag_help(r->d, "write '1000 steps'; wall time is 'every_time: 30 min'");
             else if (r->key->unit == PK_UNIT_STEPS) pk_diag_help(r->d, "write '100' or '100 steps'");
             return false;
         }
