@@ -10,6 +10,7 @@
 #include "core/schedule.h"
 #include "core/tfevents.h"
 #include "tools/model_info.h"
+#include "tools/weights.h"
 
 struct pk_trainer {
     const struct pk_recipe *recipe;
