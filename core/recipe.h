@@ -2,13 +2,15 @@
  *
  * A recipe file is YAML 1.2 (core scalars, read strictly). `extends:` composes files, key=value
  * overrides go through the same checks. Every schema key has a value after loading (its default if
- * nothing set it), in SI units (seconds, Hz). Keys are dotted paths: "train.batch_size". */
+ * nothing set it), in SI units (seconds, Hz). Keys are dotted paths: "train.batch_size"; a list of
+ * sections has its number in the path: "stages.0.steps", pk_recipe_count(r, "stages") of them.
+ * core/recipe_schema.h holds the table of all keys. */
 #ifndef PK_RECIPE_H
 #define PK_RECIPE_H
 
 #include "core/base.h"
 
-struct pk_recipe;  // immutable once loaded (and inherited)
+struct pk_recipe; // immutable once loaded (and inherited)
 
 /* Loads file `path` (or a built-in recipe's name, see pk_recipe_find), applies `override`
  * ["train.steps=100", ...] and validates. All errors are reported at once, in err->message if
@@ -27,9 +29,9 @@ enum pk_status pk_recipe_inherit(struct pk_recipe *r, const struct pk_recipe *fr
 /* Values. A path that is not in the schema, or of another type, is a bug of the caller: these
  * return 0, 0.0, "" or false. */
 int64_t pk_recipe_i64(const struct pk_recipe *r, const char *path);
-double pk_recipe_f64(const struct pk_recipe *r, const char *path);  // integers too; SI units
+double pk_recipe_f64(const struct pk_recipe *r, const char *path); // integers too; SI units
 bool pk_recipe_bool(const struct pk_recipe *r, const char *path);
-const char *pk_recipe_str(const struct pk_recipe *r, const char *path);  // strings and enums
+const char *pk_recipe_str(const struct pk_recipe *r, const char *path); // strings and enums
 /* Lists: element count, and element access. */
 int64_t pk_recipe_count(const struct pk_recipe *r, const char *path);
 double pk_recipe_item_f64(const struct pk_recipe *r, const char *path, int64_t i);

@@ -1,5 +1,5 @@
-/* cmd_recipe.c -- purkinje recipe ls|show|cp|validate|keys: find, read, copy, check recipes, and look
- * keys up. Needs no data and no GPU. */
+/* cmd_recipe.c -- purkinje recipe ls|show|cp|validate|keys: find, read, copy, check recipes, and
+ * look keys up. Needs no data and no GPU. */
 #include "core/json.h"
 #include "core/recipe.h"
 #include "core/recipe_schema.h"
@@ -9,15 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct pk_option json_option[] = {
-    {"json", NULL, "print JSON"},
-    {0}};
+static const struct pk_option json_option[] = {{"json", NULL, "print JSON"}, {0}};
 
 /* recipe ls --------------------------------------------------------------------------------- */
 
 struct listed {
     char name[128];
-    char summary[512];  // the comment at the file's head, first sentence or line
+    char summary[512]; // the comment at the file's head, first sentence or line
     char path[PK_PATH_MAX];
 };
 
@@ -48,11 +46,12 @@ static enum pk_status list_folder(const char *folder, struct listed **list, int6
 {
     DIR *dir = opendir(folder);
     enum pk_status s = PK_OK;
-    if (!dir) return PK_OK;  // a folder of the search path need not exist
+    if (!dir) return PK_OK; // a folder of the search path need not exist
     for (struct dirent *e; s == PK_OK && (e = readdir(dir));) {
         size_t n = strlen(e->d_name);
         if (n < 6 || n > 100 || strcmp(e->d_name + n - 5, ".yaml")) continue;
-        if ((s = pk_grow(list, capacity, *count + 1, sizeof **list, "recipes", err)) != PK_OK) break;
+        if ((s = pk_grow(list, capacity, *count + 1, sizeof **list, "recipes", err)) != PK_OK)
+            break;
         struct listed *l = &(*list)[*count];
         snprintf(l->name, sizeof l->name, "%.*s", (int)n - 5, e->d_name);
         bool known = false;
@@ -87,8 +86,10 @@ static enum pk_status run_ls(const struct pk_args *args, struct pk_err *err)
             pk_json_close(&w);
         }
         pk_json_close(&w);
-        if (t.failed) s = pk_fail(err, PK_ENOMEM, "out of memory while listing recipes");
-        else printf("%s\n", t.s);
+        if (t.failed)
+            s = pk_fail(err, PK_ENOMEM, "out of memory while listing recipes");
+        else
+            printf("%s\n", t.s);
         pk_text_free(&t);
     } else if (s == PK_OK) {
         for (int64_t i = 0; i < count; i++) printf("%-28s %s\n", list[i].name, list[i].summary);
@@ -106,8 +107,9 @@ const struct pk_command pk_cmd_recipe_ls = {
     .name = "recipe ls",
     .synopsis = "",
     .summary = "list the recipes there are",
-    .details = "Recipes are looked for in the folders of $PURKINJE_RECIPES (separated by ':'), then "
-               "among the\nbuilt-in ones; the first of a name wins.",
+    .details =
+        "Recipes are looked for in the folders of $PURKINJE_RECIPES (separated by ':'), then "
+        "among the\nbuilt-in ones; the first of a name wins.",
     .options = json_option,
     .examples = ls_examples,
     .run = run_ls};
@@ -148,8 +150,10 @@ static enum pk_status run_cp(const struct pk_args *args, struct pk_err *err)
     char from[PK_PATH_MAX], *text;
     size_t size;
     if (args->count != 2) return pk_fail(err, PK_EUSAGE, "recipe cp needs a recipe and a new file");
-    if (pk_exists(args->word[0])) PK_TRY(pk_path(from, err, "%s", args->word[0]));
-    else PK_TRY(pk_recipe_find(from, args->word[0], err));
+    if (pk_exists(args->word[0]))
+        PK_TRY(pk_path(from, err, "%s", args->word[0]));
+    else
+        PK_TRY(pk_recipe_find(from, args->word[0], err));
     if (pk_exists(args->word[1]) && !pk_arg(args, "force"))
         return pk_fail(err, PK_EWRITE, "%s exists already; --force replaces it", args->word[1]);
     PK_TRY(pk_read_file(from, 1 << 20, &text, &size, err));
@@ -159,22 +163,20 @@ static enum pk_status run_cp(const struct pk_args *args, struct pk_err *err)
     return s;
 }
 
-static const struct pk_option cp_options[] = {
-    {"force", NULL, "replace the file if it exists"},
-    {0}};
+static const struct pk_option cp_options[] = {{"force", NULL, "replace the file if it exists"},
+                                              {0}};
 
 static const struct pk_example cp_examples[] = {
     {"recipe cp jepa_demo mine.yaml", "a copy to edit; what it extends is still found"},
     {"recipe cp --force finetune_linear mine.yaml", "replaces the file"},
     {0}};
 
-const struct pk_command pk_cmd_recipe_cp = {
-    .name = "recipe cp",
-    .synopsis = "RECIPE FILE",
-    .summary = "copy a recipe to a file of your own",
-    .options = cp_options,
-    .examples = cp_examples,
-    .run = run_cp};
+const struct pk_command pk_cmd_recipe_cp = {.name = "recipe cp",
+                                            .synopsis = "RECIPE FILE",
+                                            .summary = "copy a recipe to a file of your own",
+                                            .options = cp_options,
+                                            .examples = cp_examples,
+                                            .run = run_cp};
 
 /* recipe validate --------------------------------------------------------------------------- */
 
@@ -208,16 +210,18 @@ static enum pk_status run_validate(const struct pk_args *args, struct pk_err *er
         struct pk_recipe *r;
         struct pk_text report = {0};
         struct pk_err why = {0};
-        enum pk_status s = pk_recipe_load(&r, args->word[i], overrides, args->word + files, &report,
-                                          &why);
+        enum pk_status s =
+            pk_recipe_load(&r, args->word[i], overrides, args->word + files, &report, &why);
         if (s == PK_OK) {
             if (!args->quiet) note_unset(r, args->word[i]);
             printf("%s: good (%016llx)\n", args->word[i], (unsigned long long)pk_recipe_hash(r));
             pk_recipe_free(r);
         } else {
             bad++;
-            if (report.s) fputs(report.s, stderr);
-            else fprintf(stderr, "error: %s\n", why.message);
+            if (report.s)
+                fputs(report.s, stderr);
+            else
+                fprintf(stderr, "error: %s\n", why.message);
         }
         pk_text_free(&report);
         if (s != PK_OK && s != PK_ERECIPE) {
@@ -225,8 +229,9 @@ static enum pk_status run_validate(const struct pk_args *args, struct pk_err *er
             return s;
         }
     }
-    if (bad) return pk_fail(err, PK_ERECIPE, "%d of %d recipes %s not valid", bad, files,
-                            bad == 1 ? "is" : "are");
+    if (bad)
+        return pk_fail(err, PK_ERECIPE, "%d of %d recipes %s not valid", bad, files,
+                       bad == 1 ? "is" : "are");
     return PK_OK;
 }
 
@@ -269,10 +274,16 @@ static const char *default_text(const struct pk_key *k)
     return k->fallback;
 }
 
-static void key_json(struct pk_json_writer *w, const struct pk_key *k)
+/* When a key means anything, "" for always. */
+static const char *when_text(const struct pk_key *k)
 {
     static const char *const when[] = {"", "objective.kind=jepa", "objective.kind=classify",
                                        "data.synthetic"};
+    return when[k->when];
+}
+
+static void key_json(struct pk_json_writer *w, const struct pk_key *k)
+{
     char range[256];
     bool number = k->type == PK_KEY_INT || k->type == PK_KEY_FLOAT || k->type == PK_KEY_INTS ||
                   k->type == PK_KEY_FLOATS || k->type == PK_KEY_WEIGHTS;
@@ -287,9 +298,11 @@ static void key_json(struct pk_json_writer *w, const struct pk_key *k)
         pk_json_put_f64(w, "high", k->high);
     }
     pk_json_put_bool(w, "required", k->required);
-    if (k->fallback) pk_json_put_string(w, "default", k->fallback);
-    else pk_json_put_null(w, "default");
-    pk_json_put_string(w, "when", when[k->when]);
+    if (k->fallback)
+        pk_json_put_string(w, "default", k->fallback);
+    else
+        pk_json_put_null(w, "default");
+    pk_json_put_string(w, "when", when_text(k));
     pk_json_put_string(w, "doc", k->doc);
     pk_json_close(w);
 }
@@ -297,15 +310,17 @@ static void key_json(struct pk_json_writer *w, const struct pk_key *k)
 static void key_line(const struct pk_key *k)
 {
     char range[256];
+    const char *when = when_text(k), *only = *when ? "; only with " : "";
     if (k->type == PK_KEY_SECTION || k->type == PK_KEY_SECTIONS) {
-        printf("\n%s: %s%s\n", k->path, k->type == PK_KEY_SECTIONS ? "list; " : "", k->doc);
+        printf("\n%s: %s%s%s%s\n", k->path, k->type == PK_KEY_SECTIONS ? "list; " : "", k->doc,
+               only, when);
         return;
     }
     pk_key_range(k, range);
     const char *unit = pk_key_unit_name(k->unit);
-    printf("  %-32s %s\n%35s%s%s%s%s%s; default: %s\n", k->path, k->doc, "",
+    printf("  %-32s %s\n%35s%s%s%s%s%s; default: %s%s%s\n", k->path, k->doc, "",
            pk_key_type_name(k->type), *unit ? ", " : "", unit, *range ? ", " : "", range,
-           default_text(k));
+           default_text(k), only, when);
 }
 
 static enum pk_status run_keys(const struct pk_args *args, struct pk_err *err)
@@ -320,16 +335,20 @@ static enum pk_status run_keys(const struct pk_args *args, struct pk_err *err)
     for (int i = 0; i < count; i++) {
         if (*section && !below(keys[i].path, section)) continue;
         shown++;
-        if (pk_arg(args, "json")) key_json(&w, &keys[i]);
-        else key_line(&keys[i]);
+        if (pk_arg(args, "json"))
+            key_json(&w, &keys[i]);
+        else
+            key_line(&keys[i]);
     }
     pk_json_close(&w);
     enum pk_status s = PK_OK;
     if (!shown)
         s = pk_fail(err, PK_EUSAGE, "no section or key '%.80s'; 'purkinje recipe keys' lists all",
                     section);
-    else if (t.failed) s = pk_fail(err, PK_ENOMEM, "out of memory while listing keys");
-    else if (pk_arg(args, "json")) printf("%s\n", t.s);
+    else if (t.failed)
+        s = pk_fail(err, PK_ENOMEM, "out of memory while listing keys");
+    else if (pk_arg(args, "json"))
+        printf("%s\n", t.s);
     pk_text_free(&t);
     return s;
 }

@@ -75,7 +75,8 @@ static void values(void)
     CHECK(pk_recipe_bool(r, "output.tensorboard"));
     CHECK(!strcmp(pk_recipe_str(r, "name"), "good"));
     CHECK(!strcmp(pk_recipe_str(r, "output.dir"), "runs/good"));
-    CHECK(pk_recipe_f64(r, "train.weight_decay.end") == pk_recipe_f64(r, "train.weight_decay.start"));
+    CHECK(pk_recipe_f64(r, "train.weight_decay.end") ==
+          pk_recipe_f64(r, "train.weight_decay.start"));
     /* given and origin */
     CHECK(pk_recipe_given(r, "train.steps") && pk_recipe_given(r, "train.learning_rate"));
     CHECK(!pk_recipe_given(r, "train.accumulate") && !pk_recipe_given(r, "data.synthetic"));
@@ -91,25 +92,27 @@ static void values(void)
 /* What each unit and each way to write a number gives. */
 static void scalars(void)
 {
-    static const struct { const char *override, *path; double value; } cases[] = {
-        {"data.crop=5s", "data.crop", 5},
-        {"data.crop=5000 ms", "data.crop", 5},
-        {"data.crop=0.5 min", "data.crop", 30},
-        {"data.crop=1e1 s", "data.crop", 10},
-        {"data.crop=\"5 s\"", "data.crop", 5},  // quoted: texts with units are texts anyway
-        {"data.rate=1 kHz", "data.rate", 1000},
-        {"output.checkpoint.every_time=2 h", "output.checkpoint.every_time", 7200},
-        {"output.checkpoint.every_time=0", "output.checkpoint.every_time", 0},
-        {"output.checkpoint.every=1 step", "output.checkpoint.every", 1},
-        {"seed=0x1F", "seed", 31},
-        {"seed=0o17", "seed", 15},
-        {"seed=+12", "seed", 12},
-        {"seed=010", "seed", 10},  // YAML 1.2: decimal
-        {"train.steps=1e5", "train.steps", 100000},
-        {"train.learning_rate.peak=1e-3", "train.learning_rate.peak", 1e-3},
-        {"train.learning_rate.peak=.5", "train.learning_rate.peak", 0.5},
-        {"train.optimizer.clip=1.", "train.optimizer.clip", 1},
-        {"output.tensorboard=False", "output.tensorboard", 0}};
+    static const struct {
+        const char *override, *path;
+        double value;
+    } cases[] = {{"data.crop=5s", "data.crop", 5},
+                 {"data.crop=5000 ms", "data.crop", 5},
+                 {"data.crop=0.5 min", "data.crop", 30},
+                 {"data.crop=1e1 s", "data.crop", 10},
+                 {"data.crop=\"5 s\"", "data.crop", 5}, // quoted: texts with units are texts anyway
+                 {"data.rate=1 kHz", "data.rate", 1000},
+                 {"output.checkpoint.every_time=2 h", "output.checkpoint.every_time", 7200},
+                 {"output.checkpoint.every_time=0", "output.checkpoint.every_time", 0},
+                 {"output.checkpoint.every=1 step", "output.checkpoint.every", 1},
+                 {"seed=0x1F", "seed", 31},
+                 {"seed=0o17", "seed", 15},
+                 {"seed=+12", "seed", 12},
+                 {"seed=010", "seed", 10}, // YAML 1.2: decimal
+                 {"train.steps=1e5", "train.steps", 100000},
+                 {"train.learning_rate.peak=1e-3", "train.learning_rate.peak", 1e-3},
+                 {"train.learning_rate.peak=.5", "train.learning_rate.peak", 0.5},
+                 {"train.optimizer.clip=1.", "train.optimizer.clip", 1},
+                 {"output.tensorboard=False", "output.tensorboard", 0}};
     for (size_t i = 0; i < PK_COUNT(cases); i++) {
         struct pk_err err;
         struct pk_recipe *r;
@@ -128,7 +131,9 @@ static void scalars(void)
 /* One setting that must be refused, and what the message must hold. */
 static void refused_values(void)
 {
-    static const struct { const char *override, *says; } cases[] = {
+    static const struct {
+        const char *override, *says;
+    } cases[] = {
         {"seed=no", "'seed' must be a whole number, found 'no'"},
         {"seed='7'", "found the text \"7\"\n"},
         {"seed='7'", "help: remove the quotes"},
@@ -161,7 +166,7 @@ static void refused_values(void)
         {"train.optimizer.beta=[0.9, x]", "'train.optimizer.beta[1]' must be a number, found 'x'"},
         {"data.leads=I", "help: write '[I]'"},
         {"data.leads=[I, 2]", "put it in quotes: \"2\""},
-        {"data.leads=[I, I]", "lead 'I' is in 'data.leads' twice"},
+        {"data.leads=[aVR, AVR]", "lead 'AVR' is in 'data.leads' twice"},
         {"data.mixture=[1]", "map of numbers by name"},
         {"data.mixture={a: -1}", "'data.mixture.a' is out of range"},
         {"data.mixture={a: 0}", "are all 0"},
@@ -200,7 +205,9 @@ static void refused_values(void)
 /* Checks across keys. */
 static void refused_together(void)
 {
-    static const struct { const char *override, *says; } cases[] = {
+    static const struct {
+        const char *override, *says;
+    } cases[] = {
         {"data.synthetic={records: 5}", "'data' has both 'corpus' and 'synthetic'"},
         {"data.corpus=", "'data' has neither 'corpus' nor 'synthetic'"},
         {"data.rate=250 Hz", "a patch of 0.05 s at 250 Hz is 12.5 samples"},
@@ -236,33 +243,35 @@ static void refused_together(void)
 /* Files that are wrong as files, with the exact place of the complaint. */
 static void refused_files(void)
 {
-    static const struct { const char *text, *says; } cases[] = {
-        {"", "a recipe is a map"},
-        {"[1, 2]\n", "bad.yaml:1:1: a recipe is a map of keys"},
-        {"just text\n", "bad.yaml:1:1: a recipe is a map of keys"},
-        {"schema: 1\nseed: 1\nseed: 2\n", "bad.yaml:3:1: duplicate key 'seed'\n  3 | seed: 2\n"
-                                          "    | ^~~~\nhelp: it is set on line 2 already"},
-        {"seed: &x 1\n", "bad.yaml:1:7: anchors such as '&x'"},
-        {"seed: 1\nname: *x\n", "bad.yaml:2:7: aliases such as '*x'"},
-        {"seed: !!int 1\n", "bad.yaml:1:7: tags such as 'tag:yaml.org,2002:int'"},
-        {"seed: 1\n---\nseed: 2\n", "bad.yaml:2:1: a second document"},
-        {"data:\n\trate: 1 Hz\n", "bad.yaml:2:1: not valid YAML"},
-        {"data:\n\trate: 1 Hz\n", "never tabs"},
-        {"name: a: b\n", "bad.yaml:1:8: not valid YAML: mapping values are not allowed"},
-        {"? [a, b]\n: 1\n", "bad.yaml:1:3: a list or map cannot be a key"},
-        {"name: \"a\\0b\"\n", "bad.yaml:1:7: text with a NUL character"},
-        {"name: \xff\n", "bad.yaml:1:7: not valid YAML"},
-        {"name: a\x01z\n", "not valid YAML: control characters are not allowed"},
-        {"a: 1\n\xc3\xa9\xc3\xa0: 1\n", "bad.yaml:2:1: unknown key '\xc3\xa9\xc3\xa0'\n"
-                                        "  2 | \xc3\xa9\xc3\xa0: 1\n    | ^~\n"},
-        {"? |\n  two\n  lines\n: 1\n", "unknown key 'two?lines?'"},
-        {"\"\\e[31m\": 1\n", "unknown key '?[31m'"},
-        {"extends: [nothere]\n", "bad.yaml:1:11: no recipe 'nothere' to extend"},
-        {"extends: 3\n", "'extends' must be a list, found '3'"},
-        {"extends: [bad.yaml]\n", "bad.yaml:1:11: a circle of 'extends'"},
-        {"seed: 1\n", "bad.yaml: missing key 'schema'"},
-        {"schema: 1\nobjective: {kind: jepa}\n", "missing key 'steps' in 'train'"},
-        {"schema: 1\n<<: {seed: 1}\n", "unknown key '<<'"}};
+    static const struct {
+        const char *text, *says;
+    } cases[] = {{"", "a recipe is a map"},
+                 {"[1, 2]\n", "bad.yaml:1:1: a recipe is a map of keys"},
+                 {"just text\n", "bad.yaml:1:1: a recipe is a map of keys"},
+                 {"schema: 1\nseed: 1\nseed: 2\n",
+                  "bad.yaml:3:1: duplicate key 'seed'\n  3 | seed: 2\n"
+                  "    | ^~~~\nhelp: it is set on line 2 already"},
+                 {"seed: &x 1\n", "bad.yaml:1:7: anchors such as '&x'"},
+                 {"seed: 1\nname: *x\n", "bad.yaml:2:7: aliases such as '*x'"},
+                 {"seed: !!int 1\n", "bad.yaml:1:7: tags such as 'tag:yaml.org,2002:int'"},
+                 {"seed: 1\n---\nseed: 2\n", "bad.yaml:2:1: a second document"},
+                 {"data:\n\trate: 1 Hz\n", "bad.yaml:2:1: not valid YAML"},
+                 {"data:\n\trate: 1 Hz\n", "never tabs"},
+                 {"name: a: b\n", "bad.yaml:1:8: not valid YAML: mapping values are not allowed"},
+                 {"? [a, b]\n: 1\n", "bad.yaml:1:3: a list or map cannot be a key"},
+                 {"name: \"a\\0b\"\n", "bad.yaml:1:7: text with a NUL character"},
+                 {"name: \xff\n", "bad.yaml:1:7: not valid YAML"},
+                 {"name: a\x01z\n", "not valid YAML: control characters are not allowed"},
+                 {"a: 1\n\xc3\xa9\xc3\xa0: 1\n", "bad.yaml:2:1: unknown key '\xc3\xa9\xc3\xa0'\n"
+                                                 "  2 | \xc3\xa9\xc3\xa0: 1\n    | ^~\n"},
+                 {"? |\n  two\n  lines\n: 1\n", "unknown key 'two?lines?'"},
+                 {"\"\\e[31m\": 1\n", "unknown key '?[31m'"},
+                 {"extends: [nothere]\n", "bad.yaml:1:11: no recipe 'nothere' to extend"},
+                 {"extends: 3\n", "'extends' must be a list, found '3'"},
+                 {"extends: [bad.yaml]\n", "bad.yaml:1:11: a circle of 'extends'"},
+                 {"seed: 1\n", "bad.yaml: missing key 'schema'"},
+                 {"schema: 1\nobjective: {kind: jepa}\n", "missing key 'steps' in 'train'"},
+                 {"schema: 1\n<<: {seed: 1}\n", "unknown key '<<'"}};
     for (size_t i = 0; i < PK_COUNT(cases); i++) {
         struct pk_err err;
         struct pk_recipe *r;
@@ -342,7 +351,8 @@ static void composition(void)
 {
     struct pk_err err;
     struct pk_recipe *r;
-    put_text("base/one.yaml", "schema: 1\nseed: 1\nname: one\ndata: {mixture: {x: 1}, leads: [I]}\n");
+    put_text("base/one.yaml",
+             "schema: 1\nseed: 1\nname: one\ndata: {mixture: {x: 1}, leads: [I]}\n");
     put_text("base/two.yaml", "schema: 1\nextends: [one.yaml]\nseed: 2\ntrain: {threads: 3}\n");
     char text[2048];
     snprintf(text, sizeof text, "extends: [base/one.yaml, base/two.yaml]\n%s",
@@ -353,13 +363,13 @@ static void composition(void)
     CHECK_FAILS(load(&r, "top.yaml", "data.synthetic.rate=1 Hz", &err), PK_ERECIPE, &err, "both");
     CHECK_OK(load(&r, "top.yaml", "train.threads=5", &err), &err);
     if (!r) return;
-    CHECK(pk_recipe_i64(r, "seed") == 2);  // the later base wins
+    CHECK(pk_recipe_i64(r, "seed") == 2); // the later base wins
     CHECK(!strcmp(pk_recipe_origin(r, "seed"), FOLDER "/base/two.yaml:3:1"));
     CHECK(pk_recipe_i64(r, "train.threads") == 5);
     CHECK(!strcmp(pk_recipe_origin(r, "train.threads"), "override"));
     CHECK(!strcmp(pk_recipe_str(r, "name"), "one"));
     CHECK(!strcmp(pk_recipe_str(r, "output.dir"), "runs/one"));
-    CHECK(pk_recipe_count(r, "data.mixture") == 2);  // replaced as a whole
+    CHECK(pk_recipe_count(r, "data.mixture") == 2); // replaced as a whole
     CHECK(pk_recipe_count(r, "data.leads") == 3);
     pk_recipe_free(r);
     /* a diamond that doubles at every level ends by the limit of files */
@@ -391,7 +401,8 @@ static void stages(void)
     CHECK(pk_recipe_item_f64(r, "stages.0.optimizer.beta", 1) == 0.999);
     CHECK(!strcmp(pk_recipe_origin(r, "stages.1.steps"), "override"));
     CHECK(!pk_recipe_given(r, "stages.2.steps") && pk_recipe_i64(r, "stages.9.steps") == 0);
-    CHECK(!pk_recipe_given(r, "model.encoder.width") && pk_recipe_i64(r, "model.encoder.width") == 0);
+    CHECK(!pk_recipe_given(r, "model.encoder.width") &&
+          pk_recipe_i64(r, "model.encoder.width") == 0);
     /* what is left out comes from the run that init_from names */
     struct pk_recipe *from;
     CHECK_OK(load(&from, "good.yaml", NULL, &err), &err);
@@ -463,15 +474,26 @@ static void round_trip(const char *path, char *override)
 static void printing(void)
 {
     static const char *const names[] = {
-        "jepa_demo", "jepa_vit_s_500hz", "jepa_vit_b_500hz", "jepa_vit_tiny_ptbxl_100hz",
-        "finetune_two_stage", "finetune_one_stage", "finetune_linear", "finetune_scratch",
-        "probe_attentive", "probe_random", FOLDER "/good.yaml", FOLDER "/top.yaml"};
-    static char *const texts[] = {
-        "name='no'", "name='12'", "name=''", "name='null'", "name=\"a\\nb\\t\\\"\\\\ \\x01\\u0085\\e\"",
-        "name=' # '", "name='- x'", "name='\xc3\xa9\xe2\x82\xac'", "name='{a: b}'", "name='~'",
-        "name=\"\\ufeff\\u2028\"", "data.crop=7.05 s", "train.learning_rate.peak=0.1234567890123456789",
-        "data.mixture={'no': 0.1, '7': 1e-9, 'a: b': 3}", "model.encoder.patch=2 ms",
-        "output.checkpoint.every_time=0.1 min"};
+        "jepa_demo",          "jepa_vit_s_500hz",   "jepa_vit_b_500hz", "jepa_vit_tiny_ptbxl_100hz",
+        "finetune_two_stage", "finetune_one_stage", "finetune_linear",  "finetune_scratch",
+        "probe_attentive",    "probe_random",       "finetune_demo",    FOLDER "/good.yaml",
+        FOLDER "/top.yaml"};
+    static char *const texts[] = {"name='no'",
+                                  "name='12'",
+                                  "name=''",
+                                  "name='null'",
+                                  "name=\"a\\nb\\t\\\"\\\\ \\x01\\u0085\\e\"",
+                                  "name=' # '",
+                                  "name='- x'",
+                                  "name='\xc3\xa9\xe2\x82\xac'",
+                                  "name='{a: b}'",
+                                  "name='~'",
+                                  "name=\"\\ufeff\\u2028\"",
+                                  "data.crop=7.05 s",
+                                  "train.learning_rate.peak=0.1234567890123456789",
+                                  "data.mixture={'no': 0.1, '7': 1e-9, 'a: b': 3}",
+                                  "model.encoder.patch=2 ms",
+                                  "output.checkpoint.every_time=0.1 min"};
     for (size_t i = 0; i < PK_COUNT(names); i++) round_trip(names[i], NULL);
     for (size_t i = 0; i < PK_COUNT(texts); i++) round_trip(FOLDER "/good.yaml", texts[i]);
     struct pk_err err;
@@ -512,9 +534,15 @@ static void damaged(void)
             size_t from = (size_t)(x >> 24) % n;
             len = PK_MIN(len, n - PK_MAX(at, from));
             switch (x & 3) {
-            case 0: buf[at] = bits[(x >> 48) % sizeof bits]; break;
-            case 1: buf[at] ^= (char)(1 << ((x >> 48) & 7)); break;
-            case 2: memmove(buf + at, buf + from, len); break;
+            case 0:
+                buf[at] = bits[(x >> 48) % sizeof bits];
+                break;
+            case 1:
+                buf[at] ^= (char)(1 << ((x >> 48) & 7));
+                break;
+            case 2:
+                memmove(buf + at, buf + from, len);
+                break;
             default:
                 memmove(buf + at, buf + at + len, n - at - len);
                 n -= n > len + 16 ? len : 0;
@@ -539,7 +567,7 @@ int main(void)
     struct pk_err err = {0};
     struct pk_recipe *r;
     if (pk_recipe_load(&r, "jepa_demo", 0, NULL, NULL, &err) == PK_EMISSING) {
-        fprintf(stderr, "skipped: %s\n", err.message);  // built without libyaml
+        fprintf(stderr, "skipped: %s\n", err.message); // built without libyaml
         return strstr(err.message, "libyaml") ? 0 : 1;
     }
     pk_recipe_free(r);
