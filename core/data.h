@@ -9,7 +9,8 @@
 
 #include "core/base.h"
 
-enum { PK_LEADS_MAX = 16, PK_NAME_MAX = 32, PK_INVALID = -32768 };
+enum { PK_LEADS_MAX = 16, PK_NAME_MAX = 32, PK_INVALID = -32768,
+       PK_THREADS_MAX = 64 };  // reader threads of one loader or statistic
 
 struct pk_record {
     uint64_t patient;          // hashed identifier, equal for records of one person; 0 unknown
@@ -63,6 +64,10 @@ struct pk_dataset {
     /* Copies record `index` into dst [leads, samples]. */
     enum pk_status (*read)(const struct pk_dataset *d, int64_t index, int16_t *dst,
                            struct pk_err *err);
+    /* Copies samples [start, start + samples) of each lead into dst [leads, samples]; the range must
+     * lie within the record's row. */
+    enum pk_status (*read_part)(const struct pk_dataset *d, int64_t index, int32_t start,
+                                int32_t samples, int16_t *dst, struct pk_err *err);
     /* Writes the source's own identifier of a record ("00001_lr"), for messages and reports. */
     void (*record_id)(const struct pk_dataset *d, int64_t index, char out[64]);
     void (*close)(struct pk_dataset *d); // frees what self owns
@@ -73,8 +78,22 @@ void pk_dataset_free(struct pk_dataset *d);
 /* NULL when there is none of this name. */
 const struct pk_task *pk_dataset_task(const struct pk_dataset *d, const char *name);
 const struct pk_target *pk_dataset_target(const struct pk_dataset *d, const char *name);
-/* Mean and std per lead over the given rows (all valid samples, physical units, two passes in
- * double, deterministic whatever `threads`). rows == NULL: all `count` rows. */
+
+/* Count, mean and sum of squared deviations of some samples. Merging in a fixed order gives the
+ * same bits every time. */
+struct pk_moments {
+    double count, mean, m2;
+};
+/* Moments of n raw samples times scale; PK_INVALID ones are left out. Sums are exact integers. */
+struct pk_moments pk_moments_of(const int16_t *raw, int64_t n, double scale);
+/* into := moments of both sets together (Chan, Golub & LeVeque 1979). */
+void pk_moments_merge(struct pk_moments *into, const struct pk_moments *more);
+
+/* Mean and std per lead over the given rows (all valid samples of leads that are present, physical
+ * units, population std). Each record is summed exactly in integers and records are merged in
+ * double in the order of `rows`, so the bits do not depend on `threads`. rows == NULL: all `count`
+ * rows. A lead without samples has mean 0 and std 0.
+ * Errors  PK_EINVAL a row out of range or threads < 1; whatever reading reports */
 enum pk_status pk_dataset_stats(const struct pk_dataset *d, const int64_t *rows, int64_t count,
                                 int threads, double mean[PK_LEADS_MAX], double std[PK_LEADS_MAX],
                                 struct pk_err *err);

@@ -93,7 +93,7 @@ void pk_bound_free(struct pk_bound *b)
 struct job { // one pk_exec_run, shared by its workers
     struct pk_exec *x;
     struct pk_bound *b;
-    const struct pk_run *run;
+    const struct pk_exec_batch *run;
     const struct pk_feed **feed; // [inputs] by slot; NULL for "seed"
     int32_t *fetched;            // [fetches] value index
     int64_t groups;              // shards, or micro-batches when there is no gradient
@@ -248,7 +248,7 @@ static enum pk_status resolve(struct job *j, struct pk_err *err)
     return PK_OK;
 }
 
-enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_run *run,
+enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
                            struct pk_err *err)
 {
     struct job j = {.x = x, .b = b, .run = run, .seed = (float)run->loss_scale};

@@ -56,7 +56,7 @@ struct pk_fetch { // an output to be copied out after each micro-batch
     const char *name;
     void *data; // micro-batch i goes to data + i * bytes of the value
 };
-struct pk_run {
+struct pk_exec_batch {
     const struct pk_feed *feed; // all inputs of the program but "seed"
     int feeds;
     const struct pk_fetch *fetch;
@@ -66,7 +66,7 @@ struct pk_run {
     bool add;          // gradients are added to those of the run before (accumulation)
 };
 /* Runs all micro-batches. For a program with a loss the gradient sum ends in x->grad[0 ..]. */
-enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_run *run,
+enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
                            struct pk_err *err);
 
 /* Splits [0, count) into one range per worker and runs fn on each, ranges 16-element aligned. */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LINEAR_KEYS = 64 };  // objects up to here compare every key with every other
+
 struct reader {
     const char *s, *end, *start;
     const char *name;
@@ -164,6 +166,25 @@ static enum pk_status read_number(struct reader *r, struct pk_json *j)
 
 static enum pk_status read_value(struct reader *r, struct pk_json *j);
 
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Refuses duplicates among many keys in n log n: hostile headers have a million of them. */
+static enum pk_status check_keys(struct reader *r, const struct pk_json *j)
+{
+    char **sorted;
+    enum pk_status s = PK_OK;
+    PK_TRY(pk_alloc(&sorted, (size_t)j->count, sizeof *sorted, r->name, r->err));
+    memcpy(sorted, j->key, (size_t)j->count * sizeof *sorted);
+    qsort(sorted, (size_t)j->count, sizeof *sorted, by_text);
+    for (int64_t i = 1; i < j->count && s == PK_OK; i++)
+        if (!strcmp(sorted[i - 1], sorted[i])) s = bad(r, "duplicate key in the object that ends here");
+    free(sorted);
+    return s;
+}
+
 static enum pk_status read_members(struct reader *r, struct pk_json *j, bool object)
 {
     int64_t cap = 0, key_cap = 0;
@@ -185,7 +206,8 @@ static enum pk_status read_members(struct reader *r, struct pk_json *j, bool obj
         if (object) {
             if (r->s >= r->end || *r->s != '"') return bad(r, "a key in quotes was expected");
             PK_TRY(read_string(r, &j->key[j->count - 1]));
-            for (int64_t i = 0; i < j->count - 1; i++)
+            // Small objects point at the second of the two; large ones are sorted at the end.
+            for (int64_t i = 0; i < j->count - 1 && j->count <= LINEAR_KEYS; i++)
                 if (!strcmp(j->key[i], j->key[j->count - 1])) return bad(r, "duplicate key");
             skip_space(r);
             if (r->s >= r->end || *r->s++ != ':') return bad(r, "':' was expected");
@@ -197,6 +219,7 @@ static enum pk_status read_members(struct reader *r, struct pk_json *j, bool obj
         if (c == close) break;
         if (c != ',') return bad(r, "',' or a closing bracket was expected");
     }
+    if (object && j->count > LINEAR_KEYS) PK_TRY(check_keys(r, j));
     r->depth--;
     return PK_OK;
 }

@@ -339,19 +339,19 @@ enum pk_status PK_ISA_NAME(pk_cpu_attention_pool)(const struct pk_call *c, struc
 }
 
 /* in: dout [B, C], query [C], kv [B, T, 2C], prob [B, H, T] -> dquery [C], dkv, either absent, both
- * accumulating. */
+ * accumulating. dquery is summed apart and added once, so that what it held costs no rounding. */
 enum pk_status PK_ISA_NAME(pk_cpu_attention_pool_grad)(const struct pk_call *c, struct pk_err *err)
 {
     struct shape s = {0};
     PK_TRY(shape_of(&s, c, c->in[2], 2, err));
     const int64_t t = s.tokens, d = s.head, w = s.width;
-    float *dquery = c->out[0] ? c->dst[0] : NULL, *dscore = c->workspace;
+    float *dscore = c->workspace, *dq = dscore + s.key_stride;
     bool add = pk_call_accumulates(c, 1);
-    if (dquery && !pk_call_accumulates(c, 0)) memset(dquery, 0, (size_t)w * sizeof *dquery);
-    for (int64_t b = 0; b < s.batch; b++)
-        for (int64_t h = 0; h < s.heads; h++) {
+    for (int64_t h = 0; h < s.heads; h++) {
+        const float *query = (const float *)c->src[1] + h * d;
+        memset(dq, 0, (size_t)d * sizeof *dq);
+        for (int64_t b = 0; b < s.batch; b++) {
             const float *dout = (const float *)c->src[0] + b * w + h * d;
-            const float *query = (const float *)c->src[1] + h * d;
             const float *kv = (const float *)c->src[2] + b * t * 2 * w + h * d;
             const float *prob = (const float *)c->src[3] + (b * s.heads + h) * t;
             float mean = 0;
@@ -361,12 +361,14 @@ enum pk_status PK_ISA_NAME(pk_cpu_attention_pool_grad)(const struct pk_call *c, 
             }
             for (int64_t i = 0; i < t; i++) {
                 float ds = s.scale * prob[i] * (dscore[i] - mean);
-                if (dquery) axpy(dquery + h * d, kv + i * 2 * w, ds, d, true);
+                axpy(dq, kv + i * 2 * w, ds, d, true);
                 if (!c->out[1]) continue;
                 float *dkv = (float *)c->dst[1] + (b * t + i) * 2 * w + h * d;
                 axpy(dkv, query, ds, d, add);
                 axpy(dkv + w, dout, prob[i], d, add);
             }
         }
+        if (c->out[0]) axpy((float *)c->dst[0] + h * d, dq, 1, d, pk_call_accumulates(c, 0));
+    }
     return PK_OK;
 }

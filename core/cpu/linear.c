@@ -160,7 +160,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_linear_dw)(const struct pk_call *c, struct pk_
 enum pk_status PK_ISA_NAME(pk_cpu_gelu)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
-    gelu_span(c->dst[0], c->src[0], pk_value_count(c->in[0]));
+    gelu_span(c->dst[0], c->src[0], row_count(c->in[0]) * last_dim(c->in[0]));
     return PK_OK;
 }
 
@@ -168,7 +168,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_gelu)(const struct pk_call *c, struct pk_err *
 enum pk_status PK_ISA_NAME(pk_cpu_gelu_grad)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
-    gelu_grad_span(c->dst[0], c->src[0], c->src[1], pk_value_count(c->in[0]),
+    gelu_grad_span(c->dst[0], c->src[0], c->src[1], row_count(c->in[0]) * last_dim(c->in[0]),
                    pk_call_accumulates(c, 0));
     return PK_OK;
 }

@@ -52,9 +52,30 @@ static void refusals(void)
     CHECK_FAILS(pk_json_parse(&j, deep, sizeof deep, "t", &err), PK_EDATA, &err, "deeper");
 }
 
+/* Objects of many keys take another path to find duplicates, and must not take n^2 time. */
+static void many_keys(void)
+{
+    struct pk_text t = {0};
+    struct pk_err err = {0};
+    struct pk_json j;
+    pk_text_add(&t, "{");
+    for (int i = 0; i < 200000; i++) pk_text_add(&t, "%s\"k%d\":0", i ? "," : "", i);
+    size_t open_end = t.len;
+    pk_text_add(&t, "}");
+    double start = pk_seconds();
+    CHECK_OK(pk_json_parse(&j, t.s, t.len, "t", &err), &err);
+    CHECK(j.count == 200000 && pk_seconds() - start < 10);
+    pk_json_free(&j);
+    t.len = open_end;
+    pk_text_add(&t, ",\"k5\":1}");
+    CHECK_FAILS(pk_json_parse(&j, t.s, t.len, "t", &err), PK_EDATA, &err, "duplicate key");
+    pk_text_free(&t);
+}
+
 int main(void)
 {
     round_trip();
     refusals();
+    many_keys();
     return TEST_END();
 }

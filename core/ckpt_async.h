@@ -1,0 +1,27 @@
+/* ckpt_async.h -- checkpoints written by one background thread, so that training goes on.
+ *
+ * A submit copies the tensors and returns; if the write before it is still under way it waits for
+ * that first, so memory is bounded by one copy. A failed write is reported by the next call. */
+#ifndef PK_CKPT_ASYNC_H
+#define PK_CKPT_ASYNC_H
+
+#include "core/ckpt.h"
+
+struct pk_ckpt_writer;
+
+/* Checkpoints go to `dir`. */
+enum pk_status pk_ckpt_writer_start(struct pk_ckpt_writer **out, const char *dir,
+                                    struct pk_err *err);
+/* Copies the content (names are borrowed until the writer is stopped, tensors and state are free to
+ * change at once) and queues it, followed by a prune when keep is not NULL.
+ * Errors  those of the previous write, in which case nothing was queued; PK_ENOMEM */
+enum pk_status pk_ckpt_writer_submit(struct pk_ckpt_writer *w, const struct pk_ckpt_content *c,
+                                     const struct pk_ckpt_keep *keep, struct pk_err *err);
+/* Blocks until everything is on disk, and reports the last write's error. */
+enum pk_status pk_ckpt_writer_wait(struct pk_ckpt_writer *w, struct pk_err *err);
+/* Step of the newest checkpoint known to be on disk; -1 before the first. */
+int64_t pk_ckpt_writer_done(struct pk_ckpt_writer *w);
+/* Finishes the pending write, reports its error and frees the writer. NULL is fine. */
+enum pk_status pk_ckpt_writer_stop(struct pk_ckpt_writer *w, struct pk_err *err);
+
+#endif
