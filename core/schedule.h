@@ -29,7 +29,7 @@ struct pk_schedule {
  * values are finite. */
 enum pk_status pk_schedule_check(const struct pk_schedule *s, const char *what, struct pk_err *err);
 /* The value at a step >= 0; pure. With part p of the way from warmup to steps behind it, linear is
- * peak + (end - peak) p, cosine is end + (peak - end) (1 + cos(pi p)) / 2. */
+ * peak + (end - peak) p, cosine is peak + (end - peak) (1 - cos(pi p)) / 2. */
 double pk_schedule_at(const struct pk_schedule *s, int64_t step);
 
 #endif
