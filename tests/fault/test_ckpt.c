@@ -35,7 +35,8 @@ static void make(struct model *m, int64_t step, int variant)
     }
     m->cursor[0] = (uint64_t)step * 1000;
     m->cursor[1] = (uint64_t)variant;
-    snprintf(m->state, sizeof m->state, "{\"step\": %lld, \"variant\": %d}", (long long)step, variant);
+    snprintf(m->state, sizeof m->state, "{\"step\": %lld, \"variant\": %d}", (long long)step,
+             variant);
     m->params[0] = (struct pk_tensor_ref){"encoder.weight", PK_TENSOR_F32, 2, {30, 100}, m->weight};
     m->params[1] = (struct pk_tensor_ref){"cursor", PK_TENSOR_U64, 1, {2}, m->cursor};
     m->optimizer[0] = (struct pk_tensor_ref){"encoder.weight", PK_TENSOR_F32, 1, {WIDE}, m->moment};
@@ -167,7 +168,7 @@ static void write_and_open(const char *run)
     CHECK(mkdir(run, 0777) == 0);
     CHECK_FAILS(pk_ckpt_open(&c, run, &err), PK_EMISSING, &err, "no checkpoint");
     write_steps(dir, 1, 3);
-    CHECK(opens(run, &c) == 3);  // a run, its checkpoints, or one of them
+    CHECK(opens(run, &c) == 3); // a run, its checkpoints, or one of them
     CHECK(pk_ckpt_has(&c, "adam_m.safetensors") && !pk_ckpt_has(&c, "adam_v.safetensors"));
     make(&m, 0, 0);
     CHECK_FAILS(pk_ckpt_read(&c, "adam_v.safetensors", m.params, 1, true, &err), PK_EDATA, &err,
@@ -184,7 +185,7 @@ static void write_and_open(const char *run)
     CHECK(!strcmp(latest, "step-000000003\n"));
     free(latest);
 
-    make(&m, 3, 5);  // the same step again replaces it
+    make(&m, 3, 5); // the same step again replaces it
     CHECK_OK(pk_ckpt_write(dir, &m.content, &err), &err);
     CHECK_OK(pk_ckpt_open(&c, dir, &err), &err);
     CHECK(c.step == 3 && read_back(&c, &err) == 5);
@@ -311,7 +312,7 @@ static void leftovers(const char *dir)
     CHECK_OK(pk_write_file(in(dir, ".tmp-step-000000009/x"), "x", 1, &err), &err);
     CHECK(mkdir(in(dir, ".del-step-000000008"), 0777) == 0);
     snprintf(a, sizeof a, "%s", in(dir, "step-000000002"));
-    CHECK(rename(a, in(dir, ".old-step-000000002")) == 0);  // cut between the two renames
+    CHECK(rename(a, in(dir, ".old-step-000000002")) == 0); // cut between the two renames
     CHECK(opens(dir, &c) == 2);
     pk_ckpt_close(&c);
     CHECK_OK(pk_ckpt_clean(dir, &err), &err);
@@ -334,7 +335,7 @@ static void background(const char *dir)
     for (int64_t step = 1; step <= 20; step++) {
         make(&m, step, 0);
         CHECK_OK(pk_ckpt_writer_submit(w, &m.content, &keep, &err), &err);
-        memset(m.weight, 0xff, sizeof m.weight);  // training goes on at once
+        memset(m.weight, 0xff, sizeof m.weight); // training goes on at once
         memset(m.state, 'x', sizeof m.state - 1);
     }
     CHECK_OK(pk_ckpt_writer_wait(w, &err), &err);
@@ -380,6 +381,6 @@ int main(int argc, char **argv)
     retention(dir);
     leftovers(dir);
     background(dir);
-    CHECK(rmdir(dir) == 0 && rmdir(run) == 0 && rmdir(root) == 0);  // nothing is left behind
+    CHECK(rmdir(dir) == 0 && rmdir(run) == 0 && rmdir(root) == 0); // nothing is left behind
     return TEST_END();
 }
