@@ -64,6 +64,7 @@ static enum pk_status read_json(struct pk_run *r, struct pk_err *err)
     char path[PK_PATH_MAX];
     struct pk_json j;
     PK_TRY(pk_path(path, err, "%s/run.json", r->dir));
+    if (!pk_exists(path)) return PK_OK; // its checkpoints are what matters
     PK_TRY(pk_json_load(&j, path, RUN_JSON_MAX, err));
     snprintf(r->started, sizeof r->started, "%.31s", pk_json_string(&j, "started", ""));
     r->resumes = pk_json_i64(&j, "resumes", 0) + 1;

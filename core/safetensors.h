@@ -20,8 +20,18 @@ enum { PK_SAFETENSORS_RANK_MAX = 8, PK_SAFETENSORS_HEADER_MAX = 16 << 20 };
 /* name in the file, bytes per element */
 #define PK_SAFETENSORS_TYPES(X)                                                                    \
     X(BOOL, 1)                                                                                     \
-    X(U8, 1) X(I8, 1) X(I16, 2) X(U16, 2) X(F16, 2) X(BF16, 2) X(I32, 4) X(U32, 4) X(F32, 4)       \
-        X(F64, 8) X(I64, 8) X(U64, 8)
+    X(U8, 1)                                                                                       \
+    X(I8, 1)                                                                                       \
+    X(I16, 2)                                                                                      \
+    X(U16, 2)                                                                                      \
+    X(F16, 2)                                                                                      \
+    X(BF16, 2)                                                                                     \
+    X(I32, 4)                                                                                      \
+    X(U32, 4)                                                                                      \
+    X(F32, 4)                                                                                      \
+    X(F64, 8)                                                                                      \
+    X(I64, 8)                                                                                      \
+    X(U64, 8)
 
 enum pk_tensor_type {
 #define PK_X(name, bytes) PK_TENSOR_##name,
