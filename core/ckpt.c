@@ -16,10 +16,11 @@ static enum pk_status check_content(const struct pk_ckpt_content *c, int64_t *by
 {
     struct pk_json j;
     size_t n = c->state ? strlen(c->state) : 0;
-    if (c->step < 0) return pk_fail(err, PK_EINVAL, "a checkpoint of step %lld", (long long)c->step);
+    if (c->step < 0)
+        return pk_fail(err, PK_EINVAL, "a checkpoint of step %lld", (long long)c->step);
     PK_TRY(pk_json_parse(&j, c->state ? c->state : "", n, "checkpoint state", err));
     pk_json_free(&j);
-    *bytes = (int64_t)n + 65536;  // manifest and folder
+    *bytes = (int64_t)n + 65536; // manifest and folder
     for (int32_t i = 0; i < c->files; i++) {
         const char *name = c->file[i].name;
         int64_t size;
@@ -144,7 +145,7 @@ enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, s
     if (s == PK_OK) s = publish(dir, tmp, c->step, err);
     free(entry);
     if (s != PK_OK) {
-        pk_ckpt_remove(tmp, NULL);  // best effort: pk_ckpt_clean comes back to it
+        pk_ckpt_remove(tmp, NULL); // best effort: pk_ckpt_clean comes back to it
         return s;
     }
     return write_latest(dir, c->step, err);

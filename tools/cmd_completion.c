@@ -1,11 +1,12 @@
 /* cmd_completion.c -- purkinje completion: the man page and the shell completion.
  *
- * Both are printed from the command table that parsing and --help use, so they cannot fall behind. */
+ * Both are printed from the command table that parsing and --help use, so they cannot fall behind.
+ */
 #include "tools/cli.h"
 
 #include <string.h>
 
-static const char *const everyone[] = {"help", "quiet", "verbose"};  // options of every command
+static const char *const everyone[] = {"help", "quiet", "verbose"}; // options of every command
 
 /* Length of the first word of a command's name. */
 static int first_word(const char *name)
@@ -74,9 +75,12 @@ static void roff(const char *s)
     bool line_start = true;
     for (; *s; s++) {
         if (line_start && (*s == '.' || *s == '\'')) printf("\\&");
-        if (*s == '\\') printf("\\e");
-        else if (*s == '-') printf("\\-");
-        else putchar(*s);
+        if (*s == '\\')
+            printf("\\e");
+        else if (*s == '-')
+            printf("\\-");
+        else
+            putchar(*s);
         line_start = *s == '\n';
     }
 }
@@ -121,10 +125,12 @@ static void man_command(const struct pk_command *c)
 
 static void man(void)
 {
-    static const struct { int code; const char *text; } codes[] = {
-        {0, "done"},
+    static const struct {
+        int code;
+        const char *text;
+    } codes[] = {{0, "done"},
 #define PK_X(name, code, text) {code, text},
-        PK_STATUSES(PK_X)
+                 PK_STATUSES(PK_X)
 #undef PK_X
     };
     int count;
@@ -132,14 +138,15 @@ static void man(void)
     printf(".TH PURKINJE 1 \"\" \"purkinje %s\" \"User Commands\"\n"
            ".SH NAME\npurkinje \\- pretrain and fine\\-tune models of ECG and PPG\n"
            ".SH SYNOPSIS\n\\fBpurkinje\\fR \\fICOMMAND\\fR [\\fIoptions\\fR] ...\n"
-           ".SH OPTIONS\nof every command:\n", PK_VERSION);
+           ".SH OPTIONS\nof every command:\n",
+           PK_VERSION);
     man_option("help", NULL, "prints usage and examples (also -h)");
     man_option("quiet", NULL, "only results and errors (also -q)");
     man_option("verbose", NULL, "more of what happens (also -v)");
     printf(".SH COMMANDS\n");
     for (int i = 0; i < count; i++) man_command(c[i]);
     printf(".SH \"EXIT STATUS\"\n");
-    for (size_t i = 0; i < PK_COUNT(codes); i++) {  // PK_OK is the "done" of the first row
+    for (size_t i = 0; i < PK_COUNT(codes); i++) { // PK_OK is the "done" of the first row
         if (i == 1) continue;
         printf(".TP\n%d\n", codes[i].code);
         roff(codes[i].text);
@@ -150,9 +157,12 @@ static void man(void)
 static enum pk_status run(const struct pk_args *args, struct pk_err *err)
 {
     const char *what = args->count == 1 ? args->word[0] : "";
-    if (!strcmp(what, "bash")) bash();
-    else if (!strcmp(what, "man")) man();
-    else return pk_fail(err, PK_EUSAGE, "completion takes one of: bash, man");
+    if (!strcmp(what, "bash"))
+        bash();
+    else if (!strcmp(what, "man"))
+        man();
+    else
+        return pk_fail(err, PK_EUSAGE, "completion takes one of: bash, man");
     return PK_OK;
 }
 
@@ -161,9 +171,9 @@ static const struct pk_example examples[] = {
     {"completion man", "the man page; read it with: purkinje completion man | man -l -"},
     {0}};
 
-const struct pk_command pk_cmd_completion = {
-    .name = "completion",
-    .synopsis = "bash|man",
-    .summary = "prints the shell completion or the man page",
-    .examples = examples,
-    .run = run};
+const struct pk_command pk_cmd_completion = {.name = "completion",
+                                             .synopsis = "bash|man",
+                                             .summary =
+                                                 "prints the shell completion or the man page",
+                                             .examples = examples,
+                                             .run = run};

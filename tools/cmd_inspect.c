@@ -15,8 +15,8 @@ enum { RUN_JSON_MAX = 1 << 20, STATE_SHOWN = 2000 };
 
 struct view {
     bool json, stats;
-    struct pk_text text;      // what goes to stdout at the end
-    struct pk_json_writer w;  // into text, when json
+    struct pk_text text;     // what goes to stdout at the end
+    struct pk_json_writer w; // into text, when json
 };
 
 static void add_clean(struct pk_text *t, const char *s, int width)
@@ -111,8 +111,10 @@ static enum pk_status show_file(struct view *v, const char *path, struct pk_err 
         const struct pk_tensor_info *t = &st.tensor[i];
         struct pk_tensor_stats stats = {0};
         if (v->stats) s = pk_tensor_stats(&st, t, &stats, err);
-        if (s == PK_OK && v->json) tensor_json(v, t, &stats);
-        else if (s == PK_OK) tensor_text(v, t, &stats, width);
+        if (s == PK_OK && v->json)
+            tensor_json(v, t, &stats);
+        else if (s == PK_OK)
+            tensor_text(v, t, &stats, width);
     }
     if (v->json) pk_json_close(&v->w);
     pk_safetensors_close(&st);
@@ -141,8 +143,10 @@ static void checkpoint_head(struct view *v, const struct pk_ckpt *c)
         pk_text_add(&v->text, "  %-24s %14lld bytes  xxh64 %016llx\n", c->file[i].name,
                     (long long)c->file[i].bytes, (unsigned long long)c->file[i].hash);
     pk_text_add(&v->text, "  state ");
-    if (strlen(c->state) <= STATE_SHOWN) add_clean(&v->text, c->state, 0);
-    else pk_text_add(&v->text, "of %zu bytes, see state.json", strlen(c->state));
+    if (strlen(c->state) <= STATE_SHOWN)
+        add_clean(&v->text, c->state, 0);
+    else
+        pk_text_add(&v->text, "of %zu bytes, see state.json", strlen(c->state));
     pk_text_add(&v->text, "\n");
 }
 
@@ -157,8 +161,10 @@ static enum pk_status show_checkpoint(struct view *v, const char *path, struct p
     for (int32_t i = 0; i < c.files && s == PK_OK; i++) {
         if (!is_safetensors(c.file[i].name)) continue;
         s = pk_path(file, err, "%s/%s", c.path, c.file[i].name);
-        if (v->json) pk_json_open(&v->w, NULL, '{');
-        else pk_text_add(&v->text, "\n");
+        if (v->json)
+            pk_json_open(&v->w, NULL, '{');
+        else
+            pk_text_add(&v->text, "\n");
         if (s == PK_OK) s = show_file(v, file, err);
         if (v->json) pk_json_close(&v->w);
     }
@@ -187,8 +193,8 @@ static enum pk_status list_checkpoints(struct view *v, const char *dir, struct p
             if (!valid) pk_json_put_string(&v->w, "problem", why.message);
             pk_json_close(&v->w);
         } else {
-            pk_text_add(&v->text, "  %s  %s%s\n", path, valid ? "valid" : "BROKEN: ",
-                        valid ? "" : why.message);
+            pk_text_add(&v->text, "  %s  %s%s\n", path,
+                        valid ? "valid" : "BROKEN: ", valid ? "" : why.message);
         }
         pk_ckpt_close(&c);
     }
@@ -222,8 +228,10 @@ static enum pk_status show_run(struct view *v, const char *dir, struct pk_err *e
     }
     int64_t last = pk_json_i64(&j, "last_step", -1);
     pk_json_free(&j);
-    if (v->json) pk_json_put_i64(&v->w, "last_step", last);
-    else pk_text_add(&v->text, "  %-10s %lld\n", "last step", (long long)last);
+    if (v->json)
+        pk_json_put_i64(&v->w, "last_step", last);
+    else
+        pk_text_add(&v->text, "  %-10s %lld\n", "last step", (long long)last);
     if (v->json) pk_json_open(&v->w, "checkpoints", '[');
     enum pk_status s = list_checkpoints(v, checkpoints, err);
     if (v->json) pk_json_close(&v->w);
@@ -243,8 +251,8 @@ static enum pk_status show(struct view *v, const char *path, struct pk_err *err)
     if (pk_exists(inner)) return show_run(v, path, err);
     PK_TRY(pk_path(inner, err, "%s/checkpoints", path));
     if (pk_exists(inner)) return show_run(v, path, err);
-    return pk_fail(err, PK_EDATA, "%s is neither a run (no run.json) nor a checkpoint (no MANIFEST.json)",
-                   path);
+    return pk_fail(err, PK_EDATA,
+                   "%s is neither a run (no run.json) nor a checkpoint (no MANIFEST.json)", path);
 }
 
 static enum pk_status run(const struct pk_args *args, struct pk_err *err)
@@ -259,7 +267,7 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     enum pk_status s = show(&v, args->word[0], err);
     if (v.json) pk_json_close(&v.w);
     if (s == PK_OK && v.text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory for the listing");
-    if (s == PK_OK) fwrite(v.text.s, 1, v.text.len, stdout);  // pk_main checks the flush
+    if (s == PK_OK) fwrite(v.text.s, 1, v.text.len, stdout); // pk_main checks the flush
     pk_text_free(&v.text);
     return s;
 }
@@ -279,8 +287,9 @@ const struct pk_command pk_cmd_inspect = {
     .name = "inspect",
     .synopsis = "FILE|CHECKPOINT|RUN",
     .summary = "what is in a safetensors file, a checkpoint or a run",
-    .details = "Checkpoints are verified: sizes and checksums against their manifest, which\n"
-               "'xxhsum -H64' computes too. A damaged file or checkpoint is reported with exit code 65.",
+    .details =
+        "Checkpoints are verified: sizes and checksums against their manifest, which\n"
+        "'xxhsum -H64' computes too. A damaged file or checkpoint is reported with exit code 65.",
     .options = options,
     .examples = examples,
     .run = run};

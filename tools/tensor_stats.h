@@ -6,8 +6,8 @@
 
 struct pk_tensor_stats {
     int64_t elements;
-    int64_t nan, infinite;         // how many are not numbers
-    double min, max, mean, std;    // of the finite ones; NaN when there is none. std over n
+    int64_t nan, infinite;      // how many are not numbers
+    double min, max, mean, std; // of the finite ones; NaN when there is none. std over n
 };
 
 /* Reads the tensor once, in pieces of 1 MiB; every type is taken as double (64-bit integers round

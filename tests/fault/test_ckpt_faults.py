@@ -47,16 +47,16 @@ def leftovers(folder):
     return [n for n in os.listdir(folder) if n.startswith(".") or n.endswith(".part")]
 
 
-def count_calls(folder, command):
+def count_calls(folder, command, calls=CALLS):
     """How often the command makes each system call, so that every one can be hit in turn."""
     log = folder + ".trace"
     subprocess.run(
-        ["strace", "-f", "-qq", "-e", "trace=" + ",".join(CALLS), "-o", log, DRIVER, *command],
+        ["strace", "-f", "-qq", "-e", "trace=" + ",".join(calls), "-o", log, DRIVER, *command],
         env=ENV, check=True, capture_output=True,
     )
     text = open(log).read()
     os.unlink(log)
-    counts = {c: len(re.findall(rf"\b{c}\(", text)) for c in CALLS}
+    counts = {c: len(re.findall(rf"\b{c}\(", text)) for c in calls}
     return {c: n for c, n in counts.items() if n}
 
 
@@ -131,6 +131,25 @@ def inject(root, scenario):
                        f"{label}, EINTR: {r.stderr} {opened(work)}")
 
 
+def fail_opens(root, scenario):
+    """No file descriptor left, at every open; the first ones are the loader's own."""
+    name, start, command, before, after = scenario
+
+    def args(folder):
+        return [command[0], folder, *map(str, command[1:])]
+
+    count = count_calls(fresh(root, start), args(os.path.join(root, "work")), ["openat"])["openat"]
+    failed = 0
+    for n in range(1, count + 1):
+        work = fresh(root, start)
+        r = driver(*args(work), strace=["-e", f"inject=openat:error=EMFILE:when={n}"])
+        got = opened(work)
+        failed += r.returncode != 0
+        expect(got == after or (got == before and r.returncode), f"{name}: open {n}, EMFILE: {got}")
+        expect(r.returncode in (0, 65, 73, 74, 127), f"{name}: open {n}, EMFILE: exit {r.returncode}")
+    expect(failed >= 5, f"{name}: only {failed} of {count} opens mattered")
+
+
 def random_kills(root, count, seconds):
     """One folder lives through many kill -9 of a writer that never stops."""
     rng = random.Random(7)
@@ -181,10 +200,11 @@ def main():
     with tempfile.TemporaryDirectory(dir=".") as root:
         plans = scenarios(root)
         size_limit(root)
-        kills, newest = random_kills(root, 200, 15)
+        kills, newest = random_kills(root, 200, 12)
         if strace_works():
             for plan in plans:
                 inject(root, plan)
+            fail_opens(root, plans[1])
         else:
             print("strace is missing or may not trace: only random kills were tried")
     print(f"{runs} runs and {kills} random kills (up to step {newest}) in {time.time() - start:.1f} s: "
