@@ -202,8 +202,6 @@ static inline void op_check(struct op_case *t, int slot, const float *naive, con
         largest = PK_MAX(largest, fabs(want));
     }
     allowed = 2 * allowed + 4 * largest * 0x1p-24;
-    fprintf(stderr, "RATIO %.3f %s %s %s\n", far / allowed, op_name_(t->node.op),
-            pk_isa_name(t->isa), what);
     if (far <= allowed) {
         test_good_++;
         return;
