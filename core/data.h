@@ -9,68 +9,72 @@
 
 #include "core/base.h"
 
-enum { PK_LEADS_MAX = 16, PK_NAME_MAX = 32, PK_INVALID = -32768,
-       PK_THREADS_MAX = 64 };  // reader threads of one loader or statistic
+enum {
+    PK_LEADS_MAX = 16,
+    PK_NAME_MAX = 32,
+    PK_INVALID = -32768,
+    PK_THREADS_MAX = 64
+}; // reader threads of one loader or statistic
 
 struct pk_record {
-    uint64_t patient;             // hashed identifier, equal for records of one person; 0 unknown
-    int32_t source;               // index into pk_dataset.source
-    int32_t length;               // valid samples, at most pk_dataset.samples
-    int16_t fold;                 // 1.. where the source has folds, 0 else
-    uint16_t lead_mask;           // bit l: lead l is present
-    uint32_t quality;             // bit flags, 0 is good: PK_QUALITY_*
-    float scale[PK_LEADS_MAX];    // mV per LSB
+    uint64_t patient;          // hashed identifier, equal for records of one person; 0 unknown
+    int32_t source;            // index into pk_dataset.source
+    int32_t length;            // valid samples, at most pk_dataset.samples
+    int16_t fold;              // 1.. where the source has folds, 0 else
+    uint16_t lead_mask;        // bit l: lead l is present
+    uint32_t quality;          // bit flags, 0 is good: PK_QUALITY_*
+    float scale[PK_LEADS_MAX]; // mV per LSB
 };
 
 enum {
-    PK_QUALITY_INVALID = 1,   // some samples had no value and were interpolated at import
-    PK_QUALITY_CLIPPED = 2,   // some samples fell outside int16 and were clamped
-    PK_QUALITY_FLAT = 4,      // a lead is constant
-    PK_QUALITY_SHORT = 8      // fewer samples than promised by the header
+    PK_QUALITY_INVALID = 1, // some samples had no value and were interpolated at import
+    PK_QUALITY_CLIPPED = 2, // some samples fell outside int16 and were clamped
+    PK_QUALITY_FLAT = 4,    // a lead is constant
+    PK_QUALITY_SHORT = 8    // fewer samples than promised by the header
 };
 
-struct pk_task {                  // one labelling of the records, multi-hot
-    char name[PK_NAME_MAX];       // "superdiagnostic"
+struct pk_task {            // one labelling of the records, multi-hot
+    char name[PK_NAME_MAX]; // "superdiagnostic"
     int32_t classes;
-    char (*class_name)[PK_NAME_MAX];  // [classes], sorted
-    uint8_t *label;               // [count, classes] of 0 or 1; a row of zeros has no label
+    char (*class_name)[PK_NAME_MAX]; // [classes], sorted
+    uint8_t *label;                  // [count, classes] of 0 or 1; a row of zeros has no label
 };
 
-struct pk_target {                // one number per record, NaN where missing
-    char name[PK_NAME_MAX];       // "age"
-    float *value;                 // [count]
+struct pk_target {          // one number per record, NaN where missing
+    char name[PK_NAME_MAX]; // "age"
+    float *value;           // [count]
 };
 
-struct pk_source {                // statistics of one database in the corpus, in physical units
-    char name[PK_NAME_MAX];       // "ptb-xl"
+struct pk_source {          // statistics of one database in the corpus, in physical units
+    char name[PK_NAME_MAX]; // "ptb-xl"
     int64_t count;
     double mean[PK_LEADS_MAX], std[PK_LEADS_MAX];
 };
 
 struct pk_dataset {
-    char name[256];               // folder, or "synthetic"
-    char modality[PK_NAME_MAX];   // "ecg", "ppg"
-    char version[64];             // of the source, e.g. "PTB-XL 1.0.3"
+    char name[256];             // folder, or "synthetic"
+    char modality[PK_NAME_MAX]; // "ecg", "ppg"
+    char version[64];           // of the source, e.g. "PTB-XL 1.0.3"
     int64_t count;
-    int32_t leads, samples;       // row shape of every record, [leads, samples]
-    double rate;                  // Hz
+    int32_t leads, samples; // row shape of every record, [leads, samples]
+    double rate;            // Hz
     char lead_name[PK_LEADS_MAX][8];
-    struct pk_record *record;     // [count]
+    struct pk_record *record; // [count]
     int32_t sources, tasks, targets;
     struct pk_source *source;
     struct pk_task *task;
     struct pk_target *target;
-    void *self;                   // of the implementation
+    void *self; // of the implementation
     /* Copies record `index` into dst [leads, samples]. */
     enum pk_status (*read)(const struct pk_dataset *d, int64_t index, int16_t *dst,
                            struct pk_err *err);
-    /* Copies samples [start, start + samples) of each lead into dst [leads, samples]; the range must
-     * lie within the record's row. */
+    /* Copies samples [start, start + samples) of each lead into dst [leads, samples]; the range
+     * must lie within the record's row. */
     enum pk_status (*read_part)(const struct pk_dataset *d, int64_t index, int32_t start,
                                 int32_t samples, int16_t *dst, struct pk_err *err);
     /* Writes the source's own identifier of a record ("00001_lr"), for messages and reports. */
     void (*record_id)(const struct pk_dataset *d, int64_t index, char out[64]);
-    void (*close)(struct pk_dataset *d);  // frees what self owns
+    void (*close)(struct pk_dataset *d); // frees what self owns
 };
 
 /* Frees everything, self included; safe on a zeroed struct. */

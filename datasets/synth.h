@@ -6,9 +6,9 @@
 
 struct pk_synth_spec {
     int64_t records;
-    double rate;          // Hz
-    double seconds;       // per record
-    bool ppg;             // one PPG channel instead of 12 leads
+    double rate;    // Hz
+    double seconds; // per record
+    bool ppg;       // one PPG channel instead of 12 leads
     uint64_t seed;
     int threads;
 };
