@@ -13,8 +13,8 @@ enum {
     PK_LEADS_MAX = 16,
     PK_NAME_MAX = 32,
     PK_INVALID = -32768,
-    PK_THREADS_MAX = 64
-}; // reader threads of one loader or statistic
+    PK_THREADS_MAX = 64 // reader threads of one loader or statistic
+};
 
 struct pk_record {
     uint64_t patient;          // hashed identifier, equal for records of one person; 0 unknown

@@ -20,9 +20,9 @@ struct pk_loader_spec {
     const double *weight;       // [data->sources] mixture weights (any sum), or NULL: all rows
                                 // alike; borrowed
     const struct pk_task *task; // labels to deliver, or NULL; borrowed
-    const double (*mean)[PK_LEADS_MAX],
-        (*std)[PK_LEADS_MAX];    // [data->sources] normalisation;
-                                 // NULL: the statistics in data->source; borrowed
+    /* Normalisation by source, [data->sources]; NULL: the statistics in data->source. Borrowed. */
+    const double (*mean)[PK_LEADS_MAX];
+    const double (*std)[PK_LEADS_MAX];
     int32_t batch;               // records in a step, over all ranks
     int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count)
     int32_t crop;                // samples delivered per lead, at most data->samples
