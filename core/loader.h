@@ -3,8 +3,11 @@
  * Sample i of step s is global sample g = s * batch + i. One dataset or no mixture: record =
  * bijection(seed, epoch = g / n)(g % n), a fresh full permutation every epoch. Mixture: the source
  * is drawn by weight from Philox(seed, g), then the record uniformly among that source's. The
- * crop start is drawn from Philox(seed, g). So (seed, step) is the whole state: resume is O(1), and
- * any world size sees the same samples. */
+ * crop start is drawn from Philox(seed, g) among those that lie in the record's valid samples. So
+ * (seed, step) is the whole state: resume is O(1), and any world size sees the same samples.
+ *
+ * Readers take the records of a batch in the order they lie in the files; where they end up in the
+ * batch does not change. Nothing depends on the number of threads or on `ahead`. */
 #ifndef PK_LOADER_H
 #define PK_LOADER_H
 
@@ -14,9 +17,11 @@ struct pk_loader_spec {
     const struct pk_dataset *data;  // borrowed
     const int64_t *rows;            // subset of records to draw from, NULL for all; borrowed
     int64_t row_count;
-    const double *weight;           // [data->sources] mixture weights, or NULL: all rows alike
-    const struct pk_task *task;     // labels to deliver, or NULL
-    const double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX];  // [data->sources] normalisation
+    const double *weight;           // [data->sources] mixture weights (any sum), or NULL: all rows
+                                    // alike; borrowed
+    const struct pk_task *task;     // labels to deliver, or NULL; borrowed
+    const double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX];  // [data->sources] normalisation;
+                                    // NULL: the statistics in data->source; borrowed
     int32_t batch;                  // records in a step, over all ranks
     int32_t first, stride_count;    // this rank's slice: samples [first, first + stride_count)
     int32_t crop;                   // samples delivered per lead, at most data->samples
@@ -29,14 +34,20 @@ struct pk_loader_spec {
 struct pk_batch {                   // [n] = stride_count records; owned by the loader
     int64_t step;
     int32_t n, leads, samples;      // samples = crop
-    int16_t *signal;                // [n, leads, samples]
-    float *gain, *offset;           // [n, leads]: normalised = raw * gain - offset
+    int16_t *signal;                // [n, leads, samples], as stored
+    float *gain, *offset;           // [n, leads]: normalised = raw * gain - offset; both 0 for a
+                                    // lead that is absent or whose std is 0
     int64_t *sample;                // [n] global sample number, keys of masks and dropout
     int64_t *row;                   // [n] record index in the dataset
     uint8_t *label;                 // [n, task->classes], or NULL
 };
 
 struct pk_loader;
+/* Checks everything that can be known before reading, allocates ahead + 1 batches and starts the
+ * threads, which read from step 0 on.
+ * Errors  PK_EINVAL a field out of range, or a mixture without rows to draw from
+ *         PK_EDATA  fewer rows than a batch, or a record shorter than the crop (named)
+ *         PK_ENOMEM */
 enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spec *spec,
                               struct pk_err *err);
 /* Waits for the batch of `step` and lends it until the next call. Steps are normally consecutive;
@@ -44,8 +55,9 @@ enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spe
  * waiting. A record that cannot be read fails here, naming it. */
 enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_batch **out,
                              double *waited, struct pk_err *err);
-void pk_loader_close(struct pk_loader *l);
-/* Which record and crop start sample g has; pure, for tests and replays. */
+void pk_loader_close(struct pk_loader *l);  // stops the threads; NULL is fine
+/* Which record and crop start sample g has; pure, for tests and replays. The spec must be one that
+ * pk_loader_open accepts. With weights it takes time in proportion to the rows. */
 void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start);
 
 #endif

@@ -1,0 +1,438 @@
+/* loader.c -- batches in a reproducible order, read ahead by threads (see loader.h).
+ *
+ * A ring of ahead + 1 slots holds the steps [head, head + ahead]; the slot of `head` is the one lent
+ * to the caller. A slot is planned by one thread (which records, where from, labels), then filled by
+ * all of them in small chunks. One mutex guards every state; reading happens outside of it. */
+#include "core/loader.h"
+
+#include "core/rng.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum slot_state { SLOT_FREE, SLOT_PLANNING, SLOT_FILLING, SLOT_READY };
+
+struct item {                 // one record of a batch, in the order of reading
+    int64_t row;
+    int32_t place;            // in the batch
+    int32_t start;            // first sample
+};
+
+struct slot {
+    enum slot_state state;
+    int32_t next, done;       // items taken by readers, items finished
+    struct pk_batch batch;
+    struct item *item;        // [n], sorted by row
+    enum pk_status status;    // of the failed item that comes first
+    int32_t failed;           // its number, n when none failed
+    struct pk_err err;
+};
+
+struct pk_loader {
+    struct pk_loader_spec spec;
+    int64_t rows;             // spec.row_count, or all
+    int64_t *pool;            // [rows] dataset rows grouped by source (mixtures only)
+    int64_t *first;           // [sources + 1] into pool
+    int slots, threads;
+    struct slot *slot;
+    pthread_t thread[PK_THREADS_MAX];
+    pthread_mutex_t lock;
+    pthread_cond_t work;      // something to do for readers, or quit
+    pthread_cond_t done;      // a slot became ready, or a reader became idle
+    int64_t head, planned;    // first step in the ring; first step not yet planned
+    int busy;                 // readers outside the lock
+    bool hold, quit;          // hold: readers take nothing new
+};
+
+/* --- the order ----------------------------------------------------------------------------- */
+
+static int64_t row_of(const struct pk_loader_spec *s, int64_t i)
+{
+    return s->rows ? s->rows[i] : i;
+}
+
+static int64_t count_rows(const struct pk_loader_spec *s)
+{
+    return s->rows ? s->row_count : s->data->count;
+}
+
+static uint64_t epoch_key(uint64_t seed, int64_t epoch)
+{
+    struct pk_rng r = pk_rng_make(seed, PK_RNG_ORDER, (uint64_t)epoch, 0);
+    return pk_rng_u64(&r);
+}
+
+/* The source of sample g and which of that source's rows it is; count is by source. */
+static int64_t draw_mixture(const struct pk_loader_spec *s, const int64_t *count, int64_t g,
+                            int32_t *source)
+{
+    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_MIXTURE, (uint64_t)g, 0);
+    double total = 0;
+    for (int32_t i = 0; i < s->data->sources; i++) total += s->weight[i];
+    double u = pk_rng_uniform(&r) * total;
+    *source = -1;
+    for (int32_t i = 0; i < s->data->sources; i++) {
+        if (!(s->weight[i] > 0)) continue;
+        *source = i;  // rounding may leave u at the very end: then it is the last one
+        if (u < s->weight[i]) break;
+        u -= s->weight[i];
+    }
+    return (int64_t)pk_rng_below(&r, (uint64_t)count[*source]);
+}
+
+static int32_t crop_start(const struct pk_loader_spec *s, int64_t g, int64_t row)
+{
+    if (!s->random_crop) return 0;
+    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_CROP, (uint64_t)g, 0);
+    return (int32_t)pk_rng_below(&r, (uint64_t)(s->data->record[row].length - s->crop) + 1);
+}
+
+static int64_t locate_row(const struct pk_loader *l, int64_t g)
+{
+    const struct pk_loader_spec *s = &l->spec;
+    int32_t source;
+    if (!s->weight)
+        return row_of(s, (int64_t)pk_bijection((uint64_t)(g % l->rows), (uint64_t)l->rows,
+                                               epoch_key(s->seed, g / l->rows)));
+    int64_t count[256];
+    for (int32_t i = 0; i < s->data->sources; i++) count[i] = l->first[i + 1] - l->first[i];
+    int64_t k = draw_mixture(s, count, g, &source);
+    return l->pool[l->first[source] + k];
+}
+
+void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start)
+{
+    int64_t n = count_rows(spec), count[256] = {0};
+    int32_t source;
+    if (!spec->weight) {
+        *row = row_of(spec, (int64_t)pk_bijection((uint64_t)(g % n), (uint64_t)n,
+                                                  epoch_key(spec->seed, g / n)));
+    } else {
+        for (int64_t i = 0; i < n; i++) count[spec->data->record[row_of(spec, i)].source]++;
+        int64_t k = draw_mixture(spec, count, g, &source);
+        for (int64_t i = 0; i < n; i++) {
+            *row = row_of(spec, i);
+            if (spec->data->record[*row].source == source && k-- == 0) break;
+        }
+    }
+    *start = crop_start(spec, g, *row);
+}
+
+/* --- planning and reading (outside the lock) ----------------------------------------------- */
+
+static int by_row(const void *a, const void *b)
+{
+    const struct item *x = a, *y = b;
+    if (x->row != y->row) return x->row < y->row ? -1 : 1;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+static void plan_record(const struct pk_loader_spec *s, struct pk_batch *b, int32_t i, int64_t row)
+{
+    const struct pk_dataset *d = s->data;
+    const struct pk_record *r = &d->record[row];
+    for (int32_t l = 0; l < d->leads; l++) {
+        double mean = s->mean ? s->mean[r->source][l] : d->source[r->source].mean[l];
+        double std = s->std ? s->std[r->source][l] : d->source[r->source].std[l];
+        bool present = r->lead_mask >> l & 1 && std > 0;
+        size_t at = (size_t)i * (size_t)d->leads + (size_t)l;
+        b->gain[at] = present ? (float)((double)r->scale[l] / std) : 0;
+        b->offset[at] = present ? (float)(mean / std) : 0;
+    }
+    if (b->label) {
+        size_t k = (size_t)s->task->classes;
+        memcpy(b->label + (size_t)i * k, s->task->label + (size_t)row * k, k);
+    }
+}
+
+static void plan(const struct pk_loader *l, struct slot *slot, int64_t step)
+{
+    const struct pk_loader_spec *s = &l->spec;
+    struct pk_batch *b = &slot->batch;
+    b->step = step;
+    for (int32_t i = 0; i < b->n; i++) {
+        int64_t g = step * s->batch + s->first + i, row = locate_row(l, g);
+        b->sample[i] = g;
+        b->row[i] = row;
+        slot->item[i] = (struct item){.row = row, .place = i, .start = crop_start(s, g, row)};
+        plan_record(s, b, i, row);
+    }
+    qsort(slot->item, (size_t)b->n, sizeof *slot->item, by_row);
+    slot->next = slot->done = 0;
+    slot->status = PK_OK;
+    slot->failed = b->n;
+}
+
+/* Reads items [from, to); returns the number of the first that failed, else `to`. */
+static int32_t fill(const struct pk_loader *l, const struct slot *slot, int32_t from, int32_t to,
+                    enum pk_status *status, struct pk_err *err)
+{
+    const struct pk_dataset *d = l->spec.data;
+    size_t size = (size_t)d->leads * (size_t)l->spec.crop;
+    for (int32_t i = from; i < to; i++) {
+        const struct item *it = &slot->item[i];
+        *status = d->read_part(d, it->row, it->start, l->spec.crop,
+                               slot->batch.signal + (size_t)it->place * size, err);
+        if (*status != PK_OK) {
+            char id[64];
+            d->record_id(d, it->row, id);
+            pk_err_context(err, "record %s (row %lld)", id, (long long)it->row);
+            return i;
+        }
+    }
+    return to;
+}
+
+/* --- readers (called with the lock held) --------------------------------------------------- */
+
+static struct slot *slot_of(struct pk_loader *l, int64_t step)
+{
+    return &l->slot[step % l->slots];
+}
+
+static bool work_on_chunk(struct pk_loader *l)
+{
+    struct slot *slot = NULL;
+    for (int64_t step = l->head; step < l->planned && !slot; step++) {
+        struct slot *s = slot_of(l, step);
+        if (s->state == SLOT_FILLING && s->next < s->batch.n) slot = s;
+    }
+    if (!slot) return false;
+    struct pk_err err = {0};
+    enum pk_status status = PK_OK;
+    int32_t chunk = slot->batch.n / (4 * l->threads);
+    chunk = PK_MAX(1, PK_MIN(chunk, 16));
+    int32_t from = slot->next, to = PK_MIN(from + chunk, slot->batch.n);
+    slot->next = to;
+    pthread_mutex_unlock(&l->lock);
+    int32_t end = fill(l, slot, from, to, &status, &err);
+    pthread_mutex_lock(&l->lock);
+    if (status != PK_OK && end < slot->failed) {  // the first one, whoever read it
+        slot->failed = end;
+        slot->status = status;
+        slot->err = err;
+    }
+    slot->done += to - from;
+    if (slot->done == slot->batch.n) {
+        slot->state = SLOT_READY;
+        pthread_cond_signal(&l->done);
+    }
+    return true;
+}
+
+static bool work_on_plan(struct pk_loader *l)
+{
+    if (l->planned >= l->head + l->slots) return false;
+    int64_t step = l->planned++;
+    struct slot *slot = slot_of(l, step);
+    slot->state = SLOT_PLANNING;
+    pthread_mutex_unlock(&l->lock);
+    plan(l, slot, step);
+    pthread_mutex_lock(&l->lock);
+    slot->state = SLOT_FILLING;
+    pthread_cond_broadcast(&l->work);
+    return true;
+}
+
+static void *reader(void *arg)
+{
+    struct pk_loader *l = arg;
+    pthread_mutex_lock(&l->lock);
+    while (!l->quit) {
+        l->busy++;
+        bool worked = !l->hold && (work_on_chunk(l) || work_on_plan(l));
+        l->busy--;
+        if (l->hold && !l->busy) pthread_cond_signal(&l->done);
+        if (!worked && !l->quit) pthread_cond_wait(&l->work, &l->lock);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+/* --- the caller ---------------------------------------------------------------------------- */
+
+/* Readers finish what they have in hand, then everything starts over at `step`. */
+static void restart(struct pk_loader *l, int64_t step)
+{
+    l->hold = true;
+    while (l->busy) pthread_cond_wait(&l->done, &l->lock);
+    for (int i = 0; i < l->slots; i++) l->slot[i].state = SLOT_FREE;
+    l->head = l->planned = step;
+    l->hold = false;
+    pthread_cond_broadcast(&l->work);
+}
+
+enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_batch **out,
+                             double *waited, struct pk_err *err)
+{
+    double start = pk_seconds();
+    *out = NULL;
+    if (step < 0 || step >= ((int64_t)1 << 56) / l->spec.batch)
+        return pk_fail(err, PK_EINVAL, "step %lld of a loader is out of range", (long long)step);
+    pthread_mutex_lock(&l->lock);
+    if (step == l->head + 1 && slot_of(l, l->head)->state == SLOT_READY) {
+        slot_of(l, l->head)->state = SLOT_FREE;
+        l->head = step;
+        pthread_cond_broadcast(&l->work);
+    } else if (step != l->head) {
+        restart(l, step);
+    }
+    struct slot *slot = slot_of(l, step);
+    while (slot->state != SLOT_READY) pthread_cond_wait(&l->done, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+    if (waited) *waited = pk_seconds() - start;
+    if (slot->status != PK_OK) return pk_fail(err, slot->status, "%s", slot->err.message);
+    *out = &slot->batch;
+    return PK_OK;
+}
+
+/* --- opening and closing ------------------------------------------------------------------- */
+
+static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *err)
+{
+    const struct pk_dataset *d = s->data;
+    int64_t n = count_rows(s);
+    if (s->batch < 1 || s->first < 0 || s->stride_count < 1 ||
+        s->stride_count > s->batch - s->first)
+        return pk_fail(err, PK_EINVAL, "samples %d to %d of a batch of %d cannot be delivered",
+                       s->first, s->first + s->stride_count, s->batch);
+    if (s->crop < 1 || s->crop > d->samples)
+        return pk_fail(err, PK_EINVAL, "crop of %d samples: records of %s have %d", s->crop, d->name,
+                       d->samples);
+    if (s->threads < 1 || s->threads > PK_THREADS_MAX || s->ahead < 1 || s->ahead > 1024)
+        return pk_fail(err, PK_EINVAL, "loader with %d threads and %d batches ahead: 1 to %d and 1 "
+                       "to 1024 are possible", s->threads, s->ahead, PK_THREADS_MAX);
+    if (d->sources < 1 || d->sources > 256)
+        return pk_fail(err, PK_EINVAL, "%s has %d sources, 1 to 256 are possible", d->name,
+                       d->sources);
+    if (n < s->batch)
+        return pk_fail(err, PK_EDATA, "data smaller than a batch: %lld records of %s are selected, a "
+                       "batch has %d; choose a smaller batch_size or more data", (long long)n,
+                       d->name, s->batch);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = row_of(s, i);
+        if (row < 0 || row >= d->count)
+            return pk_fail(err, PK_EINVAL, "row %lld of %lld does not exist", (long long)row,
+                           (long long)d->count);
+        if (d->record[row].length < s->crop) {
+            char id[64];
+            d->record_id(d, row, id);
+            return pk_fail(err, PK_EDATA, "data smaller than the crop: record %s of %s has %d valid "
+                           "samples, the crop %d; shorten the crop or leave the record out", id,
+                           d->name, d->record[row].length, s->crop);
+        }
+    }
+    return PK_OK;
+}
+
+/* Groups the rows by source and checks that each weight can be honoured. */
+static enum pk_status index_mixture(struct pk_loader *l, struct pk_err *err)
+{
+    const struct pk_loader_spec *s = &l->spec;
+    const struct pk_dataset *d = s->data;
+    double total = 0;
+    int64_t at[256] = {0};
+    PK_TRY(pk_alloc(&l->pool, (size_t)l->rows, sizeof *l->pool, "mixture", err));
+    PK_TRY(pk_alloc(&l->first, (size_t)d->sources + 1, sizeof *l->first, "mixture", err));
+    for (int64_t i = 0; i < l->rows; i++) l->first[d->record[row_of(s, i)].source + 1]++;
+    for (int32_t i = 0; i < d->sources; i++) {
+        if (!(s->weight[i] >= 0 && isfinite(s->weight[i])))
+            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s: 0 or more was expected",
+                           s->weight[i], d->source[i].name);
+        if (s->weight[i] > 0 && !l->first[i + 1])
+            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s, but no record of it is selected",
+                           s->weight[i], d->source[i].name);
+        total += s->weight[i];
+        l->first[i + 1] += l->first[i];
+        at[i] = l->first[i];
+    }
+    if (!(total > 0)) return pk_fail(err, PK_EINVAL, "all mixture weights are 0");
+    for (int64_t i = 0; i < l->rows; i++) {
+        int64_t row = row_of(s, i);
+        l->pool[at[d->record[row].source]++] = row;
+    }
+    return PK_OK;
+}
+
+static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *slot,
+                                 struct pk_err *err)
+{
+    struct pk_batch *b = &slot->batch;
+    size_t n = (size_t)s->stride_count, leads = (size_t)s->data->leads;
+    b->n = s->stride_count;
+    b->leads = s->data->leads;
+    b->samples = s->crop;
+    PK_TRY(pk_alloc_aligned(&b->signal, n * leads, (size_t)s->crop * 2, "batch", err));
+    PK_TRY(pk_alloc(&b->gain, n * leads, sizeof *b->gain, "batch", err));
+    PK_TRY(pk_alloc(&b->offset, n * leads, sizeof *b->offset, "batch", err));
+    PK_TRY(pk_alloc(&b->sample, n, sizeof *b->sample, "batch", err));
+    PK_TRY(pk_alloc(&b->row, n, sizeof *b->row, "batch", err));
+    if (s->task) PK_TRY(pk_alloc(&b->label, n, (size_t)s->task->classes, "batch labels", err));
+    return pk_alloc(&slot->item, n, sizeof *slot->item, "batch", err);
+}
+
+static enum pk_status start(struct pk_loader *l, struct pk_err *err)
+{
+    PK_TRY(check_spec(&l->spec, err));
+    l->rows = count_rows(&l->spec);
+    if (l->spec.weight) PK_TRY(index_mixture(l, err));
+    l->slots = l->spec.ahead + 1;
+    PK_TRY(pk_alloc(&l->slot, (size_t)l->slots, sizeof *l->slot, "batches", err));
+    for (int i = 0; i < l->slots; i++) PK_TRY(alloc_slot(&l->spec, &l->slot[i], err));
+    pthread_mutex_lock(&l->lock);  // a reader divides the work by l->threads
+    int wanted = l->spec.threads, failed = 0;
+    for (; l->threads < wanted && !failed; l->threads += !failed)
+        failed = pthread_create(&l->thread[l->threads], NULL, reader, l);
+    pthread_mutex_unlock(&l->lock);
+    return failed ? pk_fail(err, PK_ENOMEM, "cannot start reader thread %d of %d", l->threads + 1,
+                            wanted)
+                  : PK_OK;
+}
+
+enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spec *spec,
+                              struct pk_err *err)
+{
+    struct pk_loader *l;
+    *out = NULL;
+    PK_TRY(pk_alloc(&l, 1, sizeof *l, "loader", err));
+    l->spec = *spec;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->work, NULL);
+    pthread_cond_init(&l->done, NULL);
+    enum pk_status s = start(l, err);
+    if (s != PK_OK) {
+        pk_loader_close(l);
+        return s;
+    }
+    *out = l;
+    return PK_OK;
+}
+
+void pk_loader_close(struct pk_loader *l)
+{
+    if (!l) return;
+    pthread_mutex_lock(&l->lock);
+    l->quit = true;
+    pthread_cond_broadcast(&l->work);
+    pthread_mutex_unlock(&l->lock);
+    for (int i = 0; i < l->threads; i++) pthread_join(l->thread[i], NULL);
+    for (int i = 0; l->slot && i < l->slots; i++) {
+        struct pk_batch *b = &l->slot[i].batch;
+        free(b->signal);
+        free(b->gain);
+        free(b->offset);
+        free(b->sample);
+        free(b->row);
+        free(b->label);
+        free(l->slot[i].item);
+    }
+    free(l->slot);
+    free(l->pool);
+    free(l->first);
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->work);
+    pthread_cond_destroy(&l->done);
+    free(l);
+}

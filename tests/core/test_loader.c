@@ -1,0 +1,307 @@
+/* test_loader.c -- the order is a pure function of (seed, step); threads, ranks and restarts do not
+ * change it; every record comes once an epoch; mixtures and crops have the promised frequencies. */
+#include "core/loader.h"
+#include "core/rng.h"
+#include "tests/test.h"
+
+enum { RECORDS = 103, LEADS = 3, SAMPLES = 40, CLASSES = 2 };
+
+/* A dataset whose sample values tell record, lead and time; some records can be made unreadable. */
+struct fake {
+    struct pk_dataset d;
+    struct pk_record record[RECORDS];
+    struct pk_source source[3];
+    struct pk_task task;
+    uint8_t label[RECORDS * CLASSES];
+    bool broken[RECORDS];
+};
+
+static int16_t value_at(int64_t row, int32_t lead, int32_t t)
+{
+    return (int16_t)(row * 200 + lead * 50 + t);
+}
+
+static enum pk_status fake_part(const struct pk_dataset *d, int64_t i, int32_t start,
+                                int32_t samples, int16_t *dst, struct pk_err *err)
+{
+    const struct fake *f = d->self;
+    if (f->broken[i]) return pk_fail(err, PK_EIO, "the disk is gone");
+    for (int32_t l = 0; l < LEADS; l++)
+        for (int32_t t = 0; t < samples; t++) *dst++ = value_at(i, l, start + t);
+    return PK_OK;
+}
+
+static enum pk_status fake_read(const struct pk_dataset *d, int64_t i, int16_t *dst,
+                                struct pk_err *err)
+{
+    return fake_part(d, i, 0, SAMPLES, dst, err);
+}
+
+static void fake_id(const struct pk_dataset *d, int64_t i, char out[64])
+{
+    (void)d;
+    snprintf(out, 64, "fake-%03d", (int)i);
+}
+
+static void make_fake(struct fake *f)
+{
+    *f = (struct fake){.task = {.name = "task", .classes = CLASSES}};
+    for (int i = 0; i < RECORDS; i++) {
+        f->record[i] = (struct pk_record){.source = i % 7 == 0 ? 1 : i % 10 == 3 ? 2 : 0,
+                                          .length = SAMPLES - i % 4, .lead_mask = i == 5 ? 6 : 7};
+        for (int l = 0; l < LEADS; l++) f->record[i].scale[l] = 0.5f + (float)l;
+        f->label[i * CLASSES] = (uint8_t)(i & 1);
+        f->label[i * CLASSES + 1] = (uint8_t)(i % 3 == 0);
+        f->source[f->record[i].source].count++;
+    }
+    for (int s = 0; s < 3; s++)
+        for (int l = 0; l < LEADS; l++) {
+            f->source[s].mean[l] = s + l;
+            f->source[s].std[l] = s == 2 && l == 1 ? 0 : 2 + s;
+        }
+    f->task.label = f->label;
+    f->d = (struct pk_dataset){.name = "fake", .count = RECORDS, .leads = LEADS, .samples = SAMPLES,
+                               .rate = 10, .record = f->record, .sources = 3, .source = f->source,
+                               .self = f, .read = fake_read, .read_part = fake_part,
+                               .record_id = fake_id};
+}
+
+static struct pk_loader_spec make_spec(const struct fake *f)
+{
+    return (struct pk_loader_spec){.data = &f->d, .task = &f->task, .batch = 16, .stride_count = 16,
+                                   .crop = 20, .random_crop = true, .seed = 9, .threads = 2,
+                                   .ahead = 2};
+}
+
+/* Everything in the batch follows from pk_loader_locate. */
+static void check_batch(const struct fake *f, const struct pk_loader_spec *s,
+                        const struct pk_batch *b, int64_t step)
+{
+    CHECK(b->step == step && b->n == s->stride_count && b->leads == LEADS && b->samples == s->crop);
+    int bad = 0;
+    for (int32_t i = 0; i < b->n; i++) {
+        int64_t g = step * s->batch + s->first + i, row;
+        int32_t start;
+        pk_loader_locate(s, g, &row, &start);
+        const struct pk_record *r = &f->record[row];
+        bad += b->sample[i] != g || b->row[i] != row;
+        bad += start < 0 || start > r->length - s->crop || (!s->random_crop && start != 0);
+        for (int32_t l = 0; l < LEADS; l++) {
+            const struct pk_source *src = &f->source[r->source];
+            bool on = (r->lead_mask >> l & 1) && src->std[l] > 0;
+            float gain = on ? (float)((double)r->scale[l] / src->std[l]) : 0;
+            float offset = on ? (float)(src->mean[l] / src->std[l]) : 0;
+            bad += !(b->gain[i * LEADS + l] == gain && b->offset[i * LEADS + l] == offset);
+            for (int32_t t = 0; t < s->crop; t++)
+                bad += b->signal[(i * LEADS + l) * s->crop + t] != value_at(row, l, start + t);
+        }
+        bad += memcmp(b->label + i * CLASSES, f->label + row * CLASSES, CLASSES) != 0;
+    }
+    CHECK(bad == 0);
+}
+
+static void test_sequence(const struct fake *f, int threads, int ahead, bool random_crop)
+{
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    const struct pk_batch *b;
+    double waited = -1;
+    struct pk_loader_spec s = make_spec(f);
+    s.threads = threads;
+    s.ahead = ahead;
+    s.random_crop = random_crop;
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+    for (int64_t step = 0; step < 20; step++) {
+        CHECK_OK(pk_loader_get(l, step, &b, &waited, &err), &err);
+        if (b) check_batch(f, &s, b, step);
+        CHECK(waited >= 0);
+    }
+    static const int64_t jumps[] = {5, 5, 6, 0, 1000000, 1000001, 3};  // restarts, repeats
+    for (size_t i = 0; i < PK_COUNT(jumps); i++) {
+        CHECK_OK(pk_loader_get(l, jumps[i], &b, NULL, &err), &err);
+        if (b) check_batch(f, &s, b, jumps[i]);
+    }
+    CHECK_FAILS(pk_loader_get(l, -1, &b, NULL, &err), PK_EINVAL, &err, "out of range");
+    pk_loader_close(l);
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err);  // a fresh one at step 5
+    CHECK_OK(pk_loader_get(l, 5, &b, NULL, &err), &err);
+    if (b) check_batch(f, &s, b, 5);
+    pk_loader_close(l);
+}
+
+/* The slices of all ranks, put together, are the batch of one rank. */
+static void test_ranks(const struct fake *f)
+{
+    struct pk_err err = {0};
+    const struct pk_batch *whole, *part;
+    for (int world = 1; world <= 4; world++) {
+        struct pk_loader_spec s = make_spec(f), slice = s;
+        struct pk_loader *one, *rank[4];
+        int32_t first[5];
+        CHECK_OK(pk_loader_open(&one, &s, &err), &err);
+        for (int r = 0; r <= world; r++) first[r] = s.batch * r / world;
+        for (int r = 0; r < world; r++) {
+            slice.first = first[r];
+            slice.stride_count = first[r + 1] - first[r];
+            CHECK_OK(pk_loader_open(&rank[r], &slice, &err), &err);
+        }
+        for (int64_t step = 0; step < 8; step++) {
+            CHECK_OK(pk_loader_get(one, step, &whole, NULL, &err), &err);
+            for (int r = 0; r < world; r++) {
+                size_t row = LEADS * (size_t)s.crop, at = (size_t)first[r];
+                CHECK_OK(pk_loader_get(rank[r], step, &part, NULL, &err), &err);
+                size_t n = (size_t)part->n;
+                CHECK(!memcmp(part->signal, whole->signal + at * row, n * row * 2));
+                CHECK(!memcmp(part->gain, whole->gain + at * LEADS, n * LEADS * sizeof(float)));
+                CHECK(!memcmp(part->sample, whole->sample + at, n * sizeof *part->sample));
+                CHECK(!memcmp(part->row, whole->row + at, n * sizeof *part->row));
+                CHECK(!memcmp(part->label, whole->label + at * CLASSES, n * CLASSES));
+            }
+        }
+        for (int r = 0; r < world; r++) pk_loader_close(rank[r]);
+        pk_loader_close(one);
+    }
+}
+
+static void test_epochs(const struct fake *f)
+{
+    int64_t rows[41];
+    struct pk_loader_spec s = make_spec(f);
+    for (int part = 0; part < 2; part++) {
+        int64_t n = part ? 41 : RECORDS, changed = 0, previous[RECORDS] = {0};
+        for (int64_t i = 0; i < 41; i++) rows[i] = RECORDS - 1 - 2 * i;
+        s.rows = part ? rows : NULL;
+        s.row_count = n;
+        for (int64_t epoch = 0; epoch < 30; epoch++) {
+            int seen[RECORDS] = {0}, wrong = 0;
+            for (int64_t i = 0; i < n; i++) {
+                int64_t row;
+                int32_t start;
+                pk_loader_locate(&s, epoch * n + i, &row, &start);
+                seen[row]++;
+                changed += epoch > 0 && row != previous[i];
+                previous[i] = row;
+            }
+            for (int64_t i = 0; i < n; i++) wrong += seen[part ? rows[i] : i] != 1;
+            CHECK(wrong == 0);
+        }
+        CHECK(changed > 29 * n * 9 / 10);  // every epoch has an order of its own
+    }
+}
+
+static void test_mixture(const struct fake *f)
+{
+    static const double weight[3] = {2, 1, 5};
+    enum { DRAWS = 40000 };
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    const struct pk_batch *b;
+    struct pk_loader_spec s = make_spec(f);
+    double source[3] = {0}, record[RECORDS] = {0}, start_at[SAMPLES] = {0};
+    s.weight = weight;
+    for (int64_t g = 0; g < DRAWS; g++) {
+        int64_t row;
+        int32_t start;
+        pk_loader_locate(&s, g, &row, &start);
+        source[f->record[row].source]++;
+        record[row]++;
+        if (f->record[row].length == SAMPLES) start_at[start]++;
+    }
+    for (int i = 0; i < 3; i++) {
+        double p = weight[i] / 8;
+        CHECK_NEAR(source[i], DRAWS * p, 4 * sqrt(DRAWS * p * (1 - p)));
+    }
+    for (int i = 0; i < RECORDS; i++) {
+        int src = f->record[i].source;
+        double p = weight[src] / 8 / (double)f->source[src].count;
+        CHECK_NEAR(record[i], DRAWS * p, 5 * sqrt(DRAWS * p * (1 - p)));
+    }
+    double full = 0;
+    for (int t = 0; t < SAMPLES; t++) full += start_at[t];
+    for (int t = 0; t <= SAMPLES - s.crop; t++)  // 21 starts, both ends included
+        CHECK_NEAR(start_at[t], full / 21, 5 * sqrt(full / 21));
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+    for (int64_t step = 0; step < 10; step++) {
+        CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
+        if (b) check_batch(f, &s, b, step);
+    }
+    pk_loader_close(l);
+}
+
+static void test_errors(struct fake *f)
+{
+    static const double none[3] = {0, 0, 0}, negative[3] = {1, -1, 1}, not_a_number[3] = {NAN, 1, 1};
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    const struct pk_batch *b;
+    int64_t rows[20], outside = RECORDS;
+    struct pk_loader_spec s = make_spec(f);
+    for (int64_t i = 0; i < 20; i++) rows[i] = i;
+    s.batch = RECORDS + 1;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "data smaller than a batch");
+    CHECK(strstr(err.message, "103 records") && strstr(err.message, "104"));
+    s = make_spec(f);
+    s.crop = SAMPLES - 2;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "record fake-003");
+    CHECK(strstr(err.message, "data smaller than the crop"));
+    s.crop = SAMPLES + 1;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "crop of 41");
+    s = make_spec(f);
+    s.first = 10;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "samples 10 to 26");
+    s = make_spec(f);
+    s.threads = 0;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "0 threads");
+    s = make_spec(f);
+    s.weight = none;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "all mixture weights are 0");
+    s.weight = negative;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "mixture weight -1");
+    s.weight = not_a_number;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "mixture weight nan");
+    s = make_spec(f);
+    s.rows = &outside;
+    s.row_count = 1;
+    s.batch = s.stride_count = 1;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "row 103");
+
+    s = make_spec(f);  // one bad record among twenty: its batch fails and names it, others do not
+    s.rows = rows;
+    s.row_count = 20;
+    s.batch = s.stride_count = 4;
+    f->broken[11] = true;
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+    for (int64_t step = 0; step < 10; step++) {
+        bool hit = false;
+        for (int64_t i = 0; i < 4; i++) {
+            int64_t row;
+            int32_t start;
+            pk_loader_locate(&s, step * 4 + i, &row, &start);
+            hit = hit || row == 11;
+        }
+        if (hit) {
+            CHECK_FAILS(pk_loader_get(l, step, &b, NULL, &err), PK_EIO, &err,
+                        "record fake-011 (row 11): the disk is gone");
+            CHECK(b == NULL);
+        } else {
+            CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
+            if (b) check_batch(f, &s, b, step);
+        }
+    }
+    pk_loader_close(l);
+    f->broken[11] = false;
+}
+
+int main(void)
+{
+    static struct fake f;
+    make_fake(&f);
+    for (int threads = 1; threads <= 5; threads += 2)
+        for (int ahead = 1; ahead <= 4; ahead += 3) test_sequence(&f, threads, ahead, ahead == 1);
+    test_ranks(&f);
+    test_epochs(&f);
+    test_mixture(&f);
+    test_errors(&f);
+    pk_loader_close(NULL);
+    return TEST_END();
+}
