@@ -118,7 +118,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_add_layernorm)(const struct pk_call *c, struct
 
 struct backward {
     const float *dy, *x, *gain, *mean, *rstd;
-    float *dx, *dgain, *dbias; // dgain and dbias may be NULL
+    float *dx, *dgain, *dbias; // each may be NULL
     bool add;                  // to dx
     int64_t cols;
 };
@@ -159,7 +159,7 @@ static inline __attribute__((always_inline)) void grad_rows(const struct backwar
                 pk_v_mul(pk_v_sub(load(a->x + at, n), pk_v_set(a->mean[r + k])), rstd);
             pk_v d = pk_v_sub(pk_v_mul(dy, gain), pk_v_set(g_mean[k]));
             d = pk_v_mul(rstd, pk_v_fnma(xhat, pk_v_set(gx_mean[k]), d));
-            store(a->dx + at, n, a->add ? pk_v_add(load(a->dx + at, n), d) : d);
+            if (a->dx) store(a->dx + at, n, a->add ? pk_v_add(load(a->dx + at, n), d) : d);
             sum_gain = pk_v_fma(dy, xhat, sum_gain);
             sum_bias = pk_v_add(sum_bias, dy);
         }
