@@ -215,7 +215,10 @@ static bool work_on_chunk(struct pk_loader *l)
         slot->err = err;
     }
     slot->done += to - from;
-    if (slot->done == slot->batch.n) slot->state = SLOT_READY;
+    if (slot->done == slot->batch.n) {
+        slot->state = SLOT_READY;
+        pthread_cond_signal(&l->done);
+    }
     return true;
 }
 
@@ -241,7 +244,7 @@ static void *reader(void *arg)
         l->busy++;
         bool worked = !l->hold && (work_on_chunk(l) || work_on_plan(l));
         l->busy--;
-        if (worked || l->hold) pthread_cond_signal(&l->done);
+        if (l->hold && !l->busy) pthread_cond_signal(&l->done);
         if (!worked && !l->quit) pthread_cond_wait(&l->work, &l->lock);
     }
     pthread_mutex_unlock(&l->lock);

@@ -184,15 +184,15 @@ static enum pk_status write_signal_header(struct h5 *h)
     const struct pk_corpus_spec *spec = s->spec;
     hsize_t dims[3] = {(hsize_t)s->count, (hsize_t)spec->leads, (hsize_t)s->padded};
     int32_t samples = spec->samples;
-    double lsb = s->record[0].scale[0];  // of all leads and records, else NaN: see column scale
+    float lsb = s->record[0].scale[0];  // of all leads and records, else NaN: see column scale
     for (int64_t i = 0; i < s->count; i++)
         for (int32_t l = 0; l < spec->leads; l++)
-            if (s->record[i].scale[l] != (float)lsb) lsb = NAN;
+            if (s->record[i].scale[l] != lsb) lsb = NAN;
 
     hid_t d = create_dataset(h, "signal", H5T_STD_I16LE, 3, dims);
     if (d < 0) return refused(h, PK_EWRITE, "create", "signal");
     bool ok = put_attribute(d, "rate", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 0, &spec->rate) &&
-              put_attribute(d, "lsb", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 0, &lsb) &&
+              put_attribute(d, "lsb", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 0, &lsb) &&
               put_attribute(d, "samples", H5T_STD_I32LE, H5T_NATIVE_INT32, 0, &samples) &&
               put_strings(d, "lead_names", spec->lead_name, sizeof spec->lead_name[0],
                           spec->leads) &&

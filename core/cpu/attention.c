@@ -14,6 +14,8 @@
 
 #include <math.h>
 
+static const float LN2 = 0.693147181f, LOG2E = 1.44269504f;
+
 /* Shape of one call and the padded strides of its scratch. */
 struct shape {
     int64_t batch, tokens, width, heads, head;
@@ -64,16 +66,17 @@ static void pack_transposed(float *dst, int64_t stride, const float *src, int64_
         for (int64_t j = rows; j < stride; j++) dst[c * stride + j] = 0;
 }
 
-/* 0 in the lanes of the last vector that hold keys, -infinity in the padding: added to a row of
- * scores it takes the padding out of the softmax. */
+/* 0 in the lanes of the last vector that hold keys, -1e30 in the padding: added to a row of scores
+ * it takes the padding out of the softmax. (Not -infinity, for which pk_v_exp2 is NaN.) */
 static pk_v key_bias(const struct shape *s, int64_t vecs)
 {
     float b[PK_V];
-    for (int64_t l = 0; l < PK_V; l++) b[l] = (vecs - 1) * PK_V + l < s->tokens ? 0 : -INFINITY;
+    for (int64_t l = 0; l < PK_V; l++) b[l] = (vecs - 1) * PK_V + l < s->tokens ? 0 : -1e30f;
     return pk_v_load(b);
 }
 
-/* Replaces a row of scores by exp(score - max), gives 1 / sum and the log-sum-exp. */
+/* Replaces a row of scores, in units of log 2, by 2^(score - max); gives 1 / sum and the natural
+ * log-sum-exp. */
 static void softmax_row(float *row, int64_t vecs, pk_v bias, float *inverse, float *lse)
 {
     float *end = row + (vecs - 1) * PK_V;
@@ -81,16 +84,16 @@ static void softmax_row(float *row, int64_t vecs, pk_v bias, float *inverse, flo
     for (float *p = row; p < end; p += PK_V) top = pk_v_max(top, pk_v_load(p));
     float m = pk_v_max_lane(top);
     pk_v max = pk_v_set(m);
-    sum = pk_v_exp(pk_v_sub(last, max));
+    sum = pk_v_exp2(pk_v_sub(last, max));
     pk_v_store(end, sum);
     for (float *p = row; p < end; p += PK_V) {
-        pk_v e = pk_v_exp(pk_v_sub(pk_v_load(p), max));
+        pk_v e = pk_v_exp2(pk_v_sub(pk_v_load(p), max));
         pk_v_store(p, e);
         sum = pk_v_add(sum, e);
     }
     float total = pk_v_sum(sum);
     *inverse = 1 / total;
-    *lse = m + logf(total);
+    *lse = (m + log2f(total)) * LN2;
 }
 
 static void attend_head(const struct shape *s, const float *qkv, float *out, float *lse,
@@ -102,7 +105,7 @@ static void attend_head(const struct shape *s, const float *qkv, float *out, flo
     int64_t ld = 3 * s->width, vecs = (t + PK_V - 1) / PK_V;
     pk_v bias = key_bias(s, vecs);
 
-    pack(q, ds, qkv, ld, t, d, s->scale);
+    pack(q, ds, qkv, ld, t, d, s->scale * LOG2E);
     pack_transposed(kt, ts, qkv + s->width, ld, t, d);
     pack(v, ds, qkv + 2 * s->width, ld, t, d, 1);
     for (int64_t i = 0; i < t; i += PK_TILE_ROWS) {
@@ -183,14 +186,15 @@ static float dot(const float *a, const float *b, int64_t n)
     return pk_v_sum(sum);
 }
 
-/* From scores in p and dout v^T in ds: p = e^(score - lse), ds = p (ds - delta). */
+/* From scores in units of log 2 in p and dout v^T in ds: p = 2^(score - lse), ds = p (ds - delta).
+ */
 static void grad_row(float *p, float *ds, int64_t vecs, pk_v bias, float lse, float delta)
 {
-    pk_v l = pk_v_set(lse), d = pk_v_set(delta);
+    pk_v l = pk_v_set(lse * LOG2E), d = pk_v_set(delta);
     for (int64_t v = 0; v < vecs; v++, p += PK_V, ds += PK_V) {
         pk_v x = pk_v_sub(pk_v_load(p), l);
         if (v == vecs - 1) x = pk_v_add(x, bias);
-        x = pk_v_exp(x);
+        x = pk_v_exp2(x);
         pk_v_store(p, x);
         pk_v_store(ds, pk_v_mul(x, pk_v_sub(pk_v_load(ds), d)));
     }
@@ -247,19 +251,19 @@ static void grad_block(const struct shape *s, const struct grad_scratch *g, int6
                            .c = g->dk,
                            .ldc = ds,
                            .accumulate = i > 0};
-    pk_tile_product(&keys); // q carries the scale already
+    pk_tile_product(&keys);
     keys.a = g->p, keys.b = g->dout + i * ds, keys.c = g->dv;
     pk_tile_product(&keys);
 }
 
-/* dst[rows, cols] (+)= src[rows, cols] */
+/* dst[rows, cols] (+)= src[rows, cols] * factor */
 static void unpack(float *dst, int64_t ld, const float *src, int64_t stride, int64_t rows,
-                   int64_t cols, bool accumulate)
+                   int64_t cols, float factor, bool accumulate)
 {
     for (int64_t i = 0; i < rows; i++, dst += ld, src += stride)
         for (int64_t j = 0; j < cols; j += PK_V) {
             int64_t n = PK_MIN(cols - j, PK_V);
-            pk_v x = pk_v_load(src + j);
+            pk_v x = pk_v_mul(pk_v_set(factor), pk_v_load(src + j));
             if (accumulate) x = pk_v_add(x, pk_v_load_n(dst + j, n));
             pk_v_store_n(dst + j, n, x);
         }
@@ -281,7 +285,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_attention_grad)(const struct pk_call *c, struc
             const float *lse = (const float *)c->src[3] + (b * s.heads + h) * t;
             float *dqkv = (float *)c->dst[0] + b * t * 3 * w + h * d;
 
-            pack(g.q, s.head_stride, qkv, 3 * w, t, d, s.scale);
+            pack(g.q, s.head_stride, qkv, 3 * w, t, d, s.scale * LOG2E);
             pack(g.k, s.head_stride, qkv + w, 3 * w, t, d, 1);
             pack(g.dout, s.head_stride, dout, w, t, d, 1);
             pack_transposed(g.kt, s.key_stride, qkv + w, 3 * w, t, d);
@@ -289,8 +293,9 @@ enum pk_status PK_ISA_NAME(pk_cpu_attention_grad)(const struct pk_call *c, struc
             for (int64_t i = 0; i < t; i++) g.delta[i] = dot(dout + i * w, out + i * w, d);
             for (int64_t i = 0; i < t; i += block)
                 grad_block(&s, &g, i, PK_MIN(t - i, block), lse, dqkv, accumulate);
-            unpack(dqkv + w, 3 * w, g.dk, s.head_stride, t, d, accumulate);
-            unpack(dqkv + 2 * w, 3 * w, g.dv, s.head_stride, t, d, accumulate);
+            /* The packed q carries scale / log 2, of which dk wants the scale. */
+            unpack(dqkv + w, 3 * w, g.dk, s.head_stride, t, d, LN2, accumulate);
+            unpack(dqkv + 2 * w, 3 * w, g.dv, s.head_stride, t, d, 1, accumulate);
         }
     return PK_OK;
 }
@@ -339,19 +344,19 @@ enum pk_status PK_ISA_NAME(pk_cpu_attention_pool)(const struct pk_call *c, struc
 }
 
 /* in: dout [B, C], query [C], kv [B, T, 2C], prob [B, H, T] -> dquery [C], dkv, either absent, both
- * accumulating. */
+ * accumulating. dquery is summed apart and added once, so that what it held costs no rounding. */
 enum pk_status PK_ISA_NAME(pk_cpu_attention_pool_grad)(const struct pk_call *c, struct pk_err *err)
 {
     struct shape s = {0};
     PK_TRY(shape_of(&s, c, c->in[2], 2, err));
     const int64_t t = s.tokens, d = s.head, w = s.width;
-    float *dquery = c->out[0] ? c->dst[0] : NULL, *dscore = c->workspace;
+    float *dscore = c->workspace, *dq = dscore + s.key_stride;
     bool add = pk_call_accumulates(c, 1);
-    if (dquery && !pk_call_accumulates(c, 0)) memset(dquery, 0, (size_t)w * sizeof *dquery);
-    for (int64_t b = 0; b < s.batch; b++)
-        for (int64_t h = 0; h < s.heads; h++) {
+    for (int64_t h = 0; h < s.heads; h++) {
+        const float *query = (const float *)c->src[1] + h * d;
+        memset(dq, 0, (size_t)d * sizeof *dq);
+        for (int64_t b = 0; b < s.batch; b++) {
             const float *dout = (const float *)c->src[0] + b * w + h * d;
-            const float *query = (const float *)c->src[1] + h * d;
             const float *kv = (const float *)c->src[2] + b * t * 2 * w + h * d;
             const float *prob = (const float *)c->src[3] + (b * s.heads + h) * t;
             float mean = 0;
@@ -361,12 +366,14 @@ enum pk_status PK_ISA_NAME(pk_cpu_attention_pool_grad)(const struct pk_call *c, 
             }
             for (int64_t i = 0; i < t; i++) {
                 float ds = s.scale * prob[i] * (dscore[i] - mean);
-                if (dquery) axpy(dquery + h * d, kv + i * 2 * w, ds, d, true);
+                axpy(dq, kv + i * 2 * w, ds, d, true);
                 if (!c->out[1]) continue;
                 float *dkv = (float *)c->dst[1] + (b * t + i) * 2 * w + h * d;
                 axpy(dkv, query, ds, d, add);
                 axpy(dkv + w, dout, prob[i], d, add);
             }
         }
+        if (c->out[0]) axpy((float *)c->dst[0] + h * d, dq, 1, d, pk_call_accumulates(c, 0));
+    }
     return PK_OK;
 }

@@ -4,9 +4,9 @@
  *
  * A layer with GELU runs over panels of rows, so that the panel that the matrix product has just
  * written is still in the second-level cache when the GELU reads it. */
+#include "core/cpu/gelu.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/kernels.h"
-#include "core/cpu/simd.h"
 
 /* Elements of a panel of pre-activations: 256 KB, a quarter of the cache, since the product needs
  * the rest for the weights. */
@@ -30,23 +30,11 @@ static int64_t panel_rows(int64_t width)
     return rows < 32 ? 32 : rows;
 }
 
-static pk_v gelu(pk_v x)
-{
-    pk_v density;
-    return pk_v_mul(x, pk_v_normal(x, &density));
-}
-
-static pk_v gelu_slope(pk_v x)
-{
-    pk_v density, below = pk_v_normal(x, &density);
-    return pk_v_fma(x, density, below);
-}
-
 static void gelu_span(float *y, const float *x, int64_t n)
 {
     int64_t i = 0;
-    for (; i + PK_V <= n; i += PK_V) pk_v_store(y + i, gelu(pk_v_load(x + i)));
-    if (i < n) pk_v_store_n(y + i, n - i, gelu(pk_v_load_n(x + i, n - i)));
+    for (; i + PK_V <= n; i += PK_V) pk_v_store(y + i, pk_v_gelu(pk_v_load(x + i)));
+    if (i < n) pk_v_store_n(y + i, n - i, pk_v_gelu(pk_v_load_n(x + i, n - i)));
 }
 
 /* dx (+)= dy * gelu'(x); dx may be dy. */
@@ -54,7 +42,7 @@ static void gelu_grad_span(float *dx, const float *dy, const float *x, int64_t n
 {
     for (int64_t i = 0; i < n; i += PK_V) {
         int64_t k = n - i < PK_V ? n - i : PK_V;
-        pk_v g = pk_v_mul(pk_v_load_n(dy + i, k), gelu_slope(pk_v_load_n(x + i, k)));
+        pk_v g = pk_v_mul(pk_v_load_n(dy + i, k), pk_v_gelu_slope(pk_v_load_n(x + i, k)));
         if (accumulate) g = pk_v_add(g, pk_v_load_n(dx + i, k));
         pk_v_store_n(dx + i, k, g);
     }
@@ -160,7 +148,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_linear_dw)(const struct pk_call *c, struct pk_
 enum pk_status PK_ISA_NAME(pk_cpu_gelu)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
-    gelu_span(c->dst[0], c->src[0], pk_value_count(c->in[0]));
+    gelu_span(c->dst[0], c->src[0], row_count(c->in[0]) * last_dim(c->in[0]));
     return PK_OK;
 }
 
@@ -168,7 +156,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_gelu)(const struct pk_call *c, struct pk_err *
 enum pk_status PK_ISA_NAME(pk_cpu_gelu_grad)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
-    gelu_grad_span(c->dst[0], c->src[0], c->src[1], pk_value_count(c->in[0]),
+    gelu_grad_span(c->dst[0], c->src[0], c->src[1], row_count(c->in[0]) * last_dim(c->in[0]),
                    pk_call_accumulates(c, 0));
     return PK_OK;
 }

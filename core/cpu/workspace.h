@@ -35,10 +35,10 @@ static inline size_t pk_cpu_attention_grad_workspace(int64_t tokens, int64_t hea
            sizeof(float);
 }
 
-/* Gradient of the probabilities of one record: heads x tokens. */
-static inline size_t pk_cpu_attention_pool_grad_workspace(int64_t tokens, int64_t heads)
+/* Gradients of the probabilities and of the query of one head. Forward pooling needs none. */
+static inline size_t pk_cpu_attention_pool_grad_workspace(int64_t tokens, int64_t head)
 {
-    return (size_t)(pk_cpu_pad(tokens) * heads) * sizeof(float);
+    return (size_t)(pk_cpu_pad(tokens) + pk_cpu_pad(head)) * sizeof(float);
 }
 
 #endif

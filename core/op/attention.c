@@ -69,7 +69,8 @@ static size_t workspace_attention(const struct pk_prog *p, const struct pk_node 
 
 static size_t workspace_pool_grad(const struct pk_prog *p, const struct pk_node *n)
 {
-    return pk_cpu_attention_pool_grad_workspace(p->value[n->in[2]].dim[1], n->attr.attention.heads);
+    const int64_t *d = p->value[n->in[2]].dim;
+    return pk_cpu_attention_pool_grad_workspace(d[1], d[2] / 2 / n->attr.attention.heads);
 }
 
 const struct pk_op_row pk_row_attention = {.name = "attention",

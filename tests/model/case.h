@@ -121,7 +121,7 @@ static inline enum pk_status model_run(struct model *x, const struct batch *b, d
     struct pk_feed feed[PK_COUNT(all)];
     struct pk_fetch out[8];
     float each[RECORDS];
-    struct pk_run run = {.feed = feed, .fetch = out, .micros = RECORDS / x->records};
+    struct pk_exec_batch run = {.feed = feed, .fetch = out, .micros = RECORDS / x->records};
     for (size_t i = 0; i < PK_COUNT(all); i++)
         if (pk_prog_find(&x->prog, PK_STORE_IN, all[i].name) >= 0) feed[run.feeds++] = all[i];
     for (int i = 0; i < fetches; i++) out[run.fetches++] = fetch[i];

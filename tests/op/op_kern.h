@@ -3,8 +3,8 @@
  * reference runs in double; with R rounding to float it is the naive single-precision algorithm
  * (an operation on floats computed in double and rounded once is the float operation).
  *
- * A kernel may be at most twice as far from the double result as the naive one is, plus half a unit
- * in the last place of the largest result. case_run tries every instruction set of this machine,
+ * A kernel may be at most twice as far from the double result as the naive one is, plus two
+ * roundings of the largest result. case_run tries every instruction set of this machine,
  * with every output assigned (poisoned with NaN before) and added to (random before), checks guard
  * elements around all arrays, unchanged inputs, and equal bits in a second run. */
 #ifndef PK_OP_KERN_H
@@ -180,7 +180,7 @@ static inline void case_compare(const struct op_case *t, int k, const char *isa)
         naive = fmax(naive, fabs(case_single(a->naive[i] + before) - want));
         top = fmax(top, fabs(want));
     }
-    const double limit = 2 * naive + 0.5 * (double)FLT_EPSILON * top;
+    const double limit = 2 * naive + (double)FLT_EPSILON * top;
     if (bad || !(kernel <= limit))
         fprintf(stderr, "%s, %s, output %d%s: off by %g, allowed %g, %lld bad\n", t->why, isa, k,
                 add ? " (added)" : "", kernel, limit, (long long)bad);

@@ -1,0 +1,182 @@
+/* test_attention.c -- attention and attention pooling against their definition in double. */
+#include "core/cpu/workspace.h"
+#include "tests/op/op_case.h"
+
+#define REAL    double
+#define NAME(f) f##_exact
+#define EXP     exp
+#define LOG     log
+#include "tests/op/reference_attention.h"
+#undef REAL
+#undef NAME
+#undef EXP
+#undef LOG
+#define REAL    float
+#define NAME(f) f##_naive
+#define EXP     expf
+#define LOG     logf
+#include "tests/op/reference_attention.h"
+
+static const struct row {
+    int64_t batch, tokens, heads, head;
+    float stretch; // of the queries: large ones make the softmax nearly one-hot
+    const char *why;
+} rows[] = {
+    {1, 1, 1, 12, 1, "one key: the softmax is 1 and its gradient 0"},
+    {2, 2, 3, 5, 1, "odd head, smaller than any vector"},
+    {2, 7, 2, 24, 1, "fewer rows than a tile, a vector and a half of columns"},
+    {1, 31, 2, 17, 1, "one column beyond a vector"},
+    {2, 40, 4, 48, 1, "ViT-XS context, whole vectors"},
+    {1, 50, 4, 24, 1, "narrow predictor, last key vector partly filled"},
+    {2, 65, 2, 64, 1, "one row and one key beyond tiles and vectors"},
+    {1, 200, 2, 32, 1, "even key tiles"},
+    {2, 201, 4, 48, 1, "ViT-XS target, nine of sixteen lanes in the last key vector"},
+    {1, 201, 1, 128, 1, "wide head: several tiles of columns"},
+    {1, 41, 2, 48, 40, "scores of several hundred: only the maximum survives"},
+    {1, 600, 1, 12, 1, "backward in several blocks of query rows"},
+};
+
+static float *lowered(const double *x, int64_t n)
+{
+    float *y = op_floats(n);
+    for (int64_t i = 0; i < n; i++) y[i] = (float)x[i];
+    return y;
+}
+
+static void forward(const struct row *s, enum pk_isa isa, bool keep_lse)
+{
+    int64_t b = s->batch, t = s->tokens, h = s->heads, d = s->head, w = h * d;
+    struct op_case c;
+    op_begin(&c, PK_OP_ATTENTION, isa);
+    float scale = (float)(1 / sqrt((double)d));
+    c.node.attr.attention.heads = (int32_t)h;
+    c.node.attr.attention.scale = scale;
+    float *qkv = op_in(&c, 0, OP_DIMS(b, t, 3 * w));
+    for (int64_t i = 0; i < b * t * 3 * w; i++)
+        if (i % (3 * w) < w) qkv[i] *= s->stretch;
+    op_out(&c, 0, false, OP_DIMS(b, t, w));
+    if (keep_lse) op_out(&c, 1, false, OP_DIMS(b, h, t));
+
+    double *p = op_doubles(t * t), *out = op_doubles(b * t * w), *lse = op_doubles(b * h * t);
+    float *pf = op_floats(t * t), *outf = op_floats(b * t * w), *lsef = op_floats(b * h * t);
+    for (int64_t i = 0; i < b * h; i++) {
+        int64_t at = i / h * t * w + i % h * d, qat = i / h * t * 3 * w + i % h * d;
+        attend_exact(t, d, w, scale, qkv + qat, p, out + at, lse + i * t);
+        attend_naive(t, d, w, scale, qkv + qat, pf, outf + at, lsef + i * t);
+    }
+    if (op_run(&c, pk_cpu_attention_workspace(t, d))) {
+        op_check(&c, 0, outf, out, s->why);
+        if (keep_lse) op_check(&c, 1, lsef, lse, s->why);
+    }
+    op_end(&c);
+    free(p), free(out), free(lse), free(pf), free(outf), free(lsef);
+}
+
+static void backward(const struct row *s, enum pk_isa isa, bool accumulate)
+{
+    int64_t b = s->batch, t = s->tokens, h = s->heads, d = s->head, w = h * d;
+    struct op_case c;
+    op_begin(&c, PK_OP_ATTENTION_GRAD, isa);
+    float scale = (float)(1 / sqrt((double)d));
+    c.node.attr.attention.heads = (int32_t)h;
+    c.node.attr.attention.scale = scale;
+    float *dout = op_in(&c, 0, OP_DIMS(b, t, w)), *qkv = op_in(&c, 1, OP_DIMS(b, t, 3 * w));
+    for (int64_t i = 0; i < b * t * 3 * w; i++)
+        if (i % (3 * w) < w) qkv[i] *= s->stretch;
+    float *out_in = op_in(&c, 2, OP_DIMS(b, t, w)), *lse_in = op_in(&c, 3, OP_DIMS(b, h, t));
+    op_out(&c, 0, accumulate, OP_DIMS(b, t, 3 * w));
+
+    double *p = op_doubles(t * t), *out = op_doubles(b * t * w), *lse = op_doubles(b * h * t);
+    float *pf = op_floats(t * t), *outf = op_floats(b * t * w), *lsef = op_floats(b * h * t);
+    double *want = op_doubles(b * t * 3 * w);
+    float *naive = op_floats(b * t * 3 * w);
+    for (int64_t i = 0; i < b * h; i++) {
+        int64_t at = i / h * t * w + i % h * d, qat = i / h * t * 3 * w + i % h * d;
+        attend_exact(t, d, w, scale, qkv + qat, p, out + at, lse + i * t);
+        attend_naive(t, d, w, scale, qkv + qat, pf, outf + at, lsef + i * t);
+        /* Both algorithms start from probabilities as good as float can hold the log-sum-exp. */
+        for (int64_t r = 0; r < t; r++)
+            for (int64_t j = 0; j < t; j++) {
+                float sum = 0;
+                for (int64_t x = 0; x < d; x++)
+                    sum += qkv[qat + r * 3 * w + x] * qkv[qat + j * 3 * w + w + x];
+                pf[r * t + j] = expf(sum * scale - (float)lse[i * t + r]);
+            }
+        attend_grad_exact(t, d, w, scale, qkv + qat, dout + at, p, want + qat);
+        attend_grad_naive(t, d, w, scale, qkv + qat, dout + at, pf, naive + qat);
+    }
+    float *o = lowered(out, b * t * w), *l = lowered(lse, b * h * t);
+    memcpy(out_in, o, (size_t)(b * t * w) * sizeof *o);
+    memcpy(lse_in, l, (size_t)(b * h * t) * sizeof *l);
+    if (op_run(&c, pk_cpu_attention_grad_workspace(t, d))) op_check(&c, 0, naive, want, s->why);
+    op_end(&c);
+    free(p), free(out), free(lse), free(pf), free(outf), free(lsef);
+    free(want), free(naive), free(o), free(l);
+}
+
+static void pooling(const struct row *s, enum pk_isa isa, bool accumulate, unsigned wanted)
+{
+    int64_t b = s->batch, t = s->tokens, h = s->heads, d = s->head, w = h * d;
+    struct op_case c, g;
+    float scale = (float)(1 / sqrt((double)d));
+    op_begin(&c, PK_OP_ATTENTION_POOL, isa);
+    c.node.attr.attention.heads = (int32_t)h;
+    c.node.attr.attention.scale = scale;
+    float *query = op_in(&c, 0, OP_DIMS(w)), *kv = op_in(&c, 1, OP_DIMS(b, t, 2 * w));
+    for (int64_t i = 0; i < w; i++) query[i] *= s->stretch;
+    op_out(&c, 0, false, OP_DIMS(b, w));
+    op_out(&c, 1, false, OP_DIMS(b, h, t));
+    op_begin(&g, PK_OP_ATTENTION_POOL_GRAD, isa);
+    g.node.attr = c.node.attr;
+    float *dout = op_in(&g, 0, OP_DIMS(b, w)), *query2 = op_in(&g, 1, OP_DIMS(w));
+    float *kv2 = op_in(&g, 2, OP_DIMS(b, t, 2 * w)), *prob = op_in(&g, 3, OP_DIMS(b, h, t));
+    memcpy(query2, query, (size_t)w * sizeof *query);
+    memcpy(kv2, kv, (size_t)(b * t * 2 * w) * sizeof *kv);
+    if (wanted & 1) op_out(&g, 0, accumulate, OP_DIMS(w));
+    if (wanted & 2) op_out(&g, 1, accumulate, OP_DIMS(b, t, 2 * w));
+
+    double *out = op_doubles(b * w), *p = op_doubles(b * h * t), *dq = op_doubles(w),
+           *dkv = op_doubles(b * t * 2 * w);
+    float *outf = op_floats(b * w), *pf = op_floats(b * h * t), *dqf = op_floats(w),
+          *dkvf = op_floats(b * t * 2 * w);
+    for (int64_t i = 0; i < b * h; i++) {
+        int64_t at = i % h * d, row = i / h * w + at, kat = i / h * t * 2 * w + at;
+        pool_exact(t, d, w, scale, query + at, kv + kat, out + row, p + i * t);
+        pool_naive(t, d, w, scale, query + at, kv + kat, outf + row, pf + i * t);
+        pool_grad_exact(t, d, w, scale, dout + row, query + at, kv + kat, p + i * t, dq + at,
+                        dkv + kat);
+        pool_grad_naive(t, d, w, scale, dout + row, query + at, kv + kat, pf + i * t, dqf + at,
+                        dkvf + kat);
+    }
+    for (int64_t i = 0; i < b * h * t; i++) prob[i] = (float)p[i];
+    if (op_run(&c, 0)) {
+        op_check(&c, 0, outf, out, s->why);
+        op_check(&c, 1, pf, p, s->why);
+    }
+    if (op_run(&g, pk_cpu_attention_pool_grad_workspace(t, d))) {
+        if (wanted & 1) op_check(&g, 0, dqf, dq, s->why);
+        if (wanted & 2) op_check(&g, 1, dkvf, dkv, s->why);
+    }
+    op_end(&c), op_end(&g);
+    free(out), free(p), free(dq), free(dkv), free(outf), free(pf), free(dqf), free(dkvf);
+}
+
+int main(void)
+{
+    struct pk_err err = {0};
+    for (int isa = 0; isa < PK_ISA_COUNT; isa++) {
+        if (!op_isa_available(isa)) continue;
+        for (size_t i = 0; i < PK_COUNT(rows); i++) {
+            forward(&rows[i], isa, i % 2);
+            backward(&rows[i], isa, false);
+            backward(&rows[i], isa, true);
+            pooling(&rows[i], isa, i % 2, i % 3 + 1); // dquery, dkv, both
+            pooling(&rows[i], isa, i % 2 == 0, 3);
+        }
+        struct pk_value odd = {.rank = 3, .dim = {1, 4, 3 * 10}};
+        struct pk_node node = {.op = PK_OP_ATTENTION, .attr.attention = {.heads = 4, .scale = 1}};
+        struct pk_call call = {.node = &node, .in = {&odd}};
+        CHECK_FAILS(pk_cpu_table(isa)[PK_OP_ATTENTION](&call, &err), PK_ESHAPE, &err, "4 heads");
+    }
+    return TEST_END();
+}
