@@ -455,7 +455,7 @@ static void test_ugly(const struct ugly *u, int turn)
     CHECK_OK(model_start(&c.m, 1, true, &err), &err);
     struct pk_fetch fetch = {"loss", loss};
     // two micro-batches that are equal: what one leaves behind must not reach the other
-    struct pk_run run = {.feed = feeds,
+    struct pk_exec_batch run = {.feed = feeds,
                          .feeds = PK_COUNT(feeds),
                          .fetch = &fetch,
                          .fetches = 1,
