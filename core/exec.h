@@ -20,6 +20,7 @@ struct pk_exec { // the arenas of one model, each made once
     enum pk_isa isa;
     struct pk_pool *pool;
     int threads;
+    int64_t elements;      // params->elements when the arenas were made; must not have grown
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
     float *grad;           // [shards][params->elements]; the sum ends in shard 0; or NULL
@@ -42,7 +43,8 @@ struct pk_bound { // a program ready to run: plan and kernels
     struct pk_plan plan;
     double *seconds; // [nodes] time of each node on worker 0, NULL unless profiling
 };
-/* Plans and checks that every op has a kernel; grows the arenas. prog is borrowed. */
+/* Plans and checks that every op has a kernel; grows the arenas of activations. prog is borrowed.
+ * All programs of a model must be built before pk_exec_create, since they add parameters. */
 enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struct pk_prog *prog,
                             struct pk_err *err);
 void pk_bound_free(struct pk_bound *b);

@@ -2,8 +2,8 @@
  * written from the op list and sharing nothing with the kernels. Finite differences of its loss are
  * what gradients are held against.
  *
- * Gradient nodes are passed over: a node runs when all of its inputs are known, and `seed`, on which
- * every gradient depends, never is. */
+ * Gradient nodes are passed over: a node runs when all of its inputs are known, and `seed`, on
+ * which every gradient depends, never is. */
 #ifndef PK_TEST_REF_INTERP_H
 #define PK_TEST_REF_INTERP_H
 
@@ -17,7 +17,7 @@
 
 struct ref {
     const struct pk_prog *p;
-    double **value;      // [values], integers too; NULL until known
+    double **value;       // [values], integers too; NULL until known
     const double *weight; // [params->elements]
     const double *ema;    // the same, or NULL
     /* Values that do not need a gradient keep what the first run gave: this makes ops of frozen and
@@ -39,8 +39,7 @@ static inline void ref_free(struct ref *r)
 
 static inline double *ref_room(struct ref *r, int32_t v)
 {
-    if (!r->value[v])
-        r->value[v] = calloc((size_t)pk_value_count(&r->p->value[v]), sizeof(double));
+    if (!r->value[v]) r->value[v] = calloc((size_t)pk_value_count(&r->p->value[v]), sizeof(double));
     return r->value[v];
 }
 
@@ -51,11 +50,21 @@ static inline void ref_feed(struct ref *r, const char *name, const void *data)
     if (v < 0) return;
     double *x = ref_room(r, v);
     for (int64_t i = 0; i < pk_value_count(&r->p->value[v]); i++) switch (r->p->value[v].dtype) {
-        case PK_F32: x[i] = (double)((const float *)data)[i]; break;
-        case PK_I16: x[i] = ((const int16_t *)data)[i]; break;
-        case PK_I32: x[i] = ((const int32_t *)data)[i]; break;
-        case PK_I64: x[i] = (double)((const int64_t *)data)[i]; break;
-        default: x[i] = ((const uint8_t *)data)[i]; break;
+        case PK_F32:
+            x[i] = (double)((const float *)data)[i];
+            break;
+        case PK_I16:
+            x[i] = ((const int16_t *)data)[i];
+            break;
+        case PK_I32:
+            x[i] = ((const int32_t *)data)[i];
+            break;
+        case PK_I64:
+            x[i] = (double)((const int64_t *)data)[i];
+            break;
+        default:
+            x[i] = ((const uint8_t *)data)[i];
+            break;
         }
 }
 
@@ -289,9 +298,15 @@ static inline bool ref_node(const struct ref_args *a)
 {
     const double *x = a->src[0];
     switch (a->n->op) {
-    case PK_OP_PATCHIFY: ref_patchify(a); return true;
-    case PK_OP_BLOCK_MASK: ref_block_mask(a); return true;
-    case PK_OP_LINEAR: ref_linear(a, a->dst[0]); return true;
+    case PK_OP_PATCHIFY:
+        ref_patchify(a);
+        return true;
+    case PK_OP_BLOCK_MASK:
+        ref_block_mask(a);
+        return true;
+    case PK_OP_LINEAR:
+        ref_linear(a, a->dst[0]);
+        return true;
     case PK_OP_GELU:
         for (int64_t i = 0; i < a->count; i++) a->dst[0][i] = ref_gelu(x[i]);
         return true;
@@ -313,21 +328,34 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_ADD:
         for (int64_t i = 0; i < a->count; i++) a->dst[0][i] = x[i] + a->src[1][i];
         return true;
-    case PK_OP_COPY: memcpy(a->dst[0], x, (size_t)a->count * sizeof *x); return true;
-    case PK_OP_DROPOUT: ref_dropout(a); return true;
-    case PK_OP_ATTENTION: ref_attention(a); return true;
-    case PK_OP_ATTENTION_POOL: ref_attention_pool(a); return true;
+    case PK_OP_COPY:
+        memcpy(a->dst[0], x, (size_t)a->count * sizeof *x);
+        return true;
+    case PK_OP_DROPOUT:
+        ref_dropout(a);
+        return true;
+    case PK_OP_ATTENTION:
+        ref_attention(a);
+        return true;
+    case PK_OP_ATTENTION_POOL:
+        ref_attention_pool(a);
+        return true;
     case PK_OP_GATHER_TOKENS:
     case PK_OP_ADD_POSITION:
     case PK_OP_PREPEND_TOKEN:
     case PK_OP_SLICE_TOKENS:
     case PK_OP_ASSEMBLE_TOKENS:
-    case PK_OP_MEAN_POOL: ref_tokens(a); return true;
+    case PK_OP_MEAN_POOL:
+        ref_tokens(a);
+        return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:
     case PK_OP_BCE_LOSS:
-    case PK_OP_SOFTMAX_LOSS: ref_losses(a); return true;
-    default: return false;
+    case PK_OP_SOFTMAX_LOSS:
+        ref_losses(a);
+        return true;
+    default:
+        return false;
     }
 }
 
