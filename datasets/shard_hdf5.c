@@ -38,19 +38,29 @@ struct h5 { // what every step needs; err is filled by the first failure
 
 /* --- errors -------------------------------------------------------------------------------- */
 
-static herr_t keep_description(unsigned n, const H5E_error2_t *e, void *out)
+struct reason {
+    char text[128], system[96]; // what libhdf5 says and what errno said to it; "" when unknown
+};
+
+static herr_t keep_reason(unsigned n, const H5E_error2_t *e, void *out)
 {
-    const char **text = out;
-    if (n == 0) *text = e->desc; // innermost: where it was detected
+    struct reason *r = out;
+    if (n != 0 || !e->desc) return 0; // only the innermost: where it was detected
+    const char *end = strstr(e->desc, ": time = "), *system = strstr(e->desc, "error message = '");
+    size_t size = end ? (size_t)(end - e->desc) : strcspn(e->desc, "\n");
+    snprintf(r->text, sizeof r->text, "%.*s", (int)PK_MIN(size, sizeof r->text), e->desc);
+    if (!system) return 0;
+    system += strlen("error message = '");
+    snprintf(r->system, sizeof r->system, ": %.*s", (int)strcspn(system, "'"), system);
     return 0;
 }
 
 static enum pk_status refused(struct h5 *h, enum pk_status s, const char *verb, const char *what)
 {
-    const char *why = NULL;
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_description, &why);
-    return pk_fail(h->err, s, "%s: cannot %s %s%s%s", h->path, verb, what,
-                   why ? ": libhdf5 says " : "", why ? why : "");
+    struct reason r = {"", ""};
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_reason, &r);
+    return pk_fail(h->err, s, "%s: cannot %s %s%s%s%s", h->path, verb, what,
+                   r.text[0] ? ": libhdf5 says " : "", r.text, r.system);
 }
 
 static enum pk_status bad(struct h5 *h, const char *object, const char *what)
@@ -62,6 +72,7 @@ static enum pk_status bad(struct h5 *h, const char *object, const char *what)
 
 static void quiet_begin(struct h5 *h)
 {
+    H5dont_atexit(); // after a close that failed (full disk), 1.10 crashes in its exit handler
     H5open();
     H5Eget_auto2(H5E_DEFAULT, &h->old_print, &h->old_data);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);

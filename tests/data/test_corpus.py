@@ -6,7 +6,9 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -297,6 +299,21 @@ def test_json(good):
     refused("broken", "not finished", 69)
 
 
+def test_full_disk():
+    """Files that may not grow beyond some size stand in for a full disk, at every stage."""
+    words = ["data", "synth", "full", "--records", "20", "--rate", "100", "--shard-records", "8"]
+    run(*words)
+    sizes = [os.path.getsize(f"full/{f}") for f in sorted(os.listdir("full"))]
+    shutil.rmtree("full")
+    for limit in (100, 3000, 4096, 100000, 8 * 12 * 1024 * 2 - 1, 8 * 12 * 1024 * 2 + 1, sizes[1] - 1):
+        def cap():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        r = subprocess.run([PROGRAM, *words], capture_output=True, text=True, preexec_fn=cap)
+        check(r.returncode == 73 and "full/" in r.stderr, f"full disk: {r.returncode} {r.stderr}")
+        check(os.listdir("full") == [], f"left after a full disk: {os.listdir('full')}")
+
+
 def test_examples():
     """Those of --help, as they are written there, in this folder."""
     for command in (("data", "synth"), ("data", "info"), ("data", "verify"), ("data", "stats"),
@@ -334,6 +351,7 @@ def main():
         test_flips("one")
         test_broken("one")
         test_json("one")
+        test_full_disk()
         test_examples()
         run("data", "info", code=2)
         run("data", "stats", "one", "--folds", "9-1", code=2)
