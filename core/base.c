@@ -51,23 +51,25 @@ enum pk_status pk_fail_errno(struct pk_err *err, enum pk_status s, const char *f
         vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
         size_t used = strlen(err->message);
-        snprintf(err->message + used, sizeof err->message - used, ": %s", strerror(saved));
+        snprintf(err->message + used, sizeof err->message - used, ": %.200s", strerror(saved));
     }
     return s;
 }
 
 void pk_err_context(struct pk_err *err, const char *fmt, ...)
 {
-    char text[PK_ERR_MAX], old[PK_ERR_MAX];
+    char text[PK_ERR_MAX / 2], old[PK_ERR_MAX];
     if (!err) return;
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     memcpy(old, err->message, sizeof old);
-    int n = snprintf(err->message, sizeof err->message, "%s: ", text);
-    if (n > 0 && (size_t)n < sizeof err->message)
-        snprintf(err->message + n, sizeof err->message - (size_t)n, "%s", old);
+    snprintf(err->message, sizeof err->message, "%s: ", text);
+    size_t used = strlen(err->message), more = strlen(old);
+    more = PK_MIN(more, sizeof err->message - 1 - used);
+    memcpy(err->message + used, old, more);
+    err->message[used + more] = 0;
 }
 
 enum pk_status pk_alloc(void *out, size_t count, size_t size, const char *what, struct pk_err *err)
@@ -235,7 +237,10 @@ enum pk_status pk_fsync_dir(const char *path, struct pk_err *err)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY);
     if (fd < 0) return pk_fail_errno(err, PK_EIO, "cannot open folder %s", path);
-    int bad = fsync(fd);
+    int bad;
+    do {
+        bad = fsync(fd);
+    } while (bad != 0 && errno == EINTR);
     close(fd);
     return bad ? pk_fail_errno(err, PK_EWRITE, "cannot sync folder %s", path) : PK_OK;
 }

@@ -276,6 +276,15 @@ enum pk_status pk_infer_need(struct pk_infer *x, int k, enum pk_dtype t, int ran
     return PK_OK;
 }
 
+enum pk_status pk_infer_fixed(struct pk_infer *x, int k)
+{
+    if (!x->in[k]->needs_grad || x->b->frozen || x->b->ema) return PK_OK;
+    return pk_infer_fail(x,
+                         "input %d is trained, but this op passes no gradient to it: make it in a "
+                         "frozen or EMA scope",
+                         k);
+}
+
 enum pk_status pk_infer_given(struct pk_infer *x)
 {
     for (int i = 0; i < x->n_in; i++)

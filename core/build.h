@@ -35,6 +35,8 @@ void pk_infer_out(struct pk_infer *x, int k, enum pk_dtype t, int rank, const in
 void pk_infer_like(struct pk_infer *x, int k, const struct pk_value *v);
 /* Requires input k to be there with this type and rank (0: any). */
 enum pk_status pk_infer_need(struct pk_infer *x, int k, enum pk_dtype t, int rank);
+/* Requires that no gradient would have to flow into input k, which has none in this op. */
+enum pk_status pk_infer_fixed(struct pk_infer *x, int k);
 /* For *_grad ops, whose outputs are shaped by what they are gradients of. */
 enum pk_status pk_infer_given(struct pk_infer *x);
 

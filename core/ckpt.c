@@ -16,10 +16,11 @@ static enum pk_status check_content(const struct pk_ckpt_content *c, int64_t *by
 {
     struct pk_json j;
     size_t n = c->state ? strlen(c->state) : 0;
-    if (c->step < 0) return pk_fail(err, PK_EINVAL, "a checkpoint of step %lld", (long long)c->step);
+    if (c->step < 0)
+        return pk_fail(err, PK_EINVAL, "a checkpoint of step %lld", (long long)c->step);
     PK_TRY(pk_json_parse(&j, c->state ? c->state : "", n, "checkpoint state", err));
     pk_json_free(&j);
-    *bytes = (int64_t)n + 65536;  // manifest and folder
+    *bytes = (int64_t)n + 65536; // manifest and folder
     for (int32_t i = 0; i < c->files; i++) {
         const char *name = c->file[i].name;
         int64_t size;
@@ -113,10 +114,13 @@ static enum pk_status publish(const char *dir, const char *tmp, int64_t step, st
 
 static enum pk_status write_latest(const char *dir, int64_t step, struct pk_err *err)
 {
-    char path[PK_PATH_MAX], text[64];
+    char path[PK_PATH_MAX], part[PK_PATH_MAX], text[64];
     int n = snprintf(text, sizeof text, "step-%09lld\n", (long long)step);
     PK_TRY(pk_path(path, err, "%s/latest", dir));
-    return pk_write_file(path, text, (size_t)n, err);
+    PK_TRY(pk_path(part, err, "%s/latest.part", dir));
+    PK_TRY(put_bytes(part, text, (size_t)n, NULL, err));
+    PK_TRY(pk_rename(part, path, err));
+    return pk_fsync_dir(dir, err);
 }
 
 enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, struct pk_err *err)
@@ -141,7 +145,7 @@ enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, s
     if (s == PK_OK) s = publish(dir, tmp, c->step, err);
     free(entry);
     if (s != PK_OK) {
-        pk_ckpt_remove(tmp, NULL);  // best effort: pk_ckpt_clean comes back to it
+        pk_ckpt_remove(tmp, NULL); // best effort: pk_ckpt_clean comes back to it
         return s;
     }
     return write_latest(dir, c->step, err);

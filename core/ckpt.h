@@ -2,13 +2,14 @@
  *
  *     RUN/checkpoints/step-000012000/model.safetensors ...   named by the caller
  *                                    state.json              the caller's JSON
- *                                    MANIFEST.json           sizes and XXH64 of the above, and of itself
- *     RUN/checkpoints/latest                                 "step-000012000", for people and scripts
+ *                                    MANIFEST.json           sizes and XXH64 of the above, and of
+ * itself RUN/checkpoints/latest                                 "step-000012000", for people and
+ * scripts
  *
  * Writing: everything goes into .tmp-step-..., each file is synced, then the folder, then the
- * manifest is written and synced, and only then the folder gets its name. A folder called step-... is
- * hence complete, and one whose checksums hold is valid. `latest` is never trusted by the reader.
- * Other hidden names: .old-step-... (being replaced by a checkpoint of the same step) and
+ * manifest is written and synced, and only then the folder gets its name. A folder called step-...
+ * is hence complete, and one whose checksums hold is valid. `latest` is never trusted by the
+ * reader. Other hidden names: .old-step-... (being replaced by a checkpoint of the same step) and
  * .del-step-... (being deleted); pk_ckpt_clean finishes what a crash left of them.
  *
  * One process writes a folder at a time (core/run.h holds the lock); any number may read. */
@@ -19,8 +20,8 @@
 #include "core/safetensors.h"
 
 struct pk_ckpt_file {
-    const char *name;                    // "model.safetensors"
-    const struct pk_tensor_ref *tensor;  // [count]
+    const char *name;                   // "model.safetensors"
+    const struct pk_tensor_ref *tensor; // [count]
     int64_t count;
 };
 
@@ -28,12 +29,12 @@ struct pk_ckpt_file {
 struct pk_ckpt_content {
     int64_t step;
     int32_t files;
-    const struct pk_ckpt_file *file;  // [files]
-    const char *state;                // JSON text: sampler, schedule, recipe hash ...
+    const struct pk_ckpt_file *file; // [files]
+    const char *state;               // JSON text: sampler, schedule, recipe hash ...
 };
 
-/* Writes DIR/step-.../ and blocks until it is on disk; makes DIR if needed. A checkpoint of the same
- * step is replaced once the new one is complete. On failure nothing is left behind and earlier
+/* Writes DIR/step-.../ and blocks until it is on disk; makes DIR if needed. A checkpoint of the
+ * same step is replaced once the new one is complete. On failure nothing is left behind and earlier
  * checkpoints are untouched.
  * Errors  PK_EINVAL  a bad file or tensor name
  *         PK_EDATA   state is not JSON
@@ -43,16 +44,16 @@ enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, s
 struct pk_ckpt_entry {
     char *name;
     int64_t bytes;
-    uint64_t hash;  // XXH64 of the file
+    uint64_t hash; // XXH64 of the file
 };
 
 struct pk_ckpt {
-    char path[PK_PATH_MAX];      // of the checkpoint's folder
+    char path[PK_PATH_MAX]; // of the checkpoint's folder
     int64_t step;
-    char *state;                 // state.json
+    char *state; // state.json
     int32_t files;
-    struct pk_ckpt_entry *file;  // [files], state.json included
-    char warning[PK_ERR_MAX];    // "" or why newer checkpoints were passed over
+    struct pk_ckpt_entry *file; // [files], state.json included
+    char warning[PK_ERR_MAX];   // "" or why newer checkpoints were passed over
 };
 
 /* Opens and verifies (sizes and checksums of every file) a checkpoint. `path` is a checkpoint's own
@@ -60,7 +61,7 @@ struct pk_ckpt {
  * Errors  PK_EMISSING  there is no checkpoint
  *         PK_EDATA     none of them verifies; the message says why for each */
 enum pk_status pk_ckpt_open(struct pk_ckpt *out, const char *path, struct pk_err *err);
-void pk_ckpt_close(struct pk_ckpt *c);  // safe on a zeroed struct
+void pk_ckpt_close(struct pk_ckpt *c); // safe on a zeroed struct
 bool pk_ckpt_has(const struct pk_ckpt *c, const char *file);
 /* Reads the tensors of one file into the caller's buffers; see pk_safetensors_read. */
 enum pk_status pk_ckpt_read(const struct pk_ckpt *c, const char *file,
@@ -69,9 +70,9 @@ enum pk_status pk_ckpt_read(const struct pk_ckpt *c, const char *file,
 
 /* Which checkpoints to keep. The zero value keeps the last one. */
 struct pk_ckpt_keep {
-    int32_t last;   // newest ones, at least 1 is assumed
-    int64_t every;  // and those whose step is a multiple of this; 0 none
-    int64_t best;   // and this step; 0 none
+    int32_t last;  // newest ones, at least 1 is assumed
+    int64_t every; // and those whose step is a multiple of this; 0 none
+    int64_t best;  // and this step; 0 none
 };
 /* Deletes the others. First the newest one to be kept is verified in full, then the next newest and
  * so on; unless one of them is valid nothing is deleted (PK_EDATA). Broken ones that are newer than

@@ -9,12 +9,12 @@
 struct pk_ckpt_writer {
     char dir[PK_PATH_MAX];
     pthread_t thread;
-    pthread_mutex_t lock;  // guards what follows
+    pthread_mutex_t lock; // guards what follows
     pthread_cond_t change;
-    bool pending;          // a snapshot waits for, or is in, the thread
+    bool pending; // a snapshot waits for, or is in, the thread
     bool quit;
-    int64_t done;          // step of the newest checkpoint on disk, -1 none
-    struct pk_err failed;  // of the last write, until someone has been told
+    int64_t done;         // step of the newest checkpoint on disk, -1 none
+    struct pk_err failed; // of the last write, until someone has been told
     // The snapshot: the caller's while !pending, the thread's while pending.
     struct pk_ckpt_content content;
     struct pk_ckpt_file *file;

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MANIFEST_MAX = 1 << 20, TAIL = 20 };  // bytes; TAIL is the checksum and "\n}\n after it
+enum { MANIFEST_MAX = 1 << 20, TAIL = 20 }; // bytes; TAIL is the checksum and "\n}\n after it
 
 static bool parse_name(const char *name, struct pk_ckpt_name *out)
 {

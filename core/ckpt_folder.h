@@ -6,11 +6,11 @@
 
 struct pk_ckpt_name {
     int64_t step;
-    bool old;  // .old-step-...: set aside while a checkpoint of the same step takes its place
+    bool old; // .old-step-...: set aside while a checkpoint of the same step takes its place
 };
 
-/* Checkpoints of a folder, oldest first, a set-aside one before its namesake. A folder that does not
- * exist holds none. *out is free()d by the caller. */
+/* Checkpoints of a folder, oldest first, a set-aside one before its namesake. A folder that does
+ * not exist holds none. *out is free()d by the caller. */
 enum pk_status pk_ckpt_list(const char *dir, struct pk_ckpt_name **out, int64_t *count,
                             struct pk_err *err);
 enum pk_status pk_ckpt_folder(char out[PK_PATH_MAX], const char *dir, const char *prefix,
@@ -21,8 +21,8 @@ enum pk_status pk_ckpt_remove(const char *folder, struct pk_err *err);
 /* The text of a manifest over these files. */
 enum pk_status pk_manifest_text(struct pk_text *out, int64_t step, const struct pk_ckpt_entry *file,
                                 int32_t files, struct pk_err *err);
-/* Reads MANIFEST.json of a folder and checks that it is intact, and that the files have the sizes it
- * says; with `full`, their checksums too. Fills path, step, files and file of *out; on failure
+/* Reads MANIFEST.json of a folder and checks that it is intact, and that the files have the sizes
+ * it says; with `full`, their checksums too. Fills path, step, files and file of *out; on failure
  * nothing is left to free. */
 enum pk_status pk_ckpt_verify(struct pk_ckpt *out, const char *folder, bool full,
                               struct pk_err *err);

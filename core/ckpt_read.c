@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STATE_MAX = 16 << 20 };  // bytes of state.json
+enum { STATE_MAX = 16 << 20 }; // bytes of state.json
 
 void pk_ckpt_close(struct pk_ckpt *c)
 {

@@ -14,7 +14,8 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
     enum pk_status s;
     int threads = spec->threads > 0 ? spec->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     size_t n = (size_t)spec->params->elements;
-    *x = (struct pk_exec){.params = spec->params, .threads = PK_MAX(threads, 1)};
+    *x = (struct pk_exec){
+        .params = spec->params, .threads = PK_MAX(threads, 1), .elements = spec->params->elements};
     x->isa = pk_isa_best();
     x->kernel = pk_cpu_table(x->isa);
     x->flat = pk_cpu_flat(x->isa);
@@ -48,6 +49,9 @@ void pk_exec_free(struct pk_exec *x)
 static enum pk_status check_storage(const struct pk_exec *x, const struct pk_prog *p,
                                     struct pk_err *err)
 {
+    if (p->params != x->params || x->params->elements != x->elements)
+        return pk_fail(err, PK_EINTERNAL,
+                       "parameters were added after the arenas of the model were made");
     for (int64_t v = 0; v < p->values; v++) {
         enum pk_storage s = p->value[v].storage;
         if ((s == PK_STORE_EMA && !x->ema) || (s == PK_STORE_GRAD && !x->grad))
@@ -93,7 +97,7 @@ void pk_bound_free(struct pk_bound *b)
 struct job { // one pk_exec_run, shared by its workers
     struct pk_exec *x;
     struct pk_bound *b;
-    const struct pk_run *run;
+    const struct pk_exec_batch *run;
     const struct pk_feed **feed; // [inputs] by slot; NULL for "seed"
     int32_t *fetched;            // [fetches] value index
     int64_t groups;              // shards, or micro-batches when there is no gradient
@@ -228,6 +232,7 @@ static void add_shards(void *ctx, int64_t first, int64_t last)
 static enum pk_status resolve(struct job *j, struct pk_err *err)
 {
     const struct pk_prog *p = j->b->prog;
+    if (j->run->micros < 1) return pk_fail(err, PK_EINTERNAL, "a run without micro-batches");
     for (int i = 0; i < j->run->feeds; i++) {
         int32_t v = pk_prog_find(p, PK_STORE_IN, j->run->feed[i].name);
         if (v < 0)
@@ -248,7 +253,7 @@ static enum pk_status resolve(struct job *j, struct pk_err *err)
     return PK_OK;
 }
 
-enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_run *run,
+enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
                            struct pk_err *err)
 {
     struct job j = {.x = x, .b = b, .run = run, .seed = (float)run->loss_scale};

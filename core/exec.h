@@ -20,6 +20,7 @@ struct pk_exec { // the arenas of one model, each made once
     enum pk_isa isa;
     struct pk_pool *pool;
     int threads;
+    int64_t elements;      // params->elements when the arenas were made; must not have grown
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
     float *grad;           // [shards][params->elements]; the sum ends in shard 0; or NULL
@@ -42,7 +43,8 @@ struct pk_bound { // a program ready to run: plan and kernels
     struct pk_plan plan;
     double *seconds; // [nodes] time of each node on worker 0, NULL unless profiling
 };
-/* Plans and checks that every op has a kernel; grows the arenas. prog is borrowed. */
+/* Plans and checks that every op has a kernel; grows the arenas of activations. prog is borrowed.
+ * All programs of a model must be built before pk_exec_create, since they add parameters. */
 enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struct pk_prog *prog,
                             struct pk_err *err);
 void pk_bound_free(struct pk_bound *b);
@@ -56,7 +58,7 @@ struct pk_fetch { // an output to be copied out after each micro-batch
     const char *name;
     void *data; // micro-batch i goes to data + i * bytes of the value
 };
-struct pk_run {
+struct pk_exec_batch {
     const struct pk_feed *feed; // all inputs of the program but "seed"
     int feeds;
     const struct pk_fetch *fetch;
@@ -66,7 +68,7 @@ struct pk_run {
     bool add;          // gradients are added to those of the run before (accumulation)
 };
 /* Runs all micro-batches. For a program with a loss the gradient sum ends in x->grad[0 ..]. */
-enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_run *run,
+enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
                            struct pk_err *err);
 
 /* Splits [0, count) into one range per worker and runs fn on each, ranges 16-element aligned. */

@@ -10,8 +10,7 @@
 struct fuse {
     struct pk_prog *p;
     int32_t *uses;   // [values] nodes that read it, plus one for outputs and gradients
-    int32_t *reader; // [values] last node that reads it
-    int32_t *writer; // [values] first node that writes it, -1 for what exists before the run
+    int32_t *writer; // [values] last node that writes it, -1 for what exists before the run
 };
 
 static void count_uses(struct fuse *f)
@@ -19,17 +18,14 @@ static void count_uses(struct fuse *f)
     struct pk_prog *p = f->p;
     for (int64_t v = 0; v < p->values; v++) {
         f->uses[v] = p->value[v].output || p->value[v].storage == PK_STORE_GRAD;
-        f->reader[v] = f->writer[v] = -1;
+        f->writer[v] = -1;
     }
     for (int64_t k = 0; k < p->nodes; k++) {
         const struct pk_node *n = &p->node[k];
-        for (int i = 0; i < n->n_in; i++) {
-            if (n->in[i] < 0) continue;
-            f->uses[n->in[i]]++;
-            f->reader[n->in[i]] = (int32_t)k;
-        }
+        for (int i = 0; i < n->n_in; i++)
+            if (n->in[i] >= 0) f->uses[n->in[i]]++;
         for (int i = 0; i < n->n_out; i++)
-            if (n->out[i] >= 0 && f->writer[n->out[i]] < 0) f->writer[n->out[i]] = (int32_t)k;
+            if (n->out[i] >= 0) f->writer[n->out[i]] = (int32_t)k;
     }
 }
 
@@ -82,6 +78,7 @@ static const struct pattern {
     {PK_OP_LINEAR_DX, PK_OP_GELU_GRAD, PK_OP_LINEAR_DX_GELU, false},
 };
 
+/* Complete before node k: gradients count from their last term on. */
 static bool exists_before(const struct fuse *f, const struct pk_node *n, int skip, int64_t k)
 {
     for (int i = 0; i < n->n_in; i++)
@@ -92,8 +89,10 @@ static bool exists_before(const struct fuse *f, const struct pk_node *n, int ski
 static bool matches(const struct fuse *f, const struct pattern *m, int64_t k, int64_t j)
 {
     const struct pk_node *a = &f->p->node[k], *b = &f->p->node[j];
-    return b->op == m->second && b->n_out && b->in[0] == a->out[0] && !a->accumulate &&
-           !b->accumulate && (m->keeps || f->uses[a->out[0]] == 1) && exists_before(f, b, 0, k);
+    return b->op == m->second && b->n_out && b->in[0] == a->out[0] &&
+           f->writer[a->out[0]] == k && // else a is but one term of a sum
+           !a->accumulate && !b->accumulate && (m->keeps || f->uses[a->out[0]] == 1) &&
+           exists_before(f, b, 0, k);
 }
 
 static void join(struct pk_node *a, struct pk_node *b, enum pk_op fused)
@@ -124,8 +123,10 @@ static void apply_patterns(struct fuse *f)
             for (int64_t j = k + 1; j < p->nodes && j <= k + WINDOW; j++) {
                 if (!matches(f, &patterns[m], k, j)) continue;
                 join(&p->node[k], &p->node[j], patterns[m].fused);
-                for (int i = 0; i < p->node[k].n_out; i++)
-                    if (p->node[k].out[i] >= 0) f->writer[p->node[k].out[i]] = (int32_t)k;
+                for (int i = 0; i < p->node[k].n_out; i++) {
+                    int32_t v = p->node[k].out[i];
+                    if (v >= 0 && f->writer[v] == j) f->writer[v] = (int32_t)k;
+                }
                 break;
             }
         }
@@ -137,10 +138,9 @@ enum pk_status pk_fuse(struct pk_build *b)
     struct fuse f = {.p = b->prog};
     size_t n = (size_t)b->prog->values;
     int32_t *memory;
-    PK_TRY(pk_alloc(&memory, 3 * n, sizeof *memory, "fusion", &b->err));
+    PK_TRY(pk_alloc(&memory, 2 * n, sizeof *memory, "fusion", &b->err));
     f.uses = memory;
-    f.reader = memory + n;
-    f.writer = memory + 2 * n;
+    f.writer = memory + n;
     drop_dead(&f);
     apply_patterns(&f);
     drop_dead(&f); // joined partners

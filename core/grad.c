@@ -31,10 +31,11 @@ static int32_t new_gradient(struct pk_diff *d, int32_t v)
     return pk_new_value(d->b, &g);
 }
 
-/* Somebody else reads buffer g later as its own gradient: its producer is not differentiated yet.
- */
+/* Nothing may be added to g in v's name: somebody else reads it later as its own gradient (its
+ * producer is not differentiated yet), or it is not the program's to write (the seed). */
 static bool shared_buffer(const struct pk_diff *d, int32_t v, int32_t g)
 {
+    if (d->b->prog->value[g].storage != PK_STORE_ACT) return true;
     for (int64_t u = 0; u < d->values; u++)
         if (u != v && d->grad[u] == g && d->b->prog->value[u].producer <= d->now) return true;
     return false;
@@ -71,13 +72,8 @@ void pk_diff_pass(struct pk_diff *d, int32_t v, int32_t g)
         d->grad[v] = g;
         return;
     }
+    // never g itself: g is the gradient of the node at hand, so an alias of it is copied first
     struct pk_slot s = pk_diff_into(d, v);
-    if (s.value == g) { // v is used twice by one node: leave g to its other owners
-        s = (struct pk_slot){new_gradient(d, v), false};
-        pk_diff_emit(d, PK_OP_COPY, NULL, 1, &g, 1, &s);
-        d->grad[v] = s.value;
-        s.accumulate = true;
-    }
     pk_diff_emit(d, PK_OP_COPY, NULL, 1, &g, 1, &s);
 }
 

@@ -7,7 +7,7 @@
 
 int pk_recipe_slot(int k, int item)
 {
-    return k * PK_STAGES_MAX + item;  // few keys: a dense table is simplest
+    return k * PK_STAGES_MAX + item; // few keys: a dense table is simplest
 }
 
 struct pk_value *pk_recipe_value(const struct pk_recipe *r, const char *path)
@@ -39,10 +39,14 @@ static bool text_is(const struct pk_recipe *r, const char *path, const char *tex
 bool pk_recipe_applies(const struct pk_recipe *r, const struct pk_key *key)
 {
     switch (key->when) {
-    case PK_WHEN_JEPA: return text_is(r, "objective.kind", "jepa");
-    case PK_WHEN_CLASSIFY: return text_is(r, "objective.kind", "classify");
-    case PK_WHEN_SYNTHETIC: return pk_recipe_given(r, "data.synthetic");
-    default: return true;
+    case PK_WHEN_JEPA:
+        return text_is(r, "objective.kind", "jepa");
+    case PK_WHEN_CLASSIFY:
+        return text_is(r, "objective.kind", "classify");
+    case PK_WHEN_SYNTHETIC:
+        return pk_recipe_given(r, "data.synthetic");
+    default:
+        return true;
     }
 }
 
@@ -141,7 +145,8 @@ enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char 
             for (end = p + 2; name_char(*end, end == p + 2);) end++;
             n = (size_t)(end - p - 2);
             if (!n || *end != '}' || n > PK_RECIPE_KEY_MAX)
-                return pk_fail(err, PK_ERECIPE, "%s: '%s' has a '${' without a NAME} after it: %.200s",
+                return pk_fail(err, PK_ERECIPE,
+                               "%s: '%s' has a '${' without a NAME} after it: %.200s",
                                pk_recipe_origin(r, path), path, pk_recipe_str(r, path));
             snprintf(name, sizeof name, "%.*s", (int)n, p + 2);
             if (!(piece = getenv(name)))

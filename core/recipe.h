@@ -2,13 +2,15 @@
  *
  * A recipe file is YAML 1.2 (core scalars, read strictly). `extends:` composes files, key=value
  * overrides go through the same checks. Every schema key has a value after loading (its default if
- * nothing set it), in SI units (seconds, Hz). Keys are dotted paths: "train.batch_size". */
+ * nothing set it), in SI units (seconds, Hz). Keys are dotted paths: "train.batch_size"; a list of
+ * sections has its number in the path: "stages.0.steps", pk_recipe_count(r, "stages") of them.
+ * core/recipe_schema.h holds the table of all keys. */
 #ifndef PK_RECIPE_H
 #define PK_RECIPE_H
 
 #include "core/base.h"
 
-struct pk_recipe; // immutable once loaded
+struct pk_recipe; // immutable once loaded (and inherited)
 
 /* Loads file `path` (or a built-in recipe's name, see pk_recipe_find), applies `override`
  * ["train.steps=100", ...] and validates. All errors are reported at once, in err->message if
@@ -17,6 +19,12 @@ struct pk_recipe; // immutable once loaded
 enum pk_status pk_recipe_load(struct pk_recipe **out, const char *path, int overrides,
                               char *const *override, struct pk_text *report, struct pk_err *err);
 void pk_recipe_free(struct pk_recipe *r);
+/* Recipes with `init_from` may leave data.rate, data.leads and model.encoder.* out (they are 0 or
+ * empty then, and unchecked). This fills what was left out from the recipe of the run that
+ * init_from names, and repeats the checks across keys. Values that r gives itself stay: comparing
+ * them with the checkpoint is the caller's. */
+enum pk_status pk_recipe_inherit(struct pk_recipe *r, const struct pk_recipe *from,
+                                 struct pk_text *report, struct pk_err *err);
 
 /* Values. A path that is not in the schema, or of another type, is a bug of the caller: these
  * return 0, 0.0, "" or false. */

@@ -1,10 +1,11 @@
-/* recipe_check.c -- the checks that look at more than one key: sizes that must divide, schedules that
- * must fit, folds that must not meet (see recipe_internal.h). Runs when every key on its own is
- * good. */
+/* recipe_check.c -- the checks that look at more than one key: sizes that must divide, schedules
+ * that must fit, folds that must not meet (see recipe_internal.h). Runs when every key on its own
+ * is good. */
 #include "core/recipe_internal.h"
 
 #include <math.h>
 #include <string.h>
+#include <strings.h>
 
 struct check {
     const struct pk_recipe *r;
@@ -79,9 +80,10 @@ static void check_data(const struct check *c)
     n = pk_recipe_count(c->r, "data.leads");
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < i; k++)
-            if (!strcmp(pk_recipe_item_str(c->r, "data.leads", i),
-                        pk_recipe_item_str(c->r, "data.leads", k)))
-                pk_diag_add(c->d, at(c, "data.leads", NULL), "lead '%.40s' is in 'data.leads' twice",
+            if (!strcasecmp(pk_recipe_item_str(c->r, "data.leads", i),
+                            pk_recipe_item_str(c->r, "data.leads", k)))
+                pk_diag_add(c->d, at(c, "data.leads", NULL),
+                            "lead '%.40s' is in 'data.leads' twice",
                             pk_recipe_item_str(c->r, "data.leads", i));
 }
 
@@ -121,7 +123,7 @@ static void check_width(const struct check *c, const char *section)
 
 static void check_tokens(const struct check *c)
 {
-    if (f64(c, "data.rate") == 0 || f64(c, "model.encoder.patch") == 0) return;  // of init_from
+    if (f64(c, "data.rate") == 0 || f64(c, "model.encoder.patch") == 0) return; // of init_from
     int64_t patch = samples(c, "model.encoder.patch", "a patch");
     int64_t crop = samples(c, "data.crop", "a crop");
     if (!patch || !crop) return;
@@ -188,8 +190,9 @@ static void check_batch(const struct check *c)
     long long micro = i64(c, "train.micro_batch"), unit = parts * PK_MAX(micro, 1);
     if (batch % unit == 0) return;
     pk_diag_add(c->d, at(c, micro ? "train.micro_batch" : "train.accumulate", "train.batch_size"),
-                micro ? "'train.batch_size' %lld is not a multiple of accumulate x micro_batch = %lld"
-                      : "'train.batch_size' %lld is not a multiple of 'train.accumulate' %lld",
+                micro
+                    ? "'train.batch_size' %lld is not a multiple of accumulate x micro_batch = %lld"
+                    : "'train.batch_size' %lld is not a multiple of 'train.accumulate' %lld",
                 batch, unit);
     if (micro) pk_diag_help(c->d, "'micro_batch: 0' lets the program choose");
 }
@@ -244,6 +247,8 @@ void pk_recipe_check(const struct pk_recipe *r, struct pk_diags *d)
     check_width(&c, "model.encoder");
     check_tokens(&c);
     check_batch(&c);
-    if (is(&c, "objective.kind", "jepa")) check_jepa(&c);
-    else check_classify(&c);
+    if (is(&c, "objective.kind", "jepa"))
+        check_jepa(&c);
+    else
+        check_classify(&c);
 }

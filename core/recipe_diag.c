@@ -5,14 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE_SHOWN = 120 };  // characters of a source line that are printed
+enum { LINE_SHOWN = 120 }; // characters of a source line that are printed
 
 void pk_make_printable(char *s)
 {
     unsigned char *p = (unsigned char *)s;
     for (; *p; p++) {
         if (*p < 0x20 || *p == 0x7f) *p = '?';
-        if (*p == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f) p[0] = p[1] = '?';  // C1 controls
+        if (*p == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f) p[0] = p[1] = '?'; // C1 controls
     }
 }
 
@@ -110,7 +110,7 @@ static void show_line(struct pk_text *out, const struct pk_source_text *s, struc
     size_t n, used = 0;
     const char *p = find_line(s, at.line, &n);
     if (!p) return;
-    int first = at.column > LINE_SHOWN - 40 ? at.column - 40 : 1;  // scroll long lines
+    int first = at.column > LINE_SHOWN - 40 ? at.column - 40 : 1; // scroll long lines
     int column = 1, chars = 0, padded = 0;
     for (size_t i = 0; i < n && chars < LINE_SHOWN; column++) {
         size_t b = char_bytes(p + i, n - i);
@@ -122,7 +122,7 @@ static void show_line(struct pk_text *out, const struct pk_source_text *s, struc
         }
         i += b;
     }
-    for (size_t i = 0; i < used; i++)  // keep tabs: the marker line repeats them
+    for (size_t i = 0; i < used; i++) // keep tabs: the marker line repeats them
         if ((unsigned char)shown[i] < 0x20 && shown[i] != '\t') shown[i] = '?';
     shown[used] = pad[padded] = 0;
     snprintf(number, sizeof number, "%d", s->override ? s->override : at.line);
@@ -141,9 +141,12 @@ static void show(struct pk_text *out, const struct pk_diag *g, const struct pk_s
         char name[PK_PATH_MAX];
         snprintf(name, sizeof name, "%s", t->name);
         pk_make_printable(name);
-        if (t->override) pk_text_add(out, "error: override '%s': %s\n", name, g->message);
-        else if (g->at.line < 1) pk_text_add(out, "error: %s: %s\n", name, g->message);
-        else pk_text_add(out, "error: %s:%d:%d: %s\n", name, g->at.line, g->at.column, g->message);
+        if (t->override)
+            pk_text_add(out, "error: override '%s': %s\n", name, g->message);
+        else if (g->at.line < 1)
+            pk_text_add(out, "error: %s: %s\n", name, g->message);
+        else
+            pk_text_add(out, "error: %s:%d:%d: %s\n", name, g->at.line, g->at.column, g->message);
         if (g->at.line > 0) show_line(out, t, g->at);
     }
     if (g->help) pk_text_add(out, "help: %s\n", g->help);
@@ -160,7 +163,7 @@ enum pk_status pk_diags_report(struct pk_diags *d, const struct pk_sources *s,
     qsort(d->item, (size_t)d->count, sizeof *d->item, by_place);
     for (int64_t i = 0; i < d->count; i++) {
         show(&all, &d->item[i], s);
-        if (all.len + 100 < PK_ERR_MAX) {  // room for the line that counts the rest
+        if (all.len + 100 < PK_ERR_MAX) { // room for the line that counts the rest
             fits = all.len;
             shown = i + 1;
         }

@@ -7,27 +7,27 @@
 #include "core/recipe_schema.h"
 
 enum {
-    PK_RECIPE_BYTES_MAX = 1 << 20,  // of one file
-    PK_RECIPE_DEPTH_MAX = 64,       // nesting of one file
-    PK_RECIPE_NODES_MAX = 65536,    // of one file
-    PK_RECIPE_MEMBERS_MAX = 1024,   // keys of one map, elements of one list
-    PK_RECIPE_TEXT_MAX = 4095,      // bytes of one scalar
-    PK_RECIPE_FILES_MAX = 64,       // loads through extends
+    PK_RECIPE_BYTES_MAX = 1 << 20, // of one file
+    PK_RECIPE_DEPTH_MAX = 64,      // nesting of one file
+    PK_RECIPE_NODES_MAX = 65536,   // of one file
+    PK_RECIPE_MEMBERS_MAX = 1024,  // keys of one map, elements of one list
+    PK_RECIPE_TEXT_MAX = 4095,     // bytes of one scalar
+    PK_RECIPE_FILES_MAX = 64,      // loads through extends
     PK_RECIPE_ERRORS_MAX = 100
 };
 
 /* Diagnostics ------------------------------------------------------------------------------- */
 
-struct pk_source_text {       // a file, or an override from the command line
-    char *name;               // as the user wrote it; owned
-    char *text;               // owned, NUL terminated
+struct pk_source_text { // a file, or an override from the command line
+    char *name;         // as the user wrote it; owned
+    char *text;         // owned, NUL terminated
     size_t size;
-    int override;             // 1.. the number of the override, 0 for a file
+    int override; // 1.. the number of the override, 0 for a file
 };
 
 struct pk_place {
-    int source;               // index into pk_sources, or -1: nowhere in particular
-    int line, column, width;  // 1-based, in characters
+    int source;              // index into pk_sources, or -1: nowhere in particular
+    int line, column, width; // 1-based, in characters
 };
 
 struct pk_sources {
@@ -37,15 +37,15 @@ struct pk_sources {
 
 struct pk_diag {
     struct pk_place at;
-    int order;                // of detection
-    char *message, *help;     // owned; help may be NULL
+    int order;            // of detection
+    char *message, *help; // owned; help may be NULL
 };
 
 struct pk_diags {
     struct pk_diag *item;
     int64_t count, capacity;
-    int64_t dropped;          // beyond PK_RECIPE_ERRORS_MAX
-    bool failed;              // out of memory
+    int64_t dropped; // beyond PK_RECIPE_ERRORS_MAX
+    bool failed;     // out of memory
 };
 
 void pk_diag_add(struct pk_diags *d, struct pk_place at, const char *fmt, ...) PK_PRINTF(3, 4);
@@ -69,13 +69,13 @@ enum pk_node_kind { PK_NODE_SCALAR, PK_NODE_LIST, PK_NODE_MAP };
 
 struct pk_node {
     enum pk_node_kind kind;
-    struct pk_place at;       // of the value
-    char *key;                // of a map's member, else NULL
+    struct pk_place at; // of the value
+    char *key;          // of a map's member, else NULL
     struct pk_place key_at;
-    bool plain;               // a scalar without quotes
-    bool patch;               // made from an override's path: names elements by number
-    char *text;               // of a scalar
-    struct pk_node *item;     // elements or members
+    bool plain;           // a scalar without quotes
+    bool patch;           // made from an override's path: names elements by number
+    char *text;           // of a scalar
+    struct pk_node *item; // elements or members
     int64_t count, capacity;
 };
 
@@ -88,18 +88,18 @@ void pk_node_free(struct pk_node *n);
 /* Values -------------------------------------------------------------------------------------- */
 
 struct pk_scalar {
-    char *name;               // of an element of a map, else NULL
-    char *text;               // of strings and choices, else NULL
+    char *name; // of an element of a map, else NULL
+    char *text; // of strings and choices, else NULL
     double number;
-    int64_t integer;          // of integers and booleans
+    int64_t integer; // of integers and booleans
 };
 
 struct pk_value {
-    bool given;               // by a file or an override
-    bool set;                 // given or by default; false: has no value
+    bool given; // by a file or an override
+    bool set;   // given or by default; false: has no value
     struct pk_place key_at, at;
-    char *origin;             // of a given value, for pk_recipe_origin
-    struct pk_scalar one;     // of everything but lists and maps
+    char *origin;         // of a given value, for pk_recipe_origin
+    struct pk_scalar one; // of everything but lists and maps
     struct pk_scalar *item;
     int64_t count;
 };
@@ -108,20 +108,20 @@ struct pk_value {
 bool pk_value_read(struct pk_value *v, const struct pk_key *key, const char *path,
                    const struct pk_node *n, struct pk_diags *d);
 void pk_value_free(struct pk_value *v);
-bool pk_value_copy(struct pk_value *to, const struct pk_value *from);  // false: out of memory
+bool pk_value_copy(struct pk_value *to, const struct pk_value *from); // false: out of memory
 /* True when a plain scalar of this text is a string under the YAML 1.2 core schema. */
 bool pk_plain_is_text(const char *text);
 
 struct pk_recipe {
-    char name[PK_PATH_MAX];         // of the main file, for messages
-    struct pk_value *value;         // [pk_recipe_slot(keys, 0)]
-    struct pk_sources sources;      // [0] is the main file
+    char name[PK_PATH_MAX];    // of the main file, for messages
+    struct pk_value *value;    // [pk_recipe_slot(keys, 0)]
+    struct pk_sources sources; // [0] is the main file
     int stages;
 };
 
 /* Index of the value of key k (element `item` of a list of sections). */
 int pk_recipe_slot(int k, int item);
-struct pk_value *pk_recipe_value(const struct pk_recipe *r, const char *path);  // or NULL
+struct pk_value *pk_recipe_value(const struct pk_recipe *r, const char *path); // or NULL
 /* Does key k mean anything in this recipe (see pk_key_when)? */
 bool pk_recipe_applies(const struct pk_recipe *r, const struct pk_key *key);
 /* The checks that look at more than one key. */

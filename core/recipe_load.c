@@ -23,9 +23,10 @@ struct load {
     struct pk_diags d;
     struct pk_err *err;
     int files;
-    bool broken;  // some file is not valid YAML: do not complain of what is missing
+    bool broken; // some file is not valid YAML: do not complain of what is missing
+    struct pk_place stage_at[PK_STAGES_MAX];
     int depth;
-    const char *chain[EXTENDS_DEPTH_MAX];  // resolved paths of the files being read
+    const char *chain[EXTENDS_DEPTH_MAX]; // resolved paths of the files being read
 };
 
 static const struct pk_place nowhere = {-1, 0, 0, 0};
@@ -88,11 +89,14 @@ enum pk_status pk_recipe_find(char out[PK_PATH_MAX], const char *name, struct pk
     if (find_in_folders(out, name)) return PK_OK;
     guess_name(name, guess);
     if (*guess)
-        return pk_fail(err, PK_ERECIPE, "no recipe '%.200s': there is no such file, and no built-in "
+        return pk_fail(err, PK_ERECIPE,
+                       "no recipe '%.200s': there is no such file, and no built-in "
                        "of that name\nhelp: did you mean '%s'? ('purkinje recipe ls' lists them)",
                        name, guess);
-    return pk_fail(err, PK_ERECIPE, "no recipe '%.200s': there is no such file, and no built-in of "
-                   "that name\nhelp: 'purkinje recipe ls' lists the built-in ones", name);
+    return pk_fail(err, PK_ERECIPE,
+                   "no recipe '%.200s': there is no such file, and no built-in of "
+                   "that name\nhelp: 'purkinje recipe ls' lists the built-in ones",
+                   name);
 }
 
 /* Binding to the schema --------------------------------------------------------------------- */
@@ -116,8 +120,9 @@ static void unknown_key(struct load *l, const char *section, const struct pk_nod
         pk_diag_help(&l->d, "did you mean '%s'? ('purkinje recipe keys%s%s' lists them)", guess,
                      space, section);
     else if (elsewhere)
-        pk_diag_help(&l->d, "there is '%s' ('purkinje recipe keys%s%s' lists what fits here)",
-                     elsewhere, space, section);
+        pk_diag_help(&l->d, "'%s' belongs %s ('purkinje recipe keys%s%s' lists what fits here)",
+                     elsewhere, strchr(elsewhere, '.') ? "there" : "at the top level", space,
+                     section);
     else
         pk_diag_help(&l->d, "'purkinje recipe keys%s%s' lists what fits here", space, section);
 }
@@ -129,8 +134,10 @@ static void give(struct load *l, struct pk_value *v, const struct pk_node *n)
     v->given = v->set = true;
     v->at = n->at;
     v->key_at = n->key ? n->key_at : n->at;
-    if (s->override) snprintf(origin, sizeof origin, "override");
-    else snprintf(origin, sizeof origin, "%.4000s:%d:%d", s->name, v->key_at.line, v->key_at.column);
+    if (s->override)
+        snprintf(origin, sizeof origin, "override");
+    else
+        snprintf(origin, sizeof origin, "%.4000s:%d:%d", s->name, v->key_at.line, v->key_at.column);
     pk_make_printable(origin);
     if (!(v->origin = pk_strdup(origin))) l->d.failed = true;
 }
@@ -172,14 +179,19 @@ static void bind_sections(struct load *l, const struct pk_key *key, int slot,
     give(l, &l->r->value[slot], n);
     l->r->stages = (int)n->count;
     for (int i = 0; i < PK_STAGES_MAX; i++) clear_stage(l, i);
-    for (int i = 0; i < l->r->stages; i++) bind_section(l, section, i, &n->item[i]);
+    for (int i = 0; i < l->r->stages; i++) {
+        l->stage_at[i] = n->item[i].at;
+        bind_section(l, section, i, &n->item[i]);
+    }
 }
 
 static void show_path(char out[256], const char *path, int item)
 {
     const char *star = strchr(path, '*');
-    if (star) snprintf(out, 256, "%.*s%d%s", (int)(star - path), path, item, star + 1);
-    else snprintf(out, 256, "%s", path);
+    if (star)
+        snprintf(out, 256, "%.*s%d%s", (int)(star - path), path, item, star + 1);
+    else
+        snprintf(out, 256, "%s", path);
 }
 
 static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
@@ -194,7 +206,7 @@ static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
             pk_diag_add(&l->d, n->at, "'extends' cannot be given on the command line");
             pk_diag_help(&l->d, "write a small recipe file that extends both");
         }
-        return;  // read before the rest of the file
+        return; // read before the rest of the file
     }
     if (key->type == PK_KEY_SECTIONS) {
         bind_sections(l, key, slot, n);
@@ -211,7 +223,7 @@ static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
     } else {
         pk_value_free(&v);
         old->at = n->at;
-        old->given = old->set = true;  // wrong, but there: not "missing" on top of it
+        old->given = old->set = true; // wrong, but there: not "missing" on top of it
     }
 }
 
@@ -221,7 +233,7 @@ static void bind_section(struct load *l, const char *section, int item, const st
     show_path(shown, section, item);
     if (n->kind != PK_NODE_MAP) {
         if (!*section)
-            pk_diag_add(&l->d, n->at, "a recipe is a map of keys: nothing of that kind here");
+            pk_diag_add(&l->d, n->at, "a recipe is a map of keys, and this is none");
         else if (n->kind == PK_NODE_SCALAR && !*n->text)
             pk_diag_add(&l->d, n->at, "section '%s' is empty: leave it out", shown);
         else
@@ -235,8 +247,10 @@ static void bind_section(struct load *l, const char *section, int item, const st
             snprintf(path, sizeof path, "%s%s%s", section, dot, n->item[i].key);
             k = pk_key_index(path);
         }
-        if (k < 0) unknown_key(l, section, &n->item[i]);
-        else bind_key(l, k, item, &n->item[i]);
+        if (k < 0)
+            unknown_key(l, section, &n->item[i]);
+        else
+            bind_key(l, k, item, &n->item[i]);
     }
 }
 
@@ -246,8 +260,8 @@ static enum pk_status add_source(struct load *l, const char *name, char *text, s
                                  int override)
 {
     struct pk_sources *s = &l->r->sources;
-    enum pk_status st = pk_grow(&s->item, &s->capacity, s->count + 1, sizeof *s->item,
-                                "recipe sources", l->err);
+    enum pk_status st =
+        pk_grow(&s->item, &s->capacity, s->count + 1, sizeof *s->item, "recipe sources", l->err);
     char *copy = st == PK_OK ? pk_strdup(name) : NULL;
     if (!copy || !text) {
         free(copy);
@@ -317,7 +331,8 @@ static enum pk_status read_tree(struct load *l, const char *path, struct pk_node
     PK_TRY(pk_read_file(path, PK_RECIPE_BYTES_MAX, &text, &size, l->err));
     PK_TRY(add_source(l, path, text, size, 0));
     int64_t source = l->r->sources.count - 1;
-    return pk_yaml_parse(root, l->r->sources.item[source].text, size, (int)source, 0, &l->d, l->err);
+    return pk_yaml_parse(root, l->r->sources.item[source].text, size, (int)source, 0, &l->d,
+                         l->err);
 }
 
 static enum pk_status load_file(struct load *l, const char *path, struct pk_place from)
@@ -333,10 +348,9 @@ static enum pk_status load_file(struct load *l, const char *path, struct pk_plac
     l->files++;
     int64_t before = l->d.count;
     enum pk_status s = read_tree(l, path, &root);
-    bool readable = l->d.count == before || root.count;
-    l->broken |= l->d.count != before;
+    l->broken |= l->d.count != before || root.kind != PK_NODE_MAP;
     if (s == PK_OK) s = load_bases(l, path, &root);
-    if (s == PK_OK && readable) bind_section(l, "", 0, &root);
+    if (s == PK_OK && (l->d.count == before || root.count)) bind_section(l, "", 0, &root);
     pk_node_free(&root);
     l->depth--;
     free(real);
@@ -393,7 +407,7 @@ static enum pk_status apply_override(struct load *l, const char *text, int numbe
         pk_node_free(&leaf);
         return PK_OK;
     }
-    if (!leaf.text && leaf.kind == PK_NODE_SCALAR) {  // nothing after '='
+    if (!leaf.text && leaf.kind == PK_NODE_SCALAR) { // nothing after '='
         leaf.plain = true;
         if (!(leaf.text = pk_strdup("")))
             return pk_fail(l->err, PK_ENOMEM, "out of memory while reading overrides");
@@ -465,7 +479,9 @@ static void missing(struct load *l, const struct pk_key *key, int item)
     }
     *dot = 0;
     const struct pk_value *section = pk_recipe_value(l->r, path);
-    if (section && section->given) at = section->key_at;
+    const char *star = strstr(key->path, ".*.");
+    if (star) at = l->stage_at[item]; // stages.0 itself has no value to ask
+    if ((!star || strchr(star + 3, '.')) && section && section->given) at = section->key_at;
     pk_diag_add(&l->d, at, "missing key '%s' in '%s': %s", dot + 1, path, key->doc);
 }
 
@@ -497,8 +513,8 @@ static void refuse_useless(struct load *l)
         if (pk_recipe_applies(l->r, &keys[i]) || !v->given || !v->origin) continue;
         bool main = v->key_at.source == 0 || l->r->sources.item[v->key_at.source].override;
         if (!main || keys[i].type == PK_KEY_SECTION || strchr(keys[i].path, '*')) continue;
-        pk_diag_add(&l->d, v->key_at, "'%s' has no meaning when objective.kind is %s",
-                    keys[i].path, kind);
+        pk_diag_add(&l->d, v->key_at, "'%s' has no meaning when objective.kind is %s", keys[i].path,
+                    kind);
     }
 }
 
@@ -506,8 +522,10 @@ static enum pk_status load_all(struct load *l, const char *path, int overrides,
                                char *const *override)
 {
     char found[PK_PATH_MAX];
-    if (is_file(path)) PK_TRY(pk_path(found, l->err, "%s", path));
-    else PK_TRY(pk_recipe_find(found, path, l->err));
+    if (is_file(path))
+        PK_TRY(pk_path(found, l->err, "%s", path));
+    else
+        PK_TRY(pk_recipe_find(found, path, l->err));
     snprintf(l->r->name, sizeof l->r->name, "%s", found);
     PK_TRY(load_file(l, found, nowhere));
     for (int i = 0; i < overrides; i++) PK_TRY(apply_override(l, override[i], i + 1));
@@ -530,7 +548,43 @@ enum pk_status pk_recipe_load(struct pk_recipe **out, const char *path, int over
     if (s == PK_OK) s = load_all(&l, path, overrides, override);
     if (s == PK_OK) s = pk_diags_report(&l.d, &l.r->sources, report, err);
     pk_diags_free(&l.d);
-    if (s == PK_OK) *out = l.r;
-    else pk_recipe_free(l.r);
+    if (s == PK_OK)
+        *out = l.r;
+    else
+        pk_recipe_free(l.r);
+    return s;
+}
+
+enum pk_status pk_recipe_inherit(struct pk_recipe *r, const struct pk_recipe *from,
+                                 struct pk_text *report, struct pk_err *err)
+{
+    static const char *const paths[] = {"data.rate",
+                                        "data.leads",
+                                        "model.encoder.kind",
+                                        "model.encoder.width",
+                                        "model.encoder.depth",
+                                        "model.encoder.heads",
+                                        "model.encoder.patch",
+                                        "model.encoder.registers",
+                                        "model.encoder.mlp_ratio"};
+    struct pk_diags d = {0};
+    char origin[PK_PATH_MAX];
+    for (size_t i = 0; i < PK_COUNT(paths); i++) {
+        struct pk_value *to = pk_recipe_value(r, paths[i]);
+        const struct pk_value *v = pk_recipe_value(from, paths[i]);
+        if (to->given || !v->set) continue;
+        snprintf(origin, sizeof origin, "init_from, %.4000s", pk_recipe_origin(from, paths[i]));
+        if (!pk_value_copy(to, v)) d.failed = true;
+        free(to->origin);
+        if (!(to->origin = pk_strdup(origin))) d.failed = true;
+        to->given = false;
+        to->at = to->key_at = nowhere;
+    }
+    struct pk_value *rate = pk_recipe_value(r, "data.synthetic.rate");
+    if (!rate->set && !pk_value_copy(rate, pk_recipe_value(r, "data.rate"))) d.failed = true;
+    rate->given = rate->given && rate->at.source >= 0;
+    if (!d.failed) pk_recipe_check(r, &d);
+    enum pk_status s = pk_diags_report(&d, &r->sources, report, err);
+    pk_diags_free(&d);
     return s;
 }

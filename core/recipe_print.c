@@ -35,10 +35,14 @@ static void put_string(struct pk_text *t, const char *s)
     }
     pk_text_add(t, "\"");
     for (const unsigned char *p = (const unsigned char *)s; *p; p++) {
-        if (*p == '"' || *p == '\\') pk_text_add(t, "\\%c", *p);
-        else if (*p < 0x20 || *p == 0x7f) pk_text_add(t, "\\x%02x", *p);
-        else if (*p == 0xc2 && p[1] >= 0x80 && p[1] <= 0xa0) pk_text_add(t, "\\x%02x", *++p);
-        else pk_text_add(t, "%c", *p);
+        if (*p == '"' || *p == '\\')
+            pk_text_add(t, "\\%c", *p);
+        else if (*p < 0x20 || *p == 0x7f)
+            pk_text_add(t, "\\x%02x", *p);
+        else if (*p == 0xc2 && p[1] >= 0x80 && p[1] <= 0xa0)
+            pk_text_add(t, "\\x%02x", *++p);
+        else
+            pk_text_add(t, "%c", *p);
     }
     pk_text_add(t, "\"");
 }
@@ -47,8 +51,12 @@ static void put_scalar(struct pk_text *t, const struct pk_key *key, const struct
 {
     switch (key->type) {
     case PK_KEY_INT:
-    case PK_KEY_INTS: pk_text_add(t, "%lld", (long long)s->integer); break;
-    case PK_KEY_BOOL: pk_text_add(t, "%s", s->integer ? "true" : "false"); break;
+    case PK_KEY_INTS:
+        pk_text_add(t, "%lld", (long long)s->integer);
+        break;
+    case PK_KEY_BOOL:
+        pk_text_add(t, "%s", s->integer ? "true" : "false");
+        break;
     case PK_KEY_FLOAT:
     case PK_KEY_FLOATS:
     case PK_KEY_WEIGHTS:
@@ -56,15 +64,16 @@ static void put_scalar(struct pk_text *t, const struct pk_key *key, const struct
         if (key->unit == PK_UNIT_TIME) pk_text_add(t, " s");
         if (key->unit == PK_UNIT_FREQUENCY) pk_text_add(t, " Hz");
         break;
-    default: put_string(t, s->text ? s->text : "");
+    default:
+        put_string(t, s->text ? s->text : "");
     }
 }
 
 static void put_value(struct pk_text *t, const struct pk_key *key, const struct pk_value *v)
 {
     bool map = key->type == PK_KEY_WEIGHTS;
-    bool list = key->type == PK_KEY_INTS || key->type == PK_KEY_FLOATS ||
-                key->type == PK_KEY_STRINGS;
+    bool list =
+        key->type == PK_KEY_INTS || key->type == PK_KEY_FLOATS || key->type == PK_KEY_STRINGS;
     if (!map && !list) {
         put_scalar(t, key, &v->one);
         return;
@@ -126,8 +135,7 @@ static void put_stages(struct pk_text *t, const struct pk_recipe *r, int first, 
     const struct pk_key *keys = pk_keys(&count);
     for (int item = 0; item < r->stages; item++)
         for (int k = first; k < last; k++)
-            if (printed(r, &keys[k], k, item))
-                put_line(t, r, k, item, k == first, origins);
+            if (printed(r, &keys[k], k, item)) put_line(t, r, k, item, k == first, origins);
 }
 
 static void render(const struct pk_recipe *r, struct pk_text *t, bool origins)

@@ -5,22 +5,38 @@
 #include <math.h>
 #include <string.h>
 
-#define SECTION(p, w, d) {.path = p, .type = PK_KEY_SECTION, .when = PK_WHEN_##w, .doc = d}
+#define SECTION(p, w, d)                                                                           \
+    {                                                                                              \
+        .path = p, .type = PK_KEY_SECTION, .when = PK_WHEN_##w, .doc = d                           \
+    }
 #define NUMBER(p, t, u, w, lo, hi, def, d)                                                         \
-    {.path = p, .type = PK_KEY_##t, .unit = PK_UNIT_##u, .when = PK_WHEN_##w, .low = lo,           \
-     .high = hi, .fallback = def, .doc = d}
+    {                                                                                              \
+        .path = p, .type = PK_KEY_##t, .unit = PK_UNIT_##u, .when = PK_WHEN_##w, .low = lo,        \
+        .high = hi, .fallback = def, .doc = d                                                      \
+    }
 #define NEEDED(p, t, u, w, lo, hi, d)                                                              \
-    {.path = p, .type = PK_KEY_##t, .unit = PK_UNIT_##u, .when = PK_WHEN_##w, .low = lo,           \
-     .high = hi, .required = true, .doc = d}
+    {                                                                                              \
+        .path = p, .type = PK_KEY_##t, .unit = PK_UNIT_##u, .when = PK_WHEN_##w, .low = lo,        \
+        .high = hi, .required = true, .doc = d                                                     \
+    }
 #define BOOLEAN(p, w, def, d)                                                                      \
-    {.path = p, .type = PK_KEY_BOOL, .when = PK_WHEN_##w, .fallback = def, .doc = d}
+    {                                                                                              \
+        .path = p, .type = PK_KEY_BOOL, .when = PK_WHEN_##w, .fallback = def, .doc = d             \
+    }
 #define TEXT(p, w, def, d)                                                                         \
-    {.path = p, .type = PK_KEY_STRING, .when = PK_WHEN_##w, .fallback = def, .doc = d}
+    {                                                                                              \
+        .path = p, .type = PK_KEY_STRING, .when = PK_WHEN_##w, .fallback = def, .doc = d           \
+    }
 #define CHOICE(p, w, c, def, d)                                                                    \
-    {.path = p, .type = PK_KEY_ENUM, .when = PK_WHEN_##w, .choices = c, .fallback = def, .doc = d}
+    {                                                                                              \
+        .path = p, .type = PK_KEY_ENUM, .when = PK_WHEN_##w, .choices = c, .fallback = def,        \
+        .doc = d                                                                                   \
+    }
 #define LIST(p, t, w, lo, hi, n0, n1, def, d)                                                      \
-    {.path = p, .type = PK_KEY_##t, .when = PK_WHEN_##w, .low = lo, .high = hi, .count_low = n0,   \
-     .count_high = n1, .fallback = def, .doc = d}
+    {                                                                                              \
+        .path = p, .type = PK_KEY_##t, .when = PK_WHEN_##w, .low = lo, .high = hi,                 \
+        .count_low = n0, .count_high = n1, .fallback = def, .doc = d                               \
+    }
 
 /* Schedules and the optimizer look alike for pretraining and for every stage. */
 #define RATE_KEYS(p, w)                                                                            \
@@ -62,7 +78,7 @@ static const struct pk_key keys[] = {
     NUMBER("data.rate", FLOAT, FREQUENCY, ALWAYS, 1, 1e6, NULL, "sampling rate; may be left to init_from"),
     NEEDED("data.crop", FLOAT, TIME, ALWAYS, 1e-3, 86400, "length of the random crop seen in training"),
     LIST("data.leads", STRINGS, ALWAYS, 0, 0, 0, 16, "[]", "leads and their order; empty: as in the corpus (or init_from)"),
-    SECTION("data.folds", ALWAYS, "which of the source's folds are used for what; records without fold train"),
+    SECTION("data.folds", ALWAYS, "which of the source's folds are used for what; records of no fold are trained on"),
     LIST("data.folds.train", INTS, ALWAYS, 1, 32767, 0, 256, "[]", "folds to train on; empty: all but validation and test"),
     LIST("data.folds.validation", INTS, ALWAYS, 1, 32767, 0, 256, "[9]", "folds that choose checkpoints"),
     LIST("data.folds.test", INTS, ALWAYS, 1, 32767, 0, 256, "[10]", "folds for the final number, never trained on"),
@@ -201,10 +217,10 @@ bool pk_key_in(const struct pk_key *key, const char *section)
 
 const char *pk_key_type_name(enum pk_key_type type)
 {
-    static const char *const names[] = {
-        "section",     "list of sections", "whole number",          "number",
-        "true or false", "text",           "choice",                "list of whole numbers",
-        "list of numbers", "list of texts", "map of numbers by name"};
+    static const char *const names[] = {"section",       "list of sections",      "whole number",
+                                        "number",        "true or false",         "text",
+                                        "choice",        "list of whole numbers", "list of numbers",
+                                        "list of texts", "map of numbers by name"};
     return names[type];
 }
 
@@ -229,9 +245,13 @@ void pk_key_range(const struct pk_key *key, char out[256])
     bool number = key->type == PK_KEY_INT || key->type == PK_KEY_FLOAT ||
                   key->type == PK_KEY_INTS || key->type == PK_KEY_FLOATS ||
                   key->type == PK_KEY_WEIGHTS;
-    const char *unit = key->unit == PK_UNIT_TIME ? " s" : key->unit == PK_UNIT_FREQUENCY ? " Hz" : "";
-    if (number && key->low == key->high) snprintf(out, 256, "%.10g", key->low);
-    else if (number && key->high >= 1e8) snprintf(out, 256, "at least %.10g%s", key->low, unit);
+    const char *unit = key->unit == PK_UNIT_TIME        ? " s"
+                       : key->unit == PK_UNIT_FREQUENCY ? " Hz"
+                                                        : "";
+    if (number && key->low == key->high)
+        snprintf(out, 256, "%.10g", key->low);
+    else if (number && key->high >= 1e8)
+        snprintf(out, 256, "at least %.10g%s", key->low, unit);
     else if (number)
         snprintf(out, 256, "%.10g%s to %.10g%s", key->low, unit, key->high, unit);
 }

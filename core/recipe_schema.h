@@ -8,46 +8,46 @@
 #include "core/base.h"
 
 enum pk_key_type {
-    PK_KEY_SECTION,   // keys below it
-    PK_KEY_SECTIONS,  // a list of sections; their keys have the path "NAME.*.KEY"
+    PK_KEY_SECTION,  // keys below it
+    PK_KEY_SECTIONS, // a list of sections; their keys have the path "NAME.*.KEY"
     PK_KEY_INT,
     PK_KEY_FLOAT,
     PK_KEY_BOOL,
     PK_KEY_STRING,
     PK_KEY_ENUM,
-    PK_KEY_INTS,     // lists
+    PK_KEY_INTS, // lists
     PK_KEY_FLOATS,
     PK_KEY_STRINGS,
-    PK_KEY_WEIGHTS   // a map of numbers by name
+    PK_KEY_WEIGHTS // a map of numbers by name
 };
 
 enum pk_key_unit {
     PK_UNIT_NONE,
-    PK_UNIT_TIME,       // "50 ms", "10 s", "30 min", "2 h"; stored in seconds
-    PK_UNIT_FREQUENCY,  // "500 Hz", "1 kHz"; stored in Hz
-    PK_UNIT_STEPS       // "100 steps" or 100; optimizer steps
+    PK_UNIT_TIME,      // "50 ms", "10 s", "30 min", "2 h"; stored in seconds
+    PK_UNIT_FREQUENCY, // "500 Hz", "1 kHz"; stored in Hz
+    PK_UNIT_STEPS      // "100 steps" or 100; optimizer steps
 };
 
 /* When a key means anything. Inherited values that do not apply are left out of the resolved
  * recipe and of its hash. */
 enum pk_key_when {
     PK_WHEN_ALWAYS,
-    PK_WHEN_JEPA,       // objective.kind is jepa
-    PK_WHEN_CLASSIFY,   // objective.kind is classify
-    PK_WHEN_SYNTHETIC   // data.synthetic is given
+    PK_WHEN_JEPA,     // objective.kind is jepa
+    PK_WHEN_CLASSIFY, // objective.kind is classify
+    PK_WHEN_SYNTHETIC // data.synthetic is given
 };
 
 struct pk_key {
-    const char *path;       // "train.batch_size", "stages.*.steps"
+    const char *path; // "train.batch_size", "stages.*.steps"
     enum pk_key_type type;
     enum pk_key_unit unit;
     enum pk_key_when when;
-    double low, high;       // inclusive range of numbers; of each element in lists and maps
-    int count_low, count_high;  // elements of lists and maps
-    const char *choices;    // "a|b|c" of an enum
-    const char *fallback;   // default as YAML text, "@path" copies another key, NULL: none
-    bool required;          // must be set somewhere when it applies
-    const char *doc;        // one line
+    double low, high;          // inclusive range of numbers; of each element in lists and maps
+    int count_low, count_high; // elements of lists and maps
+    const char *choices;       // "a|b|c" of an enum
+    const char *fallback;      // default as YAML text, "@path" copies another key, NULL: none
+    bool required;             // must be set somewhere when it applies
+    const char *doc;           // one line
 };
 
 enum { PK_STAGES_MAX = 8, PK_RECIPE_KEY_MAX = 64 };
@@ -61,8 +61,8 @@ int pk_key_resolve(const char *path, int *item);
 const char *pk_key_name(const struct pk_key *key);
 bool pk_key_in(const struct pk_key *key, const char *section);
 
-const char *pk_key_type_name(enum pk_key_type type);  // "whole number", "list of numbers" ...
-const char *pk_key_unit_name(enum pk_key_unit unit);  // "time", "frequency", "steps", ""
+const char *pk_key_type_name(enum pk_key_type type); // "whole number", "list of numbers" ...
+const char *pk_key_unit_name(enum pk_key_unit unit); // "time", "frequency", "steps", ""
 /* "1 to 64", "at least 0", "jepa, classify", or "" where everything goes. */
 void pk_key_range(const struct pk_key *key, char out[256]);
 

@@ -1,5 +1,5 @@
-/* recipe_value.c -- from YAML scalars to typed values: the YAML 1.2 core schema read strictly, units,
- * ranges and choices (see recipe_internal.h). */
+/* recipe_value.c -- from YAML scalars to typed values: the YAML 1.2 core schema read strictly,
+ * units, ranges and choices (see recipe_internal.h). */
 #include "core/recipe_internal.h"
 
 #include <math.h>
@@ -100,9 +100,12 @@ static const char *found(const struct pk_node *n, char out[96])
     int64_t integer;
     if (n->kind == PK_NODE_LIST) return "a list";
     if (n->kind == PK_NODE_MAP) return "a section";
-    if (!n->plain) snprintf(out, 96, "the text \"%.60s\"", n->text);
-    else if (core_kind(n->text, true, &number, &integer) == CORE_NULL) return "nothing";
-    else snprintf(out, 96, "'%.60s'", n->text);
+    if (!n->plain)
+        snprintf(out, 96, "the text \"%.60s\"", n->text);
+    else if (core_kind(n->text, true, &number, &integer) == CORE_NULL)
+        return "nothing";
+    else
+        snprintf(out, 96, "'%.60s'", n->text);
     return out;
 }
 
@@ -129,7 +132,7 @@ static bool in_range(const struct read *r, double v)
 
 struct unit {
     const char *name;
-    double over, times;  // v / over * times; dividing keeps 50 ms == 0.05 s exact
+    double over, times; // v / over * times; dividing keeps 50 ms == 0.05 s exact
 };
 
 /* Splits "50 ms" into number and unit; the number alone is allowed only when it is 0. */
@@ -182,8 +185,7 @@ static bool read_number(const struct read *r, bool whole, struct pk_scalar *out)
 {
     int64_t integer = 0;
     double v = 0;
-    if (r->n->kind != PK_NODE_SCALAR)
-        return expected(r, whole ? "a whole number" : "a number");
+    if (r->n->kind != PK_NODE_SCALAR) return expected(r, whole ? "a whole number" : "a number");
     if (r->key->unit == PK_UNIT_TIME || r->key->unit == PK_UNIT_FREQUENCY) {
         if (!read_unit(r, &v)) return false;
     } else if (r->key->unit != PK_UNIT_STEPS || !read_steps(r, &v)) {
@@ -191,22 +193,27 @@ static bool read_number(const struct read *r, bool whole, struct pk_scalar *out)
         if (k != CORE_INT && k != CORE_FLOAT) {
             expected(r, whole ? "a whole number" : "a number");
             size_t n = float_length(r->n->text);
-            if (n && !r->n->text[n] && !r->n->plain) pk_diag_help(r->d, "remove the quotes");
-            else if (r->key->unit == PK_UNIT_STEPS) pk_diag_help(r->d, "write '100' or '100 steps'");
+            if (n && !r->n->text[n] && !r->n->plain)
+                pk_diag_help(r->d, "remove the quotes");
+            else if (!strcmp(r->path, "output.checkpoint.every"))
+                pk_diag_help(r->d, "write '1000 steps'; wall time is 'every_time: 30 min'");
+            else if (r->key->unit == PK_UNIT_STEPS)
+                pk_diag_help(r->d, "write '100' or '100 steps'");
             return false;
         }
     }
-    if (whole && (v != floor(v) || fabs(v) > 9007199254740992.0)) return expected(r, "a whole number");
+    if (whole && (v != floor(v) || fabs(v) > 9007199254740992.0))
+        return expected(r, "a whole number");
     if (!in_range(r, v)) return false;
-    out->number = v == 0 ? 0 : v;  // no minus zero
+    out->number = v == 0 ? 0 : v; // no minus zero
     out->integer = whole ? (int64_t)v : 0;
     return true;
 }
 
 static bool read_bool(const struct read *r, struct pk_scalar *out)
 {
-    static const char *const old[] = {"yes", "Yes", "YES", "on", "On", "ON", "y", "no",
-                                      "No",  "NO",  "off", "Off", "OFF", "n", NULL};
+    static const char *const old[] = {"yes", "Yes", "YES", "on",  "On",  "ON", "y", "no",
+                                      "No",  "NO",  "off", "Off", "OFF", "n",  NULL};
     double number;
     if (r->n->kind == PK_NODE_SCALAR &&
         core_kind(r->n->text, r->n->plain, &number, &out->integer) == CORE_BOOL) {
@@ -217,7 +224,9 @@ static bool read_bool(const struct read *r, struct pk_scalar *out)
     if (r->n->kind == PK_NODE_SCALAR && one_of(r->n->text, old))
         pk_diag_help(r->d, "in YAML 1.2 '%s' is a text; write %s", r->n->text,
                      strchr("yY", r->n->text[0]) || !strcmp(r->n->text + 1, "n") ||
-                             !strcmp(r->n->text + 1, "N") ? "true" : "false");
+                             !strcmp(r->n->text + 1, "N")
+                         ? "true"
+                         : "false");
     return false;
 }
 
@@ -258,19 +267,26 @@ static bool read_choice(const struct read *r, struct pk_scalar *out)
         p += n + (p[n] == '|');
     }
     pk_diag_add(r->d, r->n->at, "'%.60s' is not a choice of '%s'", r->n->text, r->path);
-    if (*guess) pk_diag_help(r->d, "did you mean '%s'? (choices: %s)", guess, range);
-    else pk_diag_help(r->d, "choices: %s", range);
+    if (*guess)
+        pk_diag_help(r->d, "did you mean '%s'? (choices: %s)", guess, range);
+    else
+        pk_diag_help(r->d, "choices: %s", range);
     return false;
 }
 
 static bool read_one(const struct read *r, enum pk_key_type type, struct pk_scalar *out)
 {
     switch (type) {
-    case PK_KEY_INT: return read_number(r, true, out);
-    case PK_KEY_FLOAT: return read_number(r, false, out);
-    case PK_KEY_BOOL: return read_bool(r, out);
-    case PK_KEY_ENUM: return read_choice(r, out);
-    default: return read_text(r, out);
+    case PK_KEY_INT:
+        return read_number(r, true, out);
+    case PK_KEY_FLOAT:
+        return read_number(r, false, out);
+    case PK_KEY_BOOL:
+        return read_bool(r, out);
+    case PK_KEY_ENUM:
+        return read_choice(r, out);
+    default:
+        return read_text(r, out);
     }
 }
 
@@ -297,8 +313,10 @@ static bool read_elements(const struct read *r, enum pk_key_type type, struct pk
         struct read one = *r;
         one.n = &r->n->item[i];
         one.path = path;
-        if (one.n->key) snprintf(path, sizeof path, "%.120s.%.60s", r->path, one.n->key);
-        else snprintf(path, sizeof path, "%.120s[%lld]", r->path, (long long)i);
+        if (one.n->key)
+            snprintf(path, sizeof path, "%.120s.%.60s", r->path, one.n->key);
+        else
+            snprintf(path, sizeof path, "%.120s[%lld]", r->path, (long long)i);
         if (one.n->key && !(v->item[i].name = pk_strdup(one.n->key))) r->d->failed = true;
         v->count = i + 1;
         good &= read_one(&one, type, &v->item[i]);
@@ -316,18 +334,21 @@ bool pk_value_read(struct pk_value *v, const struct pk_key *key, const char *pat
     case PK_KEY_STRINGS:
         if (n->kind != PK_NODE_LIST) {
             expected(&r, "a list");
-            if (n->kind == PK_NODE_SCALAR && *n->text)
-                pk_diag_help(d, "write '[%.60s]'", n->text);
+            if (n->kind == PK_NODE_SCALAR && *n->text) pk_diag_help(d, "write '[%.60s]'", n->text);
             return false;
         }
-        return read_elements(&r, key->type == PK_KEY_INTS     ? PK_KEY_INT
-                                 : key->type == PK_KEY_FLOATS ? PK_KEY_FLOAT : PK_KEY_STRING, v);
+        return read_elements(&r,
+                             key->type == PK_KEY_INTS     ? PK_KEY_INT
+                             : key->type == PK_KEY_FLOATS ? PK_KEY_FLOAT
+                                                          : PK_KEY_STRING,
+                             v);
     case PK_KEY_WEIGHTS:
         if (n->kind == PK_NODE_MAP) return read_elements(&r, PK_KEY_FLOAT, v);
         expected(&r, "a map of numbers by name");
         pk_diag_help(d, "write for example '{ptb-xl: 0.2, code-15: 0.8}'");
         return false;
-    default: return read_one(&r, key->type, &v->one);
+    default:
+        return read_one(&r, key->type, &v->one);
     }
 }
 

@@ -19,8 +19,8 @@ struct reader {
     int64_t nodes;
     struct pk_diags *d;
     struct pk_err *err;
-    enum pk_status status;  // of trouble other than diagnostics
-    bool stop;              // nothing more can be read
+    enum pk_status status; // of trouble other than diagnostics
+    bool stop;             // nothing more can be read
 };
 
 static struct pk_place place(const struct reader *r, yaml_mark_t from, yaml_mark_t to)
@@ -117,8 +117,8 @@ static void append(struct reader *r, struct pk_node *n, struct pk_node *member)
                     PK_RECIPE_MEMBERS_MAX);
         r->stop = true;
     } else {
-        enum pk_status s = pk_grow(&n->item, &n->capacity, n->count + 1, sizeof *n->item,
-                                   "recipe tree", r->err);
+        enum pk_status s =
+            pk_grow(&n->item, &n->capacity, n->count + 1, sizeof *n->item, "recipe tree", r->err);
         if (s == PK_OK) {
             n->item[n->count++] = *member;
             return;
@@ -161,8 +161,10 @@ static void read_members(struct reader *r, struct pk_node *n, int depth)
                 continue;
             }
         }
-        if (member.kind == PK_NODE_SCALAR && !member.text) pk_node_free(&member);  // stopped
-        else append(r, n, &member);
+        if (member.kind == PK_NODE_SCALAR && !member.text)
+            pk_node_free(&member); // stopped
+        else
+            append(r, n, &member);
     }
 }
 
@@ -231,8 +233,8 @@ static void read_stream(struct reader *r, struct pk_node *root)
 enum pk_status pk_yaml_parse(struct pk_node *root, const char *text, size_t size, int source,
                              int shift, struct pk_diags *d, struct pk_err *err)
 {
-    struct reader r = {.text = text, .size = size, .source = source, .shift = shift, .d = d,
-                       .err = err};
+    struct reader r = {
+        .text = text, .size = size, .source = source, .shift = shift, .d = d, .err = err};
     *root = (struct pk_node){.at = {source, 1, 1 + shift, 1}};
     if (!yaml_parser_initialize(&r.parser))
         return pk_fail(err, PK_ENOMEM, "out of memory while reading a recipe");

@@ -47,8 +47,10 @@ static enum pk_status write_json(const struct pk_run *r, struct pk_err *err)
     pk_json_put_string(&w, "started", r->started);
     pk_json_put_string(&w, "updated", stamp);
     pk_json_put_i64(&w, "resumes", r->resumes);
-    if (r->last_step >= 0) pk_json_put_i64(&w, "last_step", r->last_step);
-    else pk_json_put_null(&w, "last_step");
+    if (r->last_step >= 0)
+        pk_json_put_i64(&w, "last_step", r->last_step);
+    else
+        pk_json_put_null(&w, "last_step");
     pk_json_close(&w);
     enum pk_status s = t.failed ? pk_fail(err, PK_ENOMEM, "out of memory for %s", path)
                                 : pk_write_file(path, t.s, t.len, err);
@@ -62,6 +64,7 @@ static enum pk_status read_json(struct pk_run *r, struct pk_err *err)
     char path[PK_PATH_MAX];
     struct pk_json j;
     PK_TRY(pk_path(path, err, "%s/run.json", r->dir));
+    if (!pk_exists(path)) return PK_OK; // its checkpoints are what matters
     PK_TRY(pk_json_load(&j, path, RUN_JSON_MAX, err));
     snprintf(r->started, sizeof r->started, "%.31s", pk_json_string(&j, "started", ""));
     r->resumes = pk_json_i64(&j, "resumes", 0) + 1;
@@ -145,8 +148,8 @@ static enum pk_status prepare(struct pk_run *r, enum pk_run_mode mode, struct pk
 enum pk_status pk_run_open(struct pk_run *r, const char *dir, enum pk_run_mode mode, int argc,
                            char **argv, struct pk_err *err)
 {
-    *r = (struct pk_run){.lock_fd = -1, .metrics_fd = -1, .log_fd = -1, .last_step = -1,
-                         .argc = argc, .argv = argv};
+    *r = (struct pk_run){
+        .lock_fd = -1, .metrics_fd = -1, .log_fd = -1, .last_step = -1, .argc = argc, .argv = argv};
     PK_TRY(pk_path(r->dir, err, "%s", dir));
     PK_TRY(pk_path(r->checkpoints, err, "%s/checkpoints", dir));
     if (mode == PK_RUN_RESUME && !holds_run(r))
@@ -193,7 +196,8 @@ enum pk_status pk_run_metric(struct pk_run *r, const char *json, struct pk_err *
     enum pk_status s = PK_OK;
     if (strchr(json, '\n')) return pk_fail(err, PK_EINTERNAL, "a metrics line holds a newline");
     pk_text_add(&t, "%s\n", json);
-    if (t.failed) s = pk_fail(err, PK_ENOMEM, "out of memory for a metrics line");
+    if (t.failed)
+        s = pk_fail(err, PK_ENOMEM, "out of memory for a metrics line");
     else if (!append(r->metrics_fd, t.s, t.len))
         s = pk_fail_errno(err, PK_EWRITE, "cannot write %s/metrics.jsonl", r->dir);
     pk_text_free(&t);

@@ -7,37 +7,37 @@
  *     train.log       what the terminal showed, with times
  *     checkpoints/    core/ckpt.h
  *
- * The lock is flock(2), which the system releases when its owner dies, plus the owner's name for the
- * message. A lock left by a dead process of this host is taken over with a note. Where flock does
- * not reach other hosts, a lock left by another host is believed as long as its run.json or metrics
- * changed within ten minutes. With several ranks, rank 0 opens the run. */
+ * The lock is flock(2), which the system releases when its owner dies, plus the owner's name for
+ * the message. A lock left by a dead process of this host is taken over with a note. Where flock
+ * does not reach other hosts, a lock left by another host is believed as long as its run.json or
+ * metrics changed within ten minutes. With several ranks, rank 0 opens the run. */
 #ifndef PK_RUN_H
 #define PK_RUN_H
 
 #include "core/base.h"
 
 enum pk_run_mode {
-    PK_RUN_NEW,     // refused when the folder holds a run
-    PK_RUN_OVER,    // what a run wrote there is deleted first (export/ is kept)
-    PK_RUN_RESUME   // the folder must hold a run
+    PK_RUN_NEW,   // refused when the folder holds a run
+    PK_RUN_OVER,  // what a run wrote there is deleted first (export/ is kept)
+    PK_RUN_RESUME // the folder must hold a run
 };
 
 enum pk_run_state { PK_RUN_RUNNING, PK_RUN_STOPPED, PK_RUN_DONE, PK_RUN_FAILED, PK_RUN_DIVERGED };
-const char *pk_run_state_name(enum pk_run_state s);  // "running", static
+const char *pk_run_state_name(enum pk_run_state s); // "running", static
 
 struct pk_run {
     char dir[PK_PATH_MAX];
-    char checkpoints[PK_PATH_MAX];  // DIR/checkpoints, for core/ckpt.h
+    char checkpoints[PK_PATH_MAX]; // DIR/checkpoints, for core/ckpt.h
     char host[256];
-    int lock_fd;         // -1 while not locked
+    int lock_fd; // -1 while not locked
     int metrics_fd, log_fd;
     enum pk_run_state state;
-    int64_t last_step;   // of the newest good checkpoint, -1 before
-    int64_t resumes;     // how often this run was resumed
-    char started[32];    // ISO 8601, UTC, of the first start
+    int64_t last_step; // of the newest good checkpoint, -1 before
+    int64_t resumes;   // how often this run was resumed
+    char started[32];  // ISO 8601, UTC, of the first start
     int argc;
-    char **argv;         // borrowed
-    char note[512];      // "" or what happened that the user should know (a lock taken over)
+    char **argv;    // borrowed
+    char note[512]; // "" or what happened that the user should know (a lock taken over)
 };
 
 /* Creates (with parents) or reopens the folder, locks it, and writes run.json with state running.
@@ -52,8 +52,9 @@ enum pk_status pk_run_update(struct pk_run *r, enum pk_run_state state, int64_t 
                              struct pk_err *err);
 /* Appends one line; json is one object without newlines, {"step": 12, ...}. */
 enum pk_status pk_run_metric(struct pk_run *r, const char *json, struct pk_err *err);
-/* Cuts metrics.jsonl back to what was logged up to `step`, so that a resumed run does not show steps
- * twice: the first line of a later step, and all after it, goes. So does a line that a crash tore. */
+/* Cuts metrics.jsonl back to what was logged up to `step`, so that a resumed run does not show
+ * steps twice: the first line of a later step, and all after it, goes. So does a line that a crash
+ * tore. */
 enum pk_status pk_run_rewind(struct pk_run *r, int64_t step, struct pk_err *err);
 /* Appends "2026-11-22T17:15:48Z text" to train.log. Losing a log line is no error. */
 void pk_run_log(struct pk_run *r, const char *fmt, ...) PK_PRINTF(2, 3);

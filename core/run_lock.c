@@ -1,7 +1,7 @@
 /* run_lock.c -- the lock of a run's folder (see run.h).
  *
- * The lock file is emptied, never deleted: deleting it while another process waits for it would give
- * the two of them a lock each. */
+ * The lock file is emptied, never deleted: deleting it while another process waits for it would
+ * give the two of them a lock each. */
 #include "core/run_lock.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { REMOTE_STALE = 600 };  // seconds without a sign of life from another host
+enum { REMOTE_STALE = 600 }; // seconds without a sign of life from another host
 
 struct owner {
     char host[256];
@@ -86,8 +86,10 @@ enum pk_status pk_run_lock(struct pk_run *r, struct pk_err *err)
     bool flocked = flock(fd, LOCK_EX | LOCK_NB) == 0;
     enum pk_status s = PK_OK;
     bool held = read_owner(fd, &owner);
-    if (!flocked && (errno == EWOULDBLOCK || errno == EAGAIN)) s = busy(r, &owner, err);
-    else if (held) s = judge(r, &owner, flocked, err);
+    if (!flocked && (errno == EWOULDBLOCK || errno == EAGAIN))
+        s = busy(r, &owner, err);
+    else if (held)
+        s = judge(r, &owner, flocked, err);
     int n = snprintf(text, sizeof text, "%s %lld\n", r->host, (long long)getpid());
     if (s == PK_OK && (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)n, 0) != n))
         s = pk_fail_errno(err, PK_EWRITE, "cannot write %s", path);

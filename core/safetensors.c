@@ -35,9 +35,12 @@ int64_t pk_tensor_ref_bytes(const struct pk_tensor_ref *t)
     if (n == 0 || t->rank < 0 || t->rank > PK_SAFETENSORS_RANK_MAX) return -1;
     for (int i = 0; i < t->rank; i++) {
         if (t->shape[i] < 0) return -1;
-        if (t->shape[i] == 0) empty = true;
-        else if (n > INT64_MAX / t->shape[i]) return -1;
-        else n *= t->shape[i];
+        if (t->shape[i] == 0)
+            empty = true;
+        else if (n > INT64_MAX / t->shape[i])
+            return -1;
+        else
+            n *= t->shape[i];
     }
     return empty ? 0 : n;
 }
@@ -46,8 +49,8 @@ void pk_shape_text(char out[160], int32_t rank, const int64_t *shape)
 {
     size_t used = (size_t)snprintf(out, 160, "[");
     for (int i = 0; i < rank && used < 130; i++)
-        used += (size_t)snprintf(out + used, 160 - used, "%s%lld", i ? ", " : "",
-                                 (long long)shape[i]);
+        used +=
+            (size_t)snprintf(out + used, 160 - used, "%s%lld", i ? ", " : "", (long long)shape[i]);
     snprintf(out + used, 160 - used, "]");
 }
 

@@ -19,8 +19,19 @@ enum { PK_SAFETENSORS_RANK_MAX = 8, PK_SAFETENSORS_HEADER_MAX = 16 << 20 };
 
 /* name in the file, bytes per element */
 #define PK_SAFETENSORS_TYPES(X)                                                                    \
-    X(BOOL, 1) X(U8, 1) X(I8, 1) X(I16, 2) X(U16, 2) X(F16, 2) X(BF16, 2) X(I32, 4) X(U32, 4)      \
-    X(F32, 4) X(F64, 8) X(I64, 8) X(U64, 8)
+    X(BOOL, 1)                                                                                     \
+    X(U8, 1)                                                                                       \
+    X(I8, 1)                                                                                       \
+    X(I16, 2)                                                                                      \
+    X(U16, 2)                                                                                      \
+    X(F16, 2)                                                                                      \
+    X(BF16, 2)                                                                                     \
+    X(I32, 4)                                                                                      \
+    X(U32, 4)                                                                                      \
+    X(F32, 4)                                                                                      \
+    X(F64, 8)                                                                                      \
+    X(I64, 8)                                                                                      \
+    X(U64, 8)
 
 enum pk_tensor_type {
 #define PK_X(name, bytes) PK_TENSOR_##name,
@@ -28,16 +39,16 @@ enum pk_tensor_type {
 #undef PK_X
 };
 
-const char *pk_tensor_type_name(enum pk_tensor_type t);  // "F32", static
-int64_t pk_tensor_type_bytes(enum pk_tensor_type t);     // of one element
+const char *pk_tensor_type_name(enum pk_tensor_type t); // "F32", static
+int64_t pk_tensor_type_bytes(enum pk_tensor_type t);    // of one element
 
 /* A tensor in memory, to be written or to be read into. Borrows everything. */
 struct pk_tensor_ref {
-    const char *name;                        // "blocks.0.attn.qkv.weight"
+    const char *name; // "blocks.0.attn.qkv.weight"
     enum pk_tensor_type type;
-    int32_t rank;                            // 0 is a scalar
-    int64_t shape[PK_SAFETENSORS_RANK_MAX];  // elements
-    void *data;                              // contiguous; only read from when writing
+    int32_t rank;                           // 0 is a scalar
+    int64_t shape[PK_SAFETENSORS_RANK_MAX]; // elements
+    void *data;                             // contiguous; only read from when writing
 };
 /* Bytes of the data, or -1 when the shape is negative, too deep or overflows. */
 int64_t pk_tensor_ref_bytes(const struct pk_tensor_ref *t);
@@ -66,11 +77,11 @@ enum pk_status pk_safetensors_write(const char *path, const struct pk_tensor_ref
 
 /* A tensor in a file. */
 struct pk_tensor_info {
-    char *name;  // owned by the pk_safetensors
+    char *name; // owned by the pk_safetensors
     enum pk_tensor_type type;
     int32_t rank;
     int64_t shape[PK_SAFETENSORS_RANK_MAX];
-    int64_t offset;  // from the start of the file, bytes
+    int64_t offset; // from the start of the file, bytes
     int64_t bytes;
 };
 
@@ -79,10 +90,10 @@ struct pk_safetensors {
     int fd;
     int64_t file_bytes;
     int64_t count;
-    struct pk_tensor_info *tensor;  // [count], in the order of the file
-    int64_t *by_name;               // [count], indices into tensor, sorted by name
+    struct pk_tensor_info *tensor; // [count], in the order of the file
+    int64_t *by_name;              // [count], indices into tensor, sorted by name
     int64_t metas;
-    struct pk_metadata *meta;  // [metas], owned
+    struct pk_metadata *meta; // [metas], owned
 };
 
 /* Reads and checks the header; data stays on disk.
@@ -90,7 +101,7 @@ struct pk_safetensors {
  *         PK_EDATA  it is not a safetensors file, or a damaged one */
 enum pk_status pk_safetensors_open(struct pk_safetensors *out, const char *path,
                                    struct pk_err *err);
-void pk_safetensors_close(struct pk_safetensors *st);  // safe on a zeroed struct
+void pk_safetensors_close(struct pk_safetensors *st); // safe on a zeroed struct
 /* NULL when there is none. */
 const struct pk_tensor_info *pk_safetensors_find(const struct pk_safetensors *st, const char *name);
 const char *pk_safetensors_metadata(const struct pk_safetensors *st, const char *key);

@@ -1,4 +1,5 @@
-/* safetensors_read.c -- reading safetensors files that may be damaged or hostile (see safetensors.h).
+/* safetensors_read.c -- reading safetensors files that may be damaged or hostile (see
+ * safetensors.h).
  *
  * The header is the only part that is parsed. Its JSON tree costs some 90 bytes per value, so a
  * header is also refused when it has more commas than a file of 100,000 tensors would. */
@@ -99,7 +100,7 @@ static int by_offset(const void *x, const void *y)
 {
     const struct pk_tensor_info *a = x, *b = y;
     if (a->offset != b->offset) return a->offset < b->offset ? -1 : 1;
-    if (a->bytes != b->bytes) return a->bytes < b->bytes ? -1 : 1;  // empty ones come first
+    if (a->bytes != b->bytes) return a->bytes < b->bytes ? -1 : 1; // empty ones come first
     return strcmp(a->name, b->name);
 }
 
@@ -137,8 +138,9 @@ static enum pk_status check_tiling(const struct pk_safetensors *st, int64_t data
         at += t->bytes;
     }
     if (at > st->file_bytes)
-        return pk_fail(err, PK_EDATA, "%s is truncated: the header promises %lld bytes, it has %lld",
-                       st->path, (long long)at, (long long)st->file_bytes);
+        return pk_fail(err, PK_EDATA,
+                       "%s is truncated: the header promises %lld bytes, it has %lld", st->path,
+                       (long long)at, (long long)st->file_bytes);
     if (at < st->file_bytes)
         return pk_fail(err, PK_EDATA,
                        "%s has surplus bytes: the header accounts for %lld bytes, it has %lld",
@@ -193,8 +195,7 @@ static enum pk_status read_header(struct pk_safetensors *st, struct pk_err *err)
     return s;
 }
 
-enum pk_status pk_safetensors_open(struct pk_safetensors *out, const char *path,
-                                   struct pk_err *err)
+enum pk_status pk_safetensors_open(struct pk_safetensors *out, const char *path, struct pk_err *err)
 {
     struct stat info;
     *out = (struct pk_safetensors){.fd = -1};
@@ -236,8 +237,10 @@ const struct pk_tensor_info *pk_safetensors_find(const struct pk_safetensors *st
         const struct pk_tensor_info *t = &st->tensor[st->by_name[middle]];
         int order = strcmp(name, t->name);
         if (order == 0) return t;
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }

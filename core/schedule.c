@@ -21,9 +21,9 @@ double pk_schedule_at(const struct pk_schedule *s, int64_t step)
 {
     if (step < s->warmup)
         return s->start + (s->peak - s->start) * ((double)step / (double)s->warmup);
-    if (s->shape == PK_SHAPE_CONSTANT || step == s->warmup) return s->peak;
+    if (s->shape == PK_SHAPE_CONSTANT) return s->peak;
     if (step >= s->steps) return s->end;
     const double part = (double)(step - s->warmup) / (double)(s->steps - s->warmup);
     if (s->shape == PK_SHAPE_LINEAR) return s->peak + (s->end - s->peak) * part;
-    return s->end + (s->peak - s->end) * 0.5 * (1 + cos(3.14159265358979323846 * part));
+    return s->peak + (s->end - s->peak) * 0.5 * (1 - cos(3.14159265358979323846 * part));
 }

@@ -7,7 +7,8 @@
  *            0  warmup    steps
  *
  * Steps count optimizer steps from 0; the last of a run is steps - 1, so `end` is the value that
- * the run approaches, just as with PyTorch's schedulers. The three named points are met exactly. */
+ * the run approaches, just as with PyTorch's schedulers. The three named points are met exactly; when two are
+ * the same step, the lower line above counts. */
 #ifndef PK_SCHEDULE_H
 #define PK_SCHEDULE_H
 
@@ -28,7 +29,7 @@ struct pk_schedule {
  * values are finite. */
 enum pk_status pk_schedule_check(const struct pk_schedule *s, const char *what, struct pk_err *err);
 /* The value at a step >= 0; pure. With part p of the way from warmup to steps behind it, linear is
- * peak + (end - peak) p, cosine is end + (peak - end) (1 + cos(pi p)) / 2. */
+ * peak + (end - peak) p, cosine is peak + (end - peak) (1 - cos(pi p)) / 2. */
 double pk_schedule_at(const struct pk_schedule *s, int64_t step);
 
 #endif

@@ -15,7 +15,7 @@
 #define PRIME4 0x85ebca77c2b2ae63u
 #define PRIME5 0x27d4eb2f165667c5u
 
-enum { CHUNK = 1 << 20 };  // bytes hashed and written at a time: stays in the cache in between
+enum { CHUNK = 1 << 20 }; // bytes hashed and written at a time: stays in the cache in between
 
 static uint64_t rotate(uint64_t x, int r)
 {
@@ -25,7 +25,7 @@ static uint64_t rotate(uint64_t x, int r)
 static uint64_t load64(const uint8_t *p)
 {
     uint64_t v;
-    memcpy(&v, p, 8);  // little-endian hosts only, like the tensors themselves
+    memcpy(&v, p, 8); // little-endian hosts only, like the tensors themselves
     return v;
 }
 
@@ -135,8 +135,7 @@ int64_t pk_disk_free(const char *path)
 {
     struct statvfs v;
     char dir[PK_PATH_MAX];
-    if (statvfs(path, &v) != 0 &&
-        (parent_of(dir, path, NULL) != PK_OK || statvfs(dir, &v) != 0))
+    if (statvfs(path, &v) != 0 && (parent_of(dir, path, NULL) != PK_OK || statvfs(dir, &v) != 0))
         return -1;
     if (v.f_frsize && v.f_bavail > INT64_MAX / v.f_frsize) return INT64_MAX;
     return (int64_t)(v.f_bavail * v.f_frsize);
@@ -164,7 +163,7 @@ enum pk_status pk_sink_open(struct pk_sink *s, const char *path, int64_t need, s
     PK_TRY(pk_path(s->path, err, "%s", path));
     s->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (s->fd >= 0) return PK_OK;
-    s->path[0] = 0;  // what could not be opened is not ours to drop
+    s->path[0] = 0; // what could not be opened is not ours to drop
     return pk_fail_errno(err, PK_EWRITE, "cannot create %s", path);
 }
 
@@ -177,7 +176,7 @@ enum pk_status pk_sink_write(struct pk_sink *s, const void *bytes, size_t n, str
         for (size_t done = 0; done < chunk;) {
             ssize_t r = write(s->fd, p + done, chunk - done);
             if (r < 0 && errno == EINTR) continue;
-            if (r == 0) errno = ENOSPC;  // a file system that neither writes nor says why
+            if (r == 0) errno = ENOSPC; // a file system that neither writes nor says why
             if (r <= 0) return write_failed(s, err);
             done += (size_t)r;
             s->bytes += r;

@@ -14,10 +14,10 @@
 
 /* A running XXH64. */
 struct pk_xxh64 {
-    uint64_t lane[4];   // accumulators of the four interleaved streams
-    uint64_t total;     // bytes so far
-    uint8_t tail[32];   // bytes that do not fill a stripe yet
-    uint32_t tail_len;  // of them, at most 31
+    uint64_t lane[4];  // accumulators of the four interleaved streams
+    uint64_t total;    // bytes so far
+    uint8_t tail[32];  // bytes that do not fill a stripe yet
+    uint32_t tail_len; // of them, at most 31
 };
 
 void pk_xxh64_start(struct pk_xxh64 *h);
@@ -28,10 +28,10 @@ enum pk_status pk_xxh64_file(const char *path, uint64_t *hash, int64_t *bytes, s
 
 struct pk_sink {
     char path[PK_PATH_MAX];
-    int fd;                // -1 when closed
-    int64_t need;          // bytes this file will have, for the message about a full disk; 0 unknown
-    int64_t bytes;         // written so far
-    struct pk_xxh64 hash;  // of them
+    int fd;               // -1 when closed
+    int64_t need;         // bytes this file will have, for the message about a full disk; 0 unknown
+    int64_t bytes;        // written so far
+    struct pk_xxh64 hash; // of them
 };
 
 /* Creates or truncates `path`. Errors PK_EWRITE. */

@@ -26,7 +26,7 @@ enum pk_status pk_embedding_stats(struct pk_embedding_stats *out, const float *x
                                   int64_t width, struct pk_err *err);
 
 /* Eigenvalues of a symmetric matrix a [n, n] (lower triangle read, all destroyed), rising, into
- * value [n]. Absolute accuracy about 1e-14 of the largest magnitude; finite input only. */
+ * value [n]. Absolute error a few 1e-14 of the largest magnitude; finite input only. */
 enum pk_status pk_symmetric_eigenvalues(double *value, double *a, int64_t n, struct pk_err *err);
 
 #endif

@@ -1,8 +1,8 @@
 /* stop.h -- asking a run to stop at the next step edge, by signal.
  *
  * SIGTERM and SIGUSR2 (preemption: Slurm, Kubernetes) and SIGINT (Ctrl-C) set a flag that the
- * training loop polls; it then writes a checkpoint and exits with 75. A second SIGINT kills at once,
- * since a person is waiting.
+ * training loop polls; it then writes a checkpoint and exits with 75. A second SIGINT kills at
+ * once, since a person is waiting.
  *
  * The flag is the one mutable global of the library: a signal handler has no argument to reach
  * anything else by. */

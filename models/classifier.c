@@ -3,21 +3,28 @@
 
 #include <string.h>
 
+enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct pk_recipe *r,
+                                         const struct pk_batch_shape *shape, int32_t classes,
+                                         struct pk_err *err)
+{
+    const char *head = pk_recipe_str(r, "objective.head.kind");
+    *out = (struct pk_classifier){.classes = classes, .signal = {.shape = *shape, .clip = 5}};
+    out->encoder.seed = (uint64_t)pk_recipe_i64(r, "seed");
+    out->softmax = !strcmp(pk_recipe_str(r, "objective.loss"), "softmax");
+    if (!strcmp(head, "register_linear")) out->head = PK_HEAD_REGISTER_LINEAR;
+    else if (!strcmp(head, "mean_linear")) out->head = PK_HEAD_MEAN_LINEAR;
+    else if (!strcmp(head, "attentive")) out->head = PK_HEAD_ATTENTIVE;
+    else return pk_fail(err, PK_ERECIPE, "unknown head '%s'", head);
+    return PK_OK;
+}
+
 enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_recipe *r,
                                     const struct pk_batch_shape *shape, int32_t classes,
                                     struct pk_err *err)
 {
-    const char *head = pk_recipe_str(r, "objective.head.kind");
-    *out = (struct pk_classifier){.classes = classes};
+    PK_TRY(pk_classifier_config_head(out, r, shape, classes, err));
     PK_TRY(pk_signal_config(&out->signal, r, shape, err));
     out->encoder = pk_vit_config(r, out->signal.tokens);
-    out->softmax = !strcmp(pk_recipe_str(r, "objective.loss"), "softmax");
-    if (!strcmp(head, "register_linear"))
-        out->head = PK_HEAD_REGISTER_LINEAR;
-    else if (!strcmp(head, "mean_linear"))
-        out->head = PK_HEAD_MEAN_LINEAR;
-    else
-        out->head = PK_HEAD_ATTENTIVE;
     return PK_OK;
 }
 

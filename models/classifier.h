@@ -24,6 +24,11 @@ struct pk_classifier {
 enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_recipe *r,
                                     const struct pk_batch_shape *shape, int32_t classes,
                                     struct pk_err *err);
+/* The same without the encoder and its patches, which then come from a file: sets shape, head,
+ * loss and classes. */
+enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct pk_recipe *r,
+                                         const struct pk_batch_shape *shape, int32_t classes,
+                                         struct pk_err *err);
 /* train: loss and gradients, dropout on, input label [records, classes]. Else: forward only.
  * Outputs: logits [records, classes]; embedding [records, width] (mean of patch tokens) when not
  * training. Parameters: encoder.* and head.*. */

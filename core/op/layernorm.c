@@ -50,7 +50,8 @@ struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const
 {
     int32_t out[PK_NODE_OUT];
     int64_t width = pk_dim(b, x, -1);
-    union pk_attr a = {.layernorm = {.eps = eps}};
+    union pk_attr a = {.raw = {0}}; // hashed as bytes
+    a.layernorm.eps = eps;
     pk_scope(b, "%s", name);
     struct pk_val gain = pk_weight(b, "weight", 1, &width, PK_INIT_ONE, false);
     pk_emit(b, PK_OP_LAYERNORM, &a, 3, (int32_t[]){x.id, gain.id, -1}, out);

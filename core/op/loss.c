@@ -10,6 +10,7 @@ static enum pk_status infer_loss(struct pk_infer *x, enum pk_dtype target)
     PK_TRY(pk_infer_need(x, 1, target, x->in[0]->rank));
     if (memcmp(x->in[0]->dim, x->in[1]->dim, sizeof x->in[0]->dim))
         return pk_infer_fail(x, "prediction and target differ in shape");
+    PK_TRY(pk_infer_fixed(x, 1));
     pk_infer_out(x, 0, PK_F32, 1, &one);
     return PK_OK;
 }

@@ -23,6 +23,7 @@ static enum pk_status infer_add_position(struct pk_infer *x)
     PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
     PK_TRY(pk_infer_need(x, 1, PK_F32, 2));
     if (x->in[2]) PK_TRY(need_index(x, 2));
+    PK_TRY(pk_infer_fixed(x, 1));
     if (x->in[1]->dim[1] != x->in[0]->dim[2])
         return pk_infer_fail(x, "the table is of another width");
     int64_t tokens = x->in[0]->dim[1];
@@ -62,6 +63,7 @@ static enum pk_status infer_assemble_tokens(struct pk_infer *x)
     PK_TRY(pk_infer_need(x, 2, PK_F32, 2));
     PK_TRY(need_index(x, 3));
     PK_TRY(need_index(x, 4));
+    PK_TRY(pk_infer_fixed(x, 2));
     int64_t width = x->in[0]->dim[2];
     if (x->in[1]->dim[0] != width || x->in[2]->dim[1] != width ||
         x->in[3]->dim[1] != x->in[0]->dim[1])

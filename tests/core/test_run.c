@@ -1,4 +1,5 @@
-/* test_run.c -- a run's folder: refusals, the lock and its heirs, metrics cut on resume, signals. */
+/* test_run.c -- a run's folder: refusals, the lock and its heirs, metrics cut on resume, signals.
+ */
 #include "core/ckpt.h"
 #include "core/json.h"
 #include "core/run.h"
@@ -51,7 +52,8 @@ static void states(const char *dir)
     CHECK(has_text(dir, "run.json", "\"state\": \"running\""));
     CHECK(has_text(dir, "run.json", "\"a \\\"quoted\\\" recipe.yaml\""));
     CHECK(has_text(dir, "run.json", "\"last_step\": null") && has_text(dir, "run.json", r.host));
-    CHECK_FAILS(pk_run_open(&again, dir, PK_RUN_NEW, 3, args, &err), PK_EMISSING, &err, "in use by");
+    CHECK_FAILS(pk_run_open(&again, dir, PK_RUN_NEW, 3, args, &err), PK_EMISSING, &err,
+                "in use by");
     pk_run_log(&r, "step %d", 7);
     CHECK(has_text(dir, "train.log", "Z step 7\n"));
     CHECK_OK(pk_run_metric(&r, "{\"step\": 7, \"loss\": 0.5}", &err), &err);
@@ -126,7 +128,7 @@ static void lock(const char *dir)
     CHECK(waitpid(child, NULL, 0) == child);
     close(ready[0]);
     close(ready[1]);
-    CHECK_OK(pk_run_open(&r, dir, PK_RUN_RESUME, 3, args, &err), &err);  // the heir of the dead
+    CHECK_OK(pk_run_open(&r, dir, PK_RUN_RESUME, 3, args, &err), &err); // the heir of the dead
     CHECK(strstr(r.note, pid_text) && strstr(r.note, "took over"));
     CHECK_OK(pk_run_close(&r, PK_RUN_STOPPED, &err), &err);
 }
@@ -148,7 +150,7 @@ static void remote_lock(const char *dir)
     CHECK_OK(pk_run_open(&r, dir, PK_RUN_RESUME, 3, args, &err), &err);
     CHECK(strstr(r.note, "another-host"));
     CHECK_OK(pk_run_close(&r, PK_RUN_STOPPED, &err), &err);
-    put(dir, "lock", "garbage");  // nobody's
+    put(dir, "lock", "garbage"); // nobody's
     CHECK_OK(pk_run_open(&r, dir, PK_RUN_RESUME, 3, args, &err), &err);
     CHECK(!r.note[0]);
     CHECK_OK(pk_run_close(&r, PK_RUN_STOPPED, &err), &err);
@@ -165,7 +167,7 @@ static void rewind_metrics(const char *dir)
         snprintf(line, sizeof line, "{\"step\": %d, \"loss\": 1.5}", i);
         CHECK_OK(pk_run_metric(&r, line, &err), &err);
     }
-    CHECK(write(r.metrics_fd, "{\"step\": 60, \"lo", 16) == 16);  // torn by a crash
+    CHECK(write(r.metrics_fd, "{\"step\": 60, \"lo", 16) == 16); // torn by a crash
     CHECK_OK(pk_run_rewind(&r, 1000, &err), &err);
     CHECK(has_text(dir, "metrics.jsonl", "50,") && !has_text(dir, "metrics.jsonl", "60"));
     CHECK_OK(pk_run_rewind(&r, 35, &err), &err);
@@ -194,7 +196,7 @@ static void signals(void)
         pk_stop_install(NULL);
         raise(SIGTERM);
         raise(SIGINT);
-        raise(SIGINT);  // the second Ctrl-C does not wait for a checkpoint
+        raise(SIGINT); // the second Ctrl-C does not wait for a checkpoint
         _exit(0);
     }
     int status = 0;

@@ -12,7 +12,7 @@
 static float weight[6] = {1.5f, -2.25f, 0, 3e-7f, 4e8f, -0.0f};
 static int64_t step[1] = {123456789012};
 static uint8_t flag[5] = {1, 2, 3, 254, 255};
-static uint16_t half[3] = {0x3c00, 0xc000, 0x7c00};  // 1, -2, inf
+static uint16_t half[3] = {0x3c00, 0xc000, 0x7c00}; // 1, -2, inf
 
 static const struct pk_metadata meta[] = {{"format", "pt"}, {"a", "quote \" and \\ and \n"}};
 
@@ -31,14 +31,14 @@ static void checksum(void)
     struct pk_xxh64 h;
     uint8_t bytes[1000];
     pk_xxh64_start(&h);
-    CHECK(pk_xxh64_value(&h) == 0xef46db3751d8e999u);  // of the specification: empty, "abc"
+    CHECK(pk_xxh64_value(&h) == 0xef46db3751d8e999u); // of the specification: empty, "abc"
     pk_xxh64_add(&h, "abc", 3);
     CHECK(pk_xxh64_value(&h) == 0x44bc2cf5ad770999u);
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 37 + i / 7);
     pk_xxh64_start(&h);
     pk_xxh64_add(&h, bytes, sizeof bytes);
     uint64_t whole = pk_xxh64_value(&h);
-    for (size_t piece = 1; piece < 100; piece += 3) {  // any cut gives the same value
+    for (size_t piece = 1; piece < 100; piece += 3) { // any cut gives the same value
         pk_xxh64_start(&h);
         for (size_t i = 0; i < sizeof bytes; i += piece)
             pk_xxh64_add(&h, bytes + i, PK_MIN(piece, sizeof bytes - i));
@@ -56,7 +56,7 @@ static void round_trip(const char *path)
     CHECK_OK(pk_safetensors_size(t, n, meta, 2, &bytes, &err), &err);
     CHECK_OK(pk_safetensors_open(&st, path, &err), &err);
     CHECK(st.count == 5 && st.metas == 2 && st.file_bytes == bytes);
-    CHECK(!strcmp(st.tensor[0].name, "step"));  // 8-byte elements, then 4, 2, 1; then by name
+    CHECK(!strcmp(st.tensor[0].name, "step")); // 8-byte elements, then 4, 2, 1; then by name
     CHECK(!strcmp(st.tensor[4].name, "flag") && st.tensor[0].offset % 8 == 0);
     CHECK(!strcmp(pk_safetensors_metadata(&st, "a"), meta[1].value));
     CHECK(!pk_safetensors_metadata(&st, "b") && !pk_safetensors_find(&st, "b"));
@@ -82,7 +82,7 @@ static void round_trip(const char *path)
     CHECK_FAILS(pk_safetensors_read(&st, t, n, true, &err), PK_EDATA, &err,
                 "b.weight: expected F32 [3, 3], the file has F32 [2, 3]");
     CHECK(strstr(err.message, "3 tensors differ") && strstr(err.message, "steps: missing"));
-    CHECK(w[0] == 77);  // nothing is read when anything differs
+    CHECK(w[0] == 77); // nothing is read when anything differs
     pk_safetensors_close(&st);
     pk_safetensors_close(&st);
 }
@@ -90,7 +90,8 @@ static void round_trip(const char *path)
 static void refusals_writing(const char *path)
 {
     struct pk_err err = {0};
-    struct pk_tensor_ref two[2] = {{"a", PK_TENSOR_U8, 1, {5}, flag}, {"a", PK_TENSOR_U8, 0, {0}, flag}};
+    struct pk_tensor_ref two[2] = {{"a", PK_TENSOR_U8, 1, {5}, flag},
+                                   {"a", PK_TENSOR_U8, 0, {0}, flag}};
     char missing[PK_PATH_MAX];
     snprintf(missing, sizeof missing, "%.4000s/no/such/folder", path);
     CHECK_FAILS(pk_safetensors_write(path, two, 2, NULL, 0, &err), PK_EINVAL, &err, "named 'a'");
@@ -100,17 +101,18 @@ static void refusals_writing(const char *path)
     CHECK_FAILS(pk_safetensors_write(path, two, 2, NULL, 0, &err), PK_EINVAL, &err, "'b'");
     CHECK_FAILS(pk_safetensors_write(missing, two, 1, NULL, 0, &err), PK_EWRITE, &err, missing);
 
-    struct rlimit old, small = {1 << 16, 1 << 16};  // a full disk
+    struct rlimit old, small = {1 << 16, 1 << 16}; // a full disk
     struct pk_tensor_ref big = {"big", PK_TENSOR_U8, 1, {1 << 17}, calloc(1, 1 << 17)};
     struct pk_safetensors st;
     getrlimit(RLIMIT_FSIZE, &old);
     small.rlim_max = old.rlim_max;
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    CHECK_FAILS(pk_safetensors_write(path, &big, 1, NULL, 0, &err), PK_EWRITE, &err, "it needs 131");
+    CHECK_FAILS(pk_safetensors_write(path, &big, 1, NULL, 0, &err), PK_EWRITE, &err,
+                "it needs 131");
     setrlimit(RLIMIT_FSIZE, &old);
     CHECK(strstr(err.message, path) && strstr(err.message, "are free"));
-    CHECK_OK(pk_safetensors_open(&st, path, &err), &err);  // the earlier file is whole
+    CHECK_OK(pk_safetensors_open(&st, path, &err), &err); // the earlier file is whole
     pk_safetensors_close(&st);
     snprintf(missing, sizeof missing, "%.4000s.part", path);
     CHECK(!pk_exists(missing));
@@ -134,8 +136,13 @@ static void make(const char *path, const char *header, int64_t length, size_t da
 
 static void refusals_reading(const char *path)
 {
-    static const struct { const char *header; int64_t length; size_t data; const char *says; } c[] = {
-        {"{\"a\":" T("F32", "[2]", 0, 8) "}", -1, 7, "promises 70 bytes, it has 69"},  // truncated
+    static const struct {
+        const char *header;
+        int64_t length;
+        size_t data;
+        const char *says;
+    } c[] = {
+        {"{\"a\":" T("F32", "[2]", 0, 8) "}", -1, 7, "promises 70 bytes, it has 69"}, // truncated
         {"{\"a\":" T("F32", "[2]", 0, 8) "}", -1, 9, "surplus"},
         {"{\"a\":" T("F32", "[2]", 0, 4) "}", -1, 4, "F32 [2] needs 8 bytes, data_offsets give 4"},
         {"{\"a\":" T("F32", "[1]", 4, 8) "}", -1, 8, "a hole: tensor 'a' starts at byte 4"},
@@ -167,11 +174,11 @@ static void refusals_reading(const char *path)
         CHECK_FAILS(pk_safetensors_open(&st, path, &err), PK_EDATA, &err, c[i].says);
         CHECK(strstr(err.message, path));
     }
-    make(path, "{}", -1, 0);  // no tensors at all is a valid file
+    make(path, "{}", -1, 0); // no tensors at all is a valid file
     CHECK_OK(pk_safetensors_open(&st, path, &err), &err);
     pk_safetensors_close(&st);
 
-    size_t n = 3 << 20;  // a header of nothing but commas must not cost hundreds of megabytes
+    size_t n = 3 << 20; // a header of nothing but commas must not cost hundreds of megabytes
     char *bomb = malloc(n + 1);
     memset(bomb, ',', n);
     memcpy(bomb, "{\"a\":[1", 7);
@@ -225,7 +232,8 @@ static int check_python(const char *path)
     CHECK_OK(pk_safetensors_read(&st, t, 2, false, &err), &err);
     for (int i = 0; i < 12; i++) CHECK(x[i] == 0.5f * (float)i);
     CHECK(y[0] == -7 && y[1] == 2000000000);
-    CHECK(pk_safetensors_metadata(&st, "who") && !strcmp(pk_safetensors_metadata(&st, "who"), "python"));
+    CHECK(pk_safetensors_metadata(&st, "who") &&
+          !strcmp(pk_safetensors_metadata(&st, "who"), "python"));
     const struct pk_tensor_info *bf = pk_safetensors_find(&st, "bf");
     CHECK(bf && bf->type == PK_TENSOR_BF16 && bf->rank == 3 && bf->shape[1] == 3);
     pk_safetensors_close(&st);

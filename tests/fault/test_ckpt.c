@@ -3,10 +3,12 @@
  *     test_ckpt async DIR FROM TO    the same through the background writer
  *     test_ckpt again DIR STEP       writes one step again, with other content
  *     test_ckpt clean DIR            what a run does at start
+ *     test_ckpt golden DIR           writes what tests/golden holds of each format version
  *     test_ckpt check DIR            prints "STEP VARIANT" of what opens, or "none"
  * test_ckpt_faults.py runs these under strace and kills them at every system call that matters. */
 #include "core/ckpt.h"
 #include "core/ckpt_async.h"
+#include "core/ckpt_folder.h"
 #include "core/json.h"
 #include "tests/test.h"
 
@@ -35,7 +37,8 @@ static void make(struct model *m, int64_t step, int variant)
     }
     m->cursor[0] = (uint64_t)step * 1000;
     m->cursor[1] = (uint64_t)variant;
-    snprintf(m->state, sizeof m->state, "{\"step\": %lld, \"variant\": %d}", (long long)step, variant);
+    snprintf(m->state, sizeof m->state, "{\"step\": %lld, \"variant\": %d}", (long long)step,
+             variant);
     m->params[0] = (struct pk_tensor_ref){"encoder.weight", PK_TENSOR_F32, 2, {30, 100}, m->weight};
     m->params[1] = (struct pk_tensor_ref){"cursor", PK_TENSOR_U64, 1, {2}, m->cursor};
     m->optimizer[0] = (struct pk_tensor_ref){"encoder.weight", PK_TENSOR_F32, 1, {WIDE}, m->moment};
@@ -167,7 +170,7 @@ static void write_and_open(const char *run)
     CHECK(mkdir(run, 0777) == 0);
     CHECK_FAILS(pk_ckpt_open(&c, run, &err), PK_EMISSING, &err, "no checkpoint");
     write_steps(dir, 1, 3);
-    CHECK(opens(run, &c) == 3);  // a run, its checkpoints, or one of them
+    CHECK(opens(run, &c) == 3); // a run, its checkpoints, or one of them
     CHECK(pk_ckpt_has(&c, "adam_m.safetensors") && !pk_ckpt_has(&c, "adam_v.safetensors"));
     make(&m, 0, 0);
     CHECK_FAILS(pk_ckpt_read(&c, "adam_v.safetensors", m.params, 1, true, &err), PK_EDATA, &err,
@@ -184,7 +187,7 @@ static void write_and_open(const char *run)
     CHECK(!strcmp(latest, "step-000000003\n"));
     free(latest);
 
-    make(&m, 3, 5);  // the same step again replaces it
+    make(&m, 3, 5); // the same step again replaces it
     CHECK_OK(pk_ckpt_write(dir, &m.content, &err), &err);
     CHECK_OK(pk_ckpt_open(&c, dir, &err), &err);
     CHECK(c.step == 3 && read_back(&c, &err) == 5);
@@ -311,7 +314,7 @@ static void leftovers(const char *dir)
     CHECK_OK(pk_write_file(in(dir, ".tmp-step-000000009/x"), "x", 1, &err), &err);
     CHECK(mkdir(in(dir, ".del-step-000000008"), 0777) == 0);
     snprintf(a, sizeof a, "%s", in(dir, "step-000000002"));
-    CHECK(rename(a, in(dir, ".old-step-000000002")) == 0);  // cut between the two renames
+    CHECK(rename(a, in(dir, ".old-step-000000002")) == 0); // cut between the two renames
     CHECK(opens(dir, &c) == 2);
     pk_ckpt_close(&c);
     CHECK_OK(pk_ckpt_clean(dir, &err), &err);
@@ -320,6 +323,79 @@ static void leftovers(const char *dir)
     CHECK(!pk_exists(in(dir, ".tmp-step-000000009")) && !pk_exists(in(dir, ".del-step-000000008")));
     CHECK_OK(pk_ckpt_clean(in(dir, "nowhere"), &err), &err);
     CHECK_OK(pk_ckpt_drop_after(dir, -1, &err), &err);
+}
+
+/* A checkpoint that cannot fit is refused before a byte is written. */
+static void no_space(const char *dir)
+{
+    struct pk_err err = {0};
+    struct pk_ckpt c;
+    char byte = 0;
+    struct pk_tensor_ref t = {"huge", PK_TENSOR_U8, 1, {1ll << 60}, &byte};
+    struct pk_ckpt_file file = {"model.safetensors", &t, 1};
+    struct pk_ckpt_content content = {2, 1, &file, "{}"};
+    write_steps(dir, 1, 1);
+    CHECK_FAILS(pk_ckpt_write(dir, &content, &err), PK_EWRITE, &err, "it needs 1152921504606");
+    CHECK(strstr(err.message, dir) && strstr(err.message, "are free there"));
+    CHECK(opens(dir, &c) == 1);
+    pk_ckpt_close(&c);
+    CHECK_OK(pk_ckpt_drop_after(dir, -1, &err), &err);
+}
+
+/* Manifests with a right checksum and wrong contents, as only an adversary would write them. */
+static void hostile_manifests(const char *dir)
+{
+    static const struct {
+        const char *name;
+        int64_t bytes, step;
+        const char *says;
+    } cases[] = {{"../../../etc/passwd", 1, 1, "malformed"},
+                 {"/etc/passwd", 1, 1, "malformed"},
+                 {"..", 1, 1, "malformed"},
+                 {"", 1, 1, "malformed"},
+                 {"a", -5, 1, "malformed"},
+                 {"a", INT64_MAX, 1, "manifest says"},
+                 {"a", 1, -1, "not the manifest"}};
+    struct pk_err err = {0};
+    struct pk_ckpt c;
+    write_steps(dir, 1, 1);
+    CHECK_OK(pk_write_file(in(dir, "step-000000001/a"), "x", 1, &err), &err);
+    for (size_t i = 0; i < PK_COUNT(cases); i++) {
+        struct pk_text t = {0};
+        struct pk_ckpt_entry e = {(char *)cases[i].name, cases[i].bytes, 0};
+        CHECK_OK(pk_manifest_text(&t, cases[i].step, &e, 1, &err), &err);
+        CHECK_OK(pk_write_file(in(dir, "step-000000001/MANIFEST.json"), t.s, t.len, &err), &err);
+        pk_text_free(&t);
+        CHECK_FAILS(pk_ckpt_open(&c, dir, &err), PK_EDATA, &err, cases[i].says);
+    }
+    CHECK_OK(pk_ckpt_drop_after(dir, -1, &err), &err);
+}
+
+/* The small checkpoint that tests/golden/checkpoint-vN holds, as the program of that version wrote
+ * it. It must load for ever: a new version adds a folder, it never rewrites one. */
+static float golden_values[3] = {1.5f, -2, 3e-5f};
+
+static int golden_write(const char *dir)
+{
+    struct pk_err err = {0};
+    struct pk_tensor_ref t = {"x", PK_TENSOR_F32, 1, {3}, golden_values};
+    struct pk_ckpt_file file = {"model.safetensors", &t, 1};
+    struct pk_ckpt_content c = {1234, 1, &file, "{\"seed\": 7}"};
+    enum pk_status s = pk_ckpt_write(dir, &c, &err);
+    return s == PK_OK ? 0 : fails(&err, s);
+}
+
+static void golden(void)
+{
+    struct pk_err err = {0};
+    struct pk_ckpt c;
+    float x[3] = {0};
+    struct pk_tensor_ref t = {"x", PK_TENSOR_F32, 1, {3}, x};
+    CHECK_OK(pk_ckpt_open(&c, PK_SOURCE_DIR "/tests/golden/checkpoint-v1", &err), &err);
+    CHECK(c.step == 1234 && c.state && !strcmp(c.state, "{\"seed\": 7}"));
+    CHECK_OK(pk_ckpt_read(&c, "model.safetensors", &t, 1, true, &err), &err);
+    CHECK(!memcmp(x, golden_values, sizeof x));
+    pk_ckpt_close(&c);
 }
 
 static void background(const char *dir)
@@ -334,7 +410,7 @@ static void background(const char *dir)
     for (int64_t step = 1; step <= 20; step++) {
         make(&m, step, 0);
         CHECK_OK(pk_ckpt_writer_submit(w, &m.content, &keep, &err), &err);
-        memset(m.weight, 0xff, sizeof m.weight);  // training goes on at once
+        memset(m.weight, 0xff, sizeof m.weight); // training goes on at once
         memset(m.state, 'x', sizeof m.state - 1);
     }
     CHECK_OK(pk_ckpt_writer_wait(w, &err), &err);
@@ -364,6 +440,7 @@ int main(int argc, char **argv)
     if (argc == 5 && !strcmp(argv[1], "async")) return driver_write(argv[2], from, to, 0, true);
     if (argc == 4 && !strcmp(argv[1], "again")) return driver_write(argv[2], from, from, 1, false);
     if (argc == 3 && !strcmp(argv[1], "check")) return driver_check(argv[2]);
+    if (argc == 3 && !strcmp(argv[1], "golden")) return golden_write(argv[2]);
     if (argc == 3 && !strcmp(argv[1], "clean")) {
         struct pk_err err = {0};
         enum pk_status s = pk_ckpt_clean(argv[2], &err);
@@ -379,7 +456,10 @@ int main(int argc, char **argv)
     CHECK_OK(pk_ckpt_drop_after(dir, -1, &err), &err);
     retention(dir);
     leftovers(dir);
+    no_space(dir);
+    hostile_manifests(dir);
+    golden();
     background(dir);
-    CHECK(rmdir(dir) == 0 && rmdir(run) == 0 && rmdir(root) == 0);  // nothing is left behind
+    CHECK(rmdir(dir) == 0 && rmdir(run) == 0 && rmdir(root) == 0); // nothing is left behind
     return TEST_END();
 }

@@ -1,0 +1,418 @@
+/* ref_interp.h -- programs run naively in double precision: the forward semantics of every op,
+ * written from the op list and sharing nothing with the kernels. Finite differences of its loss are
+ * what gradients are held against.
+ *
+ * Gradient nodes are passed over: a node runs when all of its inputs are known, and `seed`, on
+ * which every gradient depends, never is. */
+#ifndef PK_TEST_REF_INTERP_H
+#define PK_TEST_REF_INTERP_H
+
+#include "core/mask.h"
+#include "core/prog.h"
+#include "core/rng.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct ref {
+    const struct pk_prog *p;
+    double **value;       // [values], integers too; NULL until known
+    const double *weight; // [params->elements]
+    const double *ema;    // the same, or NULL
+    /* Values that do not need a gradient keep what the first run gave: this makes ops of frozen and
+     * EMA scopes constants, as they are for differentiation. */
+    bool stops;
+    bool ran;
+};
+
+static inline void ref_init(struct ref *r, const struct pk_prog *p)
+{
+    *r = (struct ref){.p = p, .value = calloc((size_t)p->values, sizeof *r->value)};
+}
+
+static inline void ref_free(struct ref *r)
+{
+    for (int64_t v = 0; v < r->p->values; v++) free(r->value[v]);
+    free(r->value);
+}
+
+static inline double *ref_room(struct ref *r, int32_t v)
+{
+    if (!r->value[v]) r->value[v] = calloc((size_t)pk_value_count(&r->p->value[v]), sizeof(double));
+    return r->value[v];
+}
+
+/* Sets an input from the bytes that the executor would be fed. */
+static inline void ref_feed(struct ref *r, const char *name, const void *data)
+{
+    int32_t v = pk_prog_find(r->p, PK_STORE_IN, name);
+    if (v < 0) return;
+    double *x = ref_room(r, v);
+    for (int64_t i = 0; i < pk_value_count(&r->p->value[v]); i++) switch (r->p->value[v].dtype) {
+        case PK_F32:
+            x[i] = (double)((const float *)data)[i];
+            break;
+        case PK_I16:
+            x[i] = ((const int16_t *)data)[i];
+            break;
+        case PK_I32:
+            x[i] = ((const int32_t *)data)[i];
+            break;
+        case PK_I64:
+            x[i] = (double)((const int64_t *)data)[i];
+            break;
+        default:
+            x[i] = ((const uint8_t *)data)[i];
+            break;
+        }
+}
+
+struct ref_args { // one node: arrays and sizes
+    const struct pk_node *n;
+    const struct pk_value *in[PK_NODE_IN];
+    const double *src[PK_NODE_IN];
+    double *dst[PK_NODE_OUT];
+    int64_t b, t, c; // axes of input 0 as [batch, tokens, channels]
+    int64_t rows;    // of input 0, all axes but the last
+    int64_t count;   // elements of input 0
+};
+
+static inline double ref_gelu(double x)
+{
+    return 0.5 * x * (1 + erf(x / sqrt(2)));
+}
+
+static inline void ref_linear(const struct ref_args *a, double *y)
+{
+    int64_t n = a->in[1]->dim[0], k = a->in[1]->dim[1];
+    for (int64_t r = 0; r < a->rows; r++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = a->src[2] ? a->src[2][j] : 0;
+            for (int64_t i = 0; i < k; i++) sum += a->src[0][r * k + i] * a->src[1][j * k + i];
+            y[r * n + j] = sum;
+        }
+}
+
+static inline void ref_norm(const struct ref_args *a, const double *x, const double *gain,
+                            const double *bias, double *y, double *means, double *rstds)
+{
+    for (int64_t r = 0; r < a->rows; r++) {
+        double mean = 0, var = 0;
+        for (int64_t i = 0; i < a->c; i++) mean += x[r * a->c + i] / (double)a->c;
+        for (int64_t i = 0; i < a->c; i++)
+            var += (x[r * a->c + i] - mean) * (x[r * a->c + i] - mean) / (double)a->c;
+        double rstd = 1 / sqrt(var + (double)a->n->attr.layernorm.eps);
+        for (int64_t i = 0; i < a->c; i++)
+            y[r * a->c + i] = (x[r * a->c + i] - mean) * rstd * gain[i] + (bias ? bias[i] : 0);
+        if (means) means[r] = mean;
+        if (rstds) rstds[r] = rstd;
+    }
+}
+
+/* One query against the keys and values of one head: rows `stride` apart. prob holds tokens. */
+static inline void ref_attend(const double *q, const double *k, const double *v, int64_t tokens,
+                              int64_t stride, int64_t head, double *prob, double *out, double *lse)
+{
+    double top = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < tokens; j++) {
+        prob[j] = 0;
+        for (int64_t i = 0; i < head; i++) prob[j] += q[i] * k[j * stride + i] / sqrt((double)head);
+        top = fmax(top, prob[j]);
+    }
+    for (int64_t j = 0; j < tokens; j++) sum += prob[j] = exp(prob[j] - top);
+    for (int64_t i = 0; i < head; i++) out[i] = 0;
+    for (int64_t j = 0; j < tokens; j++) {
+        prob[j] /= sum;
+        for (int64_t i = 0; i < head; i++) out[i] += prob[j] * v[j * stride + i];
+    }
+    if (lse) *lse = top + log(sum);
+}
+
+static inline void ref_attention(const struct ref_args *a)
+{
+    int64_t heads = a->n->attr.attention.heads, c = a->c / 3, head = c / heads;
+    double *prob = calloc((size_t)a->t, sizeof *prob);
+    for (int64_t b = 0; b < a->b; b++)
+        for (int64_t h = 0; h < heads; h++)
+            for (int64_t t = 0; t < a->t; t++) {
+                const double *x = a->src[0] + b * a->t * a->c + h * head;
+                ref_attend(x + t * a->c, x + c, x + 2 * c, a->t, a->c, head, prob,
+                           a->dst[0] + (b * a->t + t) * c + h * head,
+                           a->dst[1] ? a->dst[1] + (b * heads + h) * a->t + t : NULL);
+            }
+    free(prob);
+}
+
+static inline void ref_attention_pool(const struct ref_args *a)
+{
+    const int64_t *d = a->in[1]->dim;
+    int64_t heads = a->n->attr.attention.heads, c = d[2] / 2, head = c / heads;
+    for (int64_t b = 0; b < d[0]; b++)
+        for (int64_t h = 0; h < heads; h++) {
+            const double *x = a->src[1] + b * d[1] * d[2] + h * head;
+            ref_attend(a->src[0] + h * head, x, x + c, d[1], d[2], head,
+                       a->dst[1] + (b * heads + h) * d[1], a->dst[0] + b * c + h * head, NULL);
+        }
+}
+
+static inline void ref_patchify(const struct ref_args *a)
+{
+    int64_t patch = a->n->attr.patchify.patch, leads = a->n->attr.patchify.leads;
+    double clip = (double)a->n->attr.patchify.clip, *y = a->dst[0];
+    for (int64_t b = 0; b < a->b; b++)
+        for (int64_t t = 0; t < a->n->attr.patchify.tokens; t++)
+            for (int64_t l = 0; l < leads; l++)
+                for (int64_t i = 0; i < patch; i++) {
+                    int64_t row = b * a->t + a->n->attr.patchify.lead[l];
+                    double raw = a->src[0][row * a->c + (int64_t)a->src[3][b] + t * patch + i];
+                    double v = raw * a->src[1][row] - a->src[2][row];
+                    *y++ = raw == -32768 ? 0 : fmin(fmax(v, -clip), clip);
+                }
+}
+
+static inline void ref_block_mask(const struct ref_args *a)
+{
+    int32_t tokens = a->n->attr.block_mask.tokens, keep = a->n->attr.block_mask.keep;
+    int32_t *index = calloc((size_t)tokens, sizeof *index);
+    for (int64_t b = 0; b < a->in[0]->dim[0]; b++) {
+        pk_mask_sample(a->n->attr.block_mask.seed, (uint64_t)a->src[0][b], tokens, keep,
+                       a->n->attr.block_mask.min_block, index, index + keep);
+        for (int64_t i = 0; i < keep; i++) a->dst[0][b * keep + i] = index[i];
+        for (int64_t i = keep; i < tokens; i++)
+            a->dst[1][b * (tokens - keep) + i - keep] = index[i];
+    }
+    free(index);
+}
+
+static inline void ref_dropout(const struct ref_args *a)
+{
+    int64_t records = a->in[1]->dim[0], each = a->count / records;
+    double p = (double)a->n->attr.dropout.p;
+    for (int64_t b = 0; b < records; b++) {
+        struct pk_rng r = pk_rng_make(a->n->attr.dropout.seed, PK_RNG_DROPOUT,
+                                      (uint64_t)a->src[1][b], a->n->attr.dropout.site);
+        for (int64_t i = 0; i < each; i++) {
+            uint32_t word[4], counter[4];
+            memcpy(counter, r.counter, sizeof counter);
+            counter[0] = (uint32_t)(i / 4);
+            pk_philox(word, counter, r.key);
+            bool keeps = (double)word[i % 4] / 0x1p32 >= p;
+            a->dst[0][b * each + i] = keeps ? a->src[0][b * each + i] / (1 - p) : 0;
+        }
+    }
+}
+
+/* One token of the output: dst[c] = (x or 0) + (table or 0). */
+static inline void ref_token(double *dst, const double *x, const double *table, int64_t c)
+{
+    for (int64_t i = 0; i < c; i++) dst[i] = x[i] + (table ? table[i] : 0);
+}
+
+static inline void ref_tokens(const struct ref_args *a)
+{
+    const double *x = a->src[0];
+    double *y = a->dst[0];
+    int64_t c = a->c, t = a->t;
+    switch (a->n->op) {
+    case PK_OP_GATHER_TOKENS: {
+        int64_t k = a->in[1]->dim[1];
+        for (int64_t i = 0; i < a->b * k; i++)
+            ref_token(y + i * c, x + (i / k * t + (int64_t)a->src[1][i]) * c, NULL, c);
+        break;
+    }
+    case PK_OP_ADD_POSITION:
+        for (int64_t i = 0; i < a->b * t; i++)
+            ref_token(y + i * c, x + i * c,
+                      a->src[1] + (a->src[2] ? (int64_t)a->src[2][i] : i % t) * c, c);
+        break;
+    case PK_OP_PREPEND_TOKEN: {
+        const int64_t *d = a->in[1]->dim;
+        for (int64_t b = 0; b < d[0]; b++)
+            for (int64_t i = 0; i <= d[1]; i++)
+                ref_token(y + (b * (d[1] + 1) + i) * d[2],
+                          i ? a->src[1] + (b * d[1] + i - 1) * d[2] : x, NULL, d[2]);
+        break;
+    }
+    case PK_OP_SLICE_TOKENS: {
+        int64_t start = a->n->attr.slice.start, count = a->n->attr.slice.count;
+        for (int64_t i = 0; i < a->b * count; i++)
+            ref_token(y + i * c, x + (i / count * t + start + i % count) * c, NULL, c);
+        break;
+    }
+    case PK_OP_ASSEMBLE_TOKENS: {
+        int64_t hide = a->in[4]->dim[1], all = t + hide;
+        for (int64_t b = 0; b < a->b; b++)
+            for (int64_t i = 0; i < all; i++) {
+                int64_t at = (int64_t)(i < t ? a->src[3][b * t + i] : a->src[4][b * hide + i - t]);
+                ref_token(y + (b * all + i) * c, i < t ? x + (b * t + i) * c : a->src[1],
+                          a->src[2] + at * c, c);
+            }
+        break;
+    }
+    default: { // mean pool
+        int64_t skip = a->n->attr.pool.skip;
+        for (int64_t i = 0; i < a->b * c; i++) {
+            y[i] = 0;
+            for (int64_t k = skip; k < t; k++)
+                y[i] += x[(i / c * t + k) * c + i % c] / (double)(t - skip);
+        }
+    }
+    }
+}
+
+static inline void ref_losses(const struct ref_args *a)
+{
+    const double *x = a->src[0], *target = a->src[1];
+    double sum = 0;
+    if (a->n->op == PK_OP_FEATURE_MOMENTS) {
+        for (int64_t i = 0; i < a->c; i++) {
+            double mean = 0, var = 0;
+            for (int64_t r = 0; r < a->rows; r++) mean += x[r * a->c + i] / (double)a->rows;
+            for (int64_t r = 0; r < a->rows; r++)
+                var += (x[r * a->c + i] - mean) * (x[r * a->c + i] - mean) / (double)a->rows;
+            a->dst[0][i] = mean;
+            a->dst[0][a->c + i] = var;
+        }
+        return;
+    }
+    if (a->n->op == PK_OP_SOFTMAX_LOSS) {
+        for (int64_t r = 0; r < a->rows; r++) {
+            double total = 0;
+            for (int64_t i = 0; i < a->c; i++) total += exp(x[r * a->c + i]);
+            for (int64_t i = 0; i < a->c; i++)
+                sum += target[r * a->c + i] * (log(total) - x[r * a->c + i]) / (double)a->rows;
+        }
+    } else {
+        for (int64_t i = 0; i < a->count; i++)
+            sum += (a->n->op == PK_OP_L1_LOSS
+                        ? fabs(x[i] - target[i])
+                        : log1p(exp(-fabs(x[i]))) + fmax(x[i], 0) - x[i] * target[i]) /
+                   (double)a->count;
+    }
+    a->dst[0][0] = sum;
+}
+
+/* False for an op that has no forward meaning here (gradient ops). */
+static inline bool ref_node(const struct ref_args *a)
+{
+    const double *x = a->src[0];
+    switch (a->n->op) {
+    case PK_OP_PATCHIFY:
+        ref_patchify(a);
+        return true;
+    case PK_OP_BLOCK_MASK:
+        ref_block_mask(a);
+        return true;
+    case PK_OP_LINEAR:
+        ref_linear(a, a->dst[0]);
+        return true;
+    case PK_OP_GELU:
+        for (int64_t i = 0; i < a->count; i++) a->dst[0][i] = ref_gelu(x[i]);
+        return true;
+    case PK_OP_LINEAR_GELU: {
+        ref_linear(a, a->dst[1]);
+        for (int64_t i = 0; i < a->rows * a->in[1]->dim[0]; i++) {
+            if (a->dst[0]) a->dst[0][i] = a->dst[1][i];
+            a->dst[1][i] = ref_gelu(a->dst[1][i]);
+        }
+        return true;
+    }
+    case PK_OP_LAYERNORM:
+        ref_norm(a, x, a->src[1], a->src[2], a->dst[0], a->dst[1], a->dst[2]);
+        return true;
+    case PK_OP_ADD_LAYERNORM:
+        for (int64_t i = 0; i < a->count; i++) a->dst[0][i] = x[i] + a->src[1][i];
+        ref_norm(a, a->dst[0], a->src[2], a->src[3], a->dst[1], a->dst[2], a->dst[3]);
+        return true;
+    case PK_OP_ADD:
+        for (int64_t i = 0; i < a->count; i++) a->dst[0][i] = x[i] + a->src[1][i];
+        return true;
+    case PK_OP_COPY:
+        memcpy(a->dst[0], x, (size_t)a->count * sizeof *x);
+        return true;
+    case PK_OP_DROPOUT:
+        ref_dropout(a);
+        return true;
+    case PK_OP_ATTENTION:
+        ref_attention(a);
+        return true;
+    case PK_OP_ATTENTION_POOL:
+        ref_attention_pool(a);
+        return true;
+    case PK_OP_GATHER_TOKENS:
+    case PK_OP_ADD_POSITION:
+    case PK_OP_PREPEND_TOKEN:
+    case PK_OP_SLICE_TOKENS:
+    case PK_OP_ASSEMBLE_TOKENS:
+    case PK_OP_MEAN_POOL:
+        ref_tokens(a);
+        return true;
+    case PK_OP_FEATURE_MOMENTS:
+    case PK_OP_L1_LOSS:
+    case PK_OP_BCE_LOSS:
+    case PK_OP_SOFTMAX_LOSS:
+        ref_losses(a);
+        return true;
+    default:
+        return false;
+    }
+}
+
+static inline void ref_set_leaf(struct ref *r, int32_t v)
+{
+    const struct pk_value *x = &r->p->value[v];
+    int64_t n = pk_value_count(x);
+    if (x->storage == PK_STORE_CONST) {
+        double *y = ref_room(r, v);
+        for (int64_t i = 0; i < n; i++)
+            y[i] = (double)((const float *)(r->p->constants + x->constant))[i];
+        return;
+    }
+    const double *from = x->storage == PK_STORE_PARAM ? r->weight
+                         : x->storage == PK_STORE_EMA ? r->ema
+                                                      : NULL;
+    if (!from || (r->ran && r->stops && !x->needs_grad)) return;
+    memcpy(ref_room(r, v), from + r->p->params->item[x->param].offset, (size_t)n * sizeof *from);
+}
+
+static inline void ref_args_of(struct ref *r, const struct pk_node *n, struct ref_args *a)
+{
+    *a = (struct ref_args){.n = n};
+    for (int i = 0; i < n->n_in; i++) {
+        if (n->in[i] < 0) continue;
+        a->in[i] = &r->p->value[n->in[i]];
+        a->src[i] = r->value[n->in[i]];
+    }
+    const struct pk_value *x = a->in[0];
+    a->c = x->dim[x->rank - 1];
+    a->count = pk_value_count(x);
+    a->rows = a->count / a->c;
+    a->b = x->dim[0];
+    a->t = x->rank > 2 ? x->dim[1] : 1;
+}
+
+/* Runs the forward part; returns the loss (NAN when the program has none). */
+static inline double ref_run(struct ref *r)
+{
+    const struct pk_prog *p = r->p;
+    for (int32_t v = 0; v < p->values; v++) ref_set_leaf(r, v);
+    for (int64_t k = 0; k < p->nodes; k++) {
+        const struct pk_node *n = &p->node[k];
+        struct ref_args a;
+        bool known = true, constant = true;
+        for (int i = 0; i < n->n_in; i++) known &= n->in[i] < 0 || r->value[n->in[i]] != NULL;
+        if (!known) continue;
+        for (int i = 0; i < n->n_out; i++)
+            constant &= n->out[i] < 0 || !p->value[n->out[i]].needs_grad;
+        if (constant && r->ran && r->stops) continue;
+        ref_args_of(r, n, &a);
+        for (int i = 0; i < n->n_out; i++)
+            if (n->out[i] >= 0) a.dst[i] = ref_room(r, n->out[i]);
+        ref_node(&a);
+    }
+    r->ran = true;
+    return p->loss >= 0 && r->value[p->loss] ? r->value[p->loss][0] : NAN;
+}
+
+#endif

@@ -1,0 +1,70 @@
+"""Classifiers against PyTorch: three heads, both losses, frozen and trained encoder; logits,
+embedding, loss, gradients, weights after ten steps (see oracle.py for the tolerance)."""
+
+import math
+import sys
+
+import torch
+import torch.nn.functional as F
+
+import oracle
+
+ATTENTIVE, REGISTER_LINEAR, MEAN_LINEAR = range(3)
+
+
+def attend(w, h, heads):
+    """One learnable query, cross-attention over all tokens, no bias."""
+    n, t, c = h.shape
+    q = (w["head.query"] @ w["head.q.weight"].T).reshape(heads, 1, c // heads)
+    k, v = (h @ w["head.kv.weight"].T).reshape(n, t, 2, heads, c // heads).permute(2, 0, 3, 1, 4)
+    a = (q @ k.transpose(-1, -2) / math.sqrt(c // heads)).softmax(-1) @ v
+    return a.reshape(n, c) @ w["head.proj.weight"].T
+
+
+def logits(w, signal, meta):
+    h = oracle.encode(w, signal, None, meta["encoder"], meta)
+    if meta["head"] == ATTENTIVE:
+        return attend(w, h, meta["encoder"][2]), h
+    x = h[:, 0] if meta["head"] == REGISTER_LINEAR else h[:, 1:].mean(1)
+    return x @ w["head.proj.weight"].T + w["head.proj.bias"], h
+
+
+def model(dump):
+    meta = dump.meta
+    label = torch.from_numpy(dump.raw("label.u8", meta["shape"][0], meta["classes"]))
+
+    def in_type(dtype):
+        signal = dump.signal(dtype)
+
+        def loss(w, _):
+            z, _ = logits(w, signal, meta)
+            if meta["softmax"]:
+                return F.cross_entropy(z, label.argmax(1))
+            return F.binary_cross_entropy_with_logits(z, label.to(dtype))
+        return loss
+    return in_type
+
+
+def main():
+    judge = oracle.Judge()
+    for head in ATTENTIVE, REGISTER_LINEAR, MEAN_LINEAR:
+        for how in "-", "s", "f", "sf":
+            dump = oracle.Dump("./test_classifier", str(head), how)
+            meta, outputs = dump.meta, []
+            for dtype in torch.float32, torch.float64:
+                w = {k: torch.from_numpy(v.copy()).to(dtype)
+                     for k, v in dump.arena("weight.f32").items()}
+                z, h = logits(w, dump.signal(dtype), meta)
+                outputs.append((z, h[:, 1:].mean(1)))
+            shape = meta["shape"][0], meta["classes"]
+            judge.check("logits", f"{head}{how}", dump.raw("logits.f32", *shape), outputs[0][0],
+                        outputs[1][0])
+            judge.check("embedding", f"{head}{how}",
+                        dump.raw("embedding.f32", shape[0], meta["encoder"][0]), outputs[0][1],
+                        outputs[1][1])
+            oracle.compare_training(judge, dump, model(dump))
+    return judge.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+/* cmd_pretrain.c -- purkinje pretrain and purkinje resume. */
+#include "tools/cli.h"
+#include "tools/finetune.h"
+#include "tools/pretrain.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Loads a recipe and words its errors: all of them, already with prefixes. */
+static enum pk_status load(struct pk_recipe **r, const char *path, int overrides, char **override,
+                           struct pk_err *err)
+{
+    struct pk_text report = {0};
+    enum pk_status s = pk_recipe_load(r, path, overrides, override, &report, err);
+    if (s == PK_ERECIPE && report.s && report.len >= sizeof err->message)
+        fprintf(stderr, "%s", report.s);
+    pk_text_free(&report);
+    return s;
+}
+
+static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode, bool quiet,
+                            bool expect_jepa, struct pk_err *err)
+{
+    bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
+    if (jepa != expect_jepa)
+        return pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
+                       pk_recipe_origin(r, "objective.kind"), jepa ? "pretrain" : "finetune");
+    if (jepa) return pk_pretrain(r, &(struct pk_pretrain_options){mode, quiet}, err);
+    return pk_finetune(r, &(struct pk_finetune_options){mode, quiet}, err);
+}
+
+static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_err *err)
+{
+    struct pk_recipe *r;
+    if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
+    PK_TRY(load(&r, a->word[0], a->count - 1, a->word + 1, err));
+    enum pk_status s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a->quiet, jepa, err);
+    if (s == PK_OK && !a->quiet) {
+        char dir[PK_PATH_MAX];
+        if (pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
+    }
+    pk_recipe_free(r);
+    return s;
+}
+
+static enum pk_status run_pretrain(const struct pk_args *a, struct pk_err *err)
+{
+    return run_recipe(a, true, err);
+}
+
+static enum pk_status run_finetune(const struct pk_args *a, struct pk_err *err)
+{
+    return run_recipe(a, false, err);
+}
+
+/* The recipe is the run's own; only its length may change, so that the run stays one experiment. */
+static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
+{
+    char path[PK_PATH_MAX], dir[PK_PATH_MAX + 16];
+    struct pk_recipe *r;
+    char **override;
+    if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which run? give its folder");
+    for (int i = 1; i < a->count; i++)
+        if (strncmp(a->word[i], "train.steps=", 12))
+            return pk_fail(err, PK_EUSAGE,
+                           "%s: resume changes nothing but train.steps; to start a new run from "
+                           "these weights give init_from=%s to pretrain or finetune",
+                           a->word[i], a->word[0]);
+    PK_TRY(pk_path(path, err, "%s/recipe.yaml", a->word[0]));
+    if (!pk_exists(path))
+        return pk_fail(err, PK_EMISSING, "%s holds no run: there is no recipe.yaml", a->word[0]);
+    PK_TRY(pk_alloc(&override, (size_t)a->count, sizeof *override, "overrides", err));
+    snprintf(dir, sizeof dir, "output.dir=%s", a->word[0]);
+    override[0] = dir;
+    for (int i = 1; i < a->count; i++) override[i] = a->word[i];
+    enum pk_status s = load(&r, path, a->count, override, err);
+    free(override);
+    if (s != PK_OK) return s;
+    bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
+    s = train(r, PK_RUN_RESUME, a->quiet, jepa, err);
+    pk_recipe_free(r);
+    return s;
+}
+
+static const struct pk_option options[] = {
+    {"overwrite", NULL, "delete what an earlier run left in output.dir"}, {0}};
+
+static const struct pk_example pretrain_examples[] = {
+    {"pretrain jepa_demo train.steps=4 output.dir=runs/demo",
+     "four steps of the demo recipe: synthetic ECGs, no file needed"},
+    {"pretrain jepa_demo train.steps=2 data.synthetic.records=64 train.batch_size=16 "
+     "output.dir=runs/small --quiet",
+     "settings of the recipe changed on the command line"},
+    {0}};
+
+const struct pk_command pk_cmd_pretrain = {
+    .name = "pretrain",
+    .synopsis = "RECIPE [key=value ...]",
+    .summary = "train an encoder without labels",
+    .details = "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
+               "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
+               "goes on bit-exactly. Prints the run's folder.",
+    .options = options,
+    .examples = pretrain_examples,
+    .run = run_pretrain};
+
+static const struct pk_example finetune_examples[] = {
+    {"finetune probe_attentive data.synthetic.records=200 data.rate=100 data.task=rhythm "
+     "init_from=runs/demo stages.0.steps=4 evaluation.every=2 evaluation.bootstrap=0 "
+     "train.batch_size=16 output.dir=runs/probe",
+     "a short probe of the demo run's encoder on synthetic records"},
+    {"finetune finetune_scratch data.synthetic.records=200 data.rate=100 data.task=rhythm "
+     "model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 model.encoder.patch=50ms "
+     "stages.0.steps=2 evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 "
+     "output.dir=runs/scratch --quiet",
+     "the same data, a small encoder from random weights"},
+    {0}};
+
+const struct pk_command pk_cmd_finetune = {
+    .name = "finetune",
+    .synopsis = "RECIPE [key=value ...]",
+    .summary = "train a classifier on an encoder: probe, fine-tune, from scratch",
+    .details = "init_from=RUN|CHECKPOINT|FILE names the encoder. The stages of the recipe follow each\n"
+               "other, each from the best checkpoint (validation macro AUC) of the one before. With\n"
+               "evaluation.test=true the test folds are scored once at the end; RUN/result.json\n"
+               "names the whole protocol.",
+    .options = options,
+    .examples = finetune_examples,
+    .run = run_finetune};
+
+static const struct pk_example resume_examples[] = {
+    {"resume runs/demo", "goes on from the newest valid checkpoint; nothing to do when it is done"},
+    {"resume runs/demo train.steps=6", "the same run, made longer"},
+    {0}};
+
+const struct pk_command pk_cmd_resume = {.name = "resume",
+                                         .synopsis = "RUN [train.steps=N]",
+                                         .summary = "go on with an interrupted run",
+                                         .examples = resume_examples,
+                                         .run = run_resume};

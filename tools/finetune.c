@@ -1,0 +1,519 @@
+/* finetune.c -- supervised training in stages (see finetune.h).
+ *
+ * The step number counts through all stages, so the loader's order and the checkpoints go on.
+ * `best` holds the weights of the best validation of the current stage; a stage ends with them. */
+#include "tools/finetune.h"
+#include "core/loader.h"
+#include "core/npy.h"
+#include "core/stop.h"
+#include "tools/evaluate.h"
+#include "tools/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct finetune {
+    struct pk_trainer t;
+    struct pk_inputs in;
+    struct pk_classifier model;
+    struct pk_loader *loader;
+    struct pk_prog prog;          // training program of the current stage
+    struct pk_bound bound;
+    struct pk_evaluator eval;
+    int64_t batch, micro, micros;
+    int32_t *start;               // zeros
+    float *loss;                  // [micros]
+    uint8_t *label;               // of the validation rows
+    float *score;                 // [validation, classes]
+    /* where the run is; in the checkpoint */
+    int64_t stage, stage_step, step;
+    double best_score;            // macro AUC, -1 before the first validation of a stage
+    int64_t best_step;            // within the stage
+    double validation_seconds;
+    uint64_t frozen_hash;         // of the encoder, while it is frozen
+};
+
+static const char *stage_key(char out[128], int64_t stage, const char *key)
+{
+    snprintf(out, 128, "stages.%lld.%s", (long long)stage, key);
+    return out;
+}
+
+static int64_t stage_i64(const struct finetune *f, const char *key)
+{
+    char path[128];
+    return pk_recipe_i64(f->t.recipe, stage_key(path, f->stage, key));
+}
+
+static void put_state(struct pk_json_writer *w, void *ctx)
+{
+    const struct finetune *f = ctx;
+    pk_json_put_i64(w, "stage", f->stage);
+    pk_json_put_i64(w, "stage_step", f->stage_step);
+    pk_json_put_f64(w, "best_score", f->best_score);
+    pk_json_put_i64(w, "best_step", f->best_step);
+}
+
+/* Architecture, patch and leads come from the encoder file where there is one. */
+static enum pk_status take_architecture(struct finetune *f, const struct pk_model_file *file,
+                                        struct pk_err *err)
+{
+    const struct pk_model_info *m = &file->info;
+    struct pk_signal *s = &f->model.signal;
+    if (fabs(m->rate - s->shape.rate) > 1e-9)
+        return pk_fail(err, PK_EDATA, "the encoder was trained at %g Hz, the data has %g Hz",
+                       m->rate, s->shape.rate);
+    s->patch = m->patch;
+    s->tokens = s->shape.samples / m->patch;
+    s->leads = 0;
+    for (int32_t i = 0; i < m->leads; i++) {
+        int32_t at = 0;
+        while (at < s->shape.leads && strcmp(s->shape.lead_name[at], m->lead_name[i])) at++;
+        if (at == s->shape.leads)
+            return pk_fail(err, PK_EDATA, "the encoder needs lead %s, which the data does not have",
+                           m->lead_name[i]);
+        s->lead[s->leads++] = (uint8_t)at;
+    }
+    if (s->shape.samples % m->patch)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
+                       pk_recipe_origin(f->t.recipe, "data.crop"), s->shape.samples, m->patch);
+    uint64_t seed = f->model.encoder.seed;
+    f->model.encoder = m->encoder;
+    f->model.encoder.tokens = s->tokens;
+    f->model.encoder.seed = seed;
+    f->model.encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);
+    return PK_OK;
+}
+
+static enum pk_status configure(struct finetune *f, struct pk_model_file *file, bool *has_file,
+                                struct pk_err *err)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    char path[PK_PATH_MAX];
+    *has_file = *pk_recipe_str(r, "init_from") != 0;
+    if (!f->in.task)
+        return pk_fail(err, PK_ERECIPE, "data.task is not set: which labels are to be learned?");
+    if (*has_file) {
+        PK_TRY(pk_recipe_path(r, "init_from", path, err));
+        PK_TRY(pk_model_open(file, path, !strcmp(pk_recipe_str(r, "weights"), "ema"), err));
+        PK_TRY(pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err));
+        return take_architecture(f, file, err);
+    }
+    return pk_classifier_config(&f->model, r, &f->in.shape, f->in.task->classes, err);
+}
+
+static void describe(struct finetune *f)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    struct pk_model_info *m = &f->t.info;
+    snprintf(m->objective, sizeof m->objective, "classify");
+    m->encoder = f->model.encoder;
+    pk_model_info_input(m, &f->model.signal, &f->in);
+    snprintf(m->head, sizeof m->head, "%.31s", pk_recipe_str(r, "objective.head.kind"));
+    snprintf(m->loss, sizeof m->loss, "%.31s", pk_recipe_str(r, "objective.loss"));
+    snprintf(m->task, sizeof m->task, "%.31s", f->in.task->name);
+    snprintf(m->aggregation, sizeof m->aggregation, "%.31s",
+             pk_recipe_str(r, "evaluation.aggregation"));
+    m->window = f->eval.window / m->rate;
+    m->stride = f->eval.stride / m->rate;
+    m->classes = f->in.task->classes;
+    for (int32_t k = 0; k < m->classes; k++)
+        memcpy(m->class_name[k], f->in.task->class_name[k], sizeof m->class_name[k]);
+    if (f->t.quiet) return;
+    fprintf(stderr, "model: ViT %d wide, %d deep, %d heads; head %s, task %s with %d classes\n",
+            m->encoder.width, m->encoder.depth, m->encoder.heads, m->head, m->task, m->classes);
+}
+
+/* Program and optimizer of the current stage. What is trained differs between stages, so the flags
+ * are set anew by building. */
+static enum pk_status build_stage(struct finetune *f, struct pk_err *err)
+{
+    char path[128];
+    const struct pk_recipe *r = f->t.recipe;
+    pk_bound_free(&f->bound);
+    pk_prog_free(&f->prog);
+    pk_optim_free(f->t.optim);
+    f->t.optim = NULL;
+    for (int64_t i = 0; i < f->t.params.count; i++) f->t.params.item[i].trained = false;
+    f->model.frozen = pk_recipe_bool(r, stage_key(path, f->stage, "freeze_encoder"));
+    f->model.encoder.dropout = (float)pk_recipe_f64(r, stage_key(path, f->stage, "dropout"));
+    PK_TRY(pk_classifier_build(&f->prog, &f->t.params, &f->model, f->micro, true, err));
+    struct pk_optim_spec spec = pk_recipe_optimizer(r, stage_key(path, f->stage, "optimizer"));
+    PK_TRY(pk_optim_create(&f->t.optim, &f->t.params, &spec, err));
+    return f->t.exec.weight ? pk_exec_bind(&f->t.exec, &f->bound, &f->prog, err) : PK_OK;
+}
+
+static uint64_t hash_encoder(const struct finetune *f)
+{
+    uint64_t h = 0;
+    for (int64_t i = 0; i < f->t.params.count; i++) {
+        const struct pk_param *q = &f->t.params.item[i];
+        if (!strncmp(q->name, "encoder.", 8))
+            h = pk_hash64(f->t.exec.weight + q->offset, (size_t)q->count * sizeof(float), h);
+    }
+    return h;
+}
+
+static enum pk_status prepare(struct finetune *f, struct pk_err *err)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    struct pk_model_file file;
+    bool has_file = false;
+    PK_TRY(configure(f, &file, &has_file, err));
+    f->batch = pk_recipe_i64(r, "train.batch_size");
+    f->eval.window = (int32_t)lround(pk_recipe_f64(r, "evaluation.window") * f->in.data.rate);
+    f->eval.stride = (int32_t)lround(pk_recipe_f64(r, "evaluation.stride") * f->in.data.rate);
+    f->eval.max_sigmoid = !strcmp(pk_recipe_str(r, "evaluation.aggregation"), "max_sigmoid");
+    enum pk_status s = PK_OK;
+    if (f->eval.window != f->in.shape.samples)
+        s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
+                    pk_recipe_origin(r, "evaluation.window"));
+    if (s == PK_OK) s = pk_micro_batch(r, f->batch, f->model.signal.tokens, &f->micro, err);
+    f->micros = f->batch / f->micro;
+    if (s == PK_OK) s = build_stage(f, err);
+    if (s == PK_OK) s = pk_trainer_arenas(&f->t, false, err);
+    if (s == PK_OK) s = pk_exec_bind(&f->t.exec, &f->bound, &f->prog, err);
+    if (s == PK_OK) s = pk_evaluator_open(&f->eval, &f->t.exec, &f->t.params, &f->model, err);
+    size_t n = (size_t)f->t.params.elements;
+    if (s == PK_OK) s = pk_alloc_aligned(&f->t.best, n, sizeof(float), "best weights", err);
+    if (s == PK_OK) {
+        pk_params_init(&f->t.params, (uint64_t)pk_recipe_i64(r, "seed"), f->t.exec.weight);
+        if (has_file) s = pk_model_read(&file, &f->t.params, "encoder.", f->t.exec.weight, err);
+    }
+    if (has_file) pk_model_close(&file);
+    if (s != PK_OK) return s;
+    size_t rows = (size_t)f->in.validation.count, classes = (size_t)f->in.task->classes;
+    if (!rows)
+        return pk_fail(err, PK_EDATA, "%s: no labelled record is left to choose checkpoints by",
+                       pk_recipe_origin(r, "data.folds.validation"));
+    PK_TRY(pk_alloc(&f->start, (size_t)f->batch, sizeof *f->start, "crop starts", err));
+    PK_TRY(pk_alloc(&f->loss, (size_t)f->micros, sizeof *f->loss, "losses", err));
+    PK_TRY(pk_alloc(&f->score, rows * classes, sizeof *f->score, "scores", err));
+    return pk_evaluate_labels(&f->label, f->in.task, &f->in.validation, err);
+}
+
+static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    struct pk_loader_spec spec = {
+        .data = &f->in.data,
+        .rows = f->in.train.row,
+        .row_count = f->in.train.count,
+        .weight = f->in.weight,
+        .task = f->in.task,
+        .mean = (const double(*)[PK_LEADS_MAX])f->in.mean,
+        .std = (const double(*)[PK_LEADS_MAX])f->in.std,
+        .batch = (int32_t)f->batch,
+        .stride_count = (int32_t)f->batch,
+        .crop = f->in.shape.samples,
+        .random_crop = true,
+        .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+        .threads = (int)pk_recipe_i64(r, "data.threads"),
+        .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    return pk_loader_open(&f->loader, &spec, err);
+}
+
+static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
+                                 double *norm, struct pk_err *err)
+{
+    char path[128];
+    size_t micro = (size_t)f->micro, leads = (size_t)b->leads;
+    int64_t steps = stage_i64(f, "steps");
+    struct pk_feed feed[] = {
+        {"signal", b->signal, micro * leads * (size_t)b->samples * sizeof *b->signal},
+        {"gain", b->gain, micro * leads * sizeof *b->gain},
+        {"offset", b->offset, micro * leads * sizeof *b->offset},
+        {"start", f->start, 0},
+        {"sample", b->sample, micro * sizeof *b->sample},
+        {"label", b->label, micro * (size_t)f->in.task->classes}};
+    struct pk_fetch fetch[] = {{"loss", f->loss}};
+    struct pk_exec_batch run = {.feed = feed,
+                                .feeds = (int)PK_COUNT(feed),
+                                .fetch = fetch,
+                                .fetches = 1,
+                                .micros = f->micros,
+                                .loss_scale = 1.0 / (double)f->micros};
+    PK_TRY(pk_exec_run(&f->t.exec, &f->bound, &run, err));
+    *loss = 0;
+    for (int64_t i = 0; i < f->micros; i++) *loss += (double)f->loss[i] / (double)f->micros;
+    if (!isfinite(*loss))
+        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)f->step);
+    struct pk_schedule rate =
+        pk_recipe_rate(f->t.recipe, stage_key(path, f->stage, "learning_rate"), steps);
+    struct pk_schedule decay =
+        pk_recipe_decay(f->t.recipe, stage_key(path, f->stage, "weight_decay"), steps);
+    struct pk_optim_arenas a = {
+        .weight = f->t.exec.weight, .m = f->t.m, .v = f->t.v, .grad = f->t.exec.grad};
+    struct pk_optim_step s = {.step = f->stage_step,
+                              .learning_rate = pk_schedule_at(&rate, f->stage_step),
+                              .weight_decay = pk_schedule_at(&decay, f->stage_step)};
+    return pk_optim_step(f->t.optim, f->t.exec.pool, &a, &s, norm, err);
+}
+
+static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows, float *score,
+                                 const uint8_t *label, int64_t resamples, struct pk_metrics *out,
+                                 struct pk_err *err)
+{
+    PK_TRY(pk_evaluate(&f->eval, &f->in.data, rows, (const double(*)[PK_LEADS_MAX])f->in.mean,
+                       (const double(*)[PK_LEADS_MAX])f->in.std, score, NULL, err));
+    struct pk_scores in = {
+        .rows = rows->count, .classes = f->in.task->classes, .labels = label, .f32 = score};
+    struct pk_metrics_options o = {
+        .resamples = resamples,
+        .seed = (uint64_t)pk_recipe_i64(f->t.recipe, "evaluation.bootstrap_seed"),
+        .threads = f->t.exec.threads};
+    return pk_metrics_compute(out, &in, &o, err);
+}
+
+static enum pk_status validate(struct finetune *f, double loss, double norm, struct pk_err *err)
+{
+    struct pk_metrics m;
+    double begun = pk_seconds();
+    enum pk_status s = score_rows(f, &f->in.validation, f->score, f->label, 0, &m, err);
+    double auc = m.macro_auc;
+    pk_metrics_free(&m);
+    PK_TRY(s);
+    f->validation_seconds += pk_seconds() - begun;
+    if (auc > f->best_score) {
+        f->best_score = auc;
+        f->best_step = f->stage_step;
+        memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
+    }
+    struct pk_scalar scalar[] = {{"train/loss", loss},
+                                 {"train/grad_norm", norm},
+                                 {"validation/macro_auc", auc},
+                                 {"validation/best_macro_auc", f->best_score},
+                                 {"train/stage", (double)f->stage},
+                                 {"speed/seconds", pk_seconds() - f->t.started}};
+    PK_TRY(pk_trainer_metrics(&f->t, f->step, "validation", scalar, (int)PK_COUNT(scalar), err));
+    struct pk_progress_field field[] = {{"stage", (double)f->stage, PK_FORMAT_COUNT},
+                                        {"loss", loss, PK_FORMAT_GENERAL},
+                                        {"grad", norm, PK_FORMAT_GENERAL},
+                                        {"val", auc, PK_FORMAT_GENERAL},
+                                        {"best", f->best_score, PK_FORMAT_GENERAL}};
+    pk_progress_update(&f->t.progress, f->step, pk_seconds(), field, (int)PK_COUNT(field));
+    return PK_OK;
+}
+
+static enum pk_status check_frozen(struct finetune *f, struct pk_err *err)
+{
+    if (f->model.frozen && hash_encoder(f) != f->frozen_hash)
+        return pk_fail(err, PK_EINTERNAL, "the frozen encoder has changed in stage %lld",
+                       (long long)f->stage);
+    return PK_OK;
+}
+
+static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    int64_t steps = stage_i64(f, "steps"), patience = stage_i64(f, "patience");
+    int64_t every = pk_recipe_i64(r, "evaluation.every");
+    double loss = 0, norm = 0, sum = 0;
+    int64_t count = 0;
+    f->frozen_hash = hash_encoder(f);
+    while (f->stage_step < steps && !(patience && f->best_step >= 0 &&
+                                      f->stage_step - f->best_step >= patience)) {
+        const struct pk_batch *b;
+        PK_TRY(pk_loader_get(f->loader, f->step, &b, NULL, err));
+        enum pk_status s = train_step(f, b, &loss, &norm, err);
+        if (s == PK_EDIVERGED) {
+            struct pk_err why = *err;
+            pk_trainer_keep_batch(&f->t, f->step, b, err);
+            *err = why;
+        }
+        PK_TRY(s);
+        f->step++;
+        f->stage_step++;
+        sum += loss;
+        count++;
+        if (f->stage_step % every == 0 || f->stage_step == steps) {
+            PK_TRY(validate(f, sum / (double)count, norm, err));
+            sum = 0;
+            count = 0;
+        }
+        bool stop = pk_stop_requested() != 0;
+        if (stop || pk_trainer_due(&f->t, f->step))
+            PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
+        if (stop)
+            return pk_fail(err, PK_ESTOPPED,
+                           "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
+                           pk_stop_requested(), (long long)f->step, f->t.run.dir);
+    }
+    memcpy(f->t.exec.weight, f->t.best, (size_t)f->t.params.elements * sizeof(float));
+    return check_frozen(f, err);
+}
+
+static enum pk_status start_stage(struct finetune *f, struct pk_err *err)
+{
+    size_t bytes = (size_t)f->t.params.elements * sizeof(float);
+    f->stage_step = 0;
+    f->best_score = -1;
+    f->best_step = -1;
+    memset(f->t.m, 0, bytes);
+    memset(f->t.v, 0, bytes);
+    memcpy(f->t.best, f->t.exec.weight, bytes);
+    return f->stage ? build_stage(f, err) : PK_OK;
+}
+
+static enum pk_status run_stages(struct finetune *f, struct pk_err *err)
+{
+    int64_t stages = pk_recipe_count(f->t.recipe, "stages");
+    for (bool resumed = f->step > 0; f->stage < stages; f->stage++, resumed = false) {
+        if (!resumed) PK_TRY(start_stage(f, err));
+        else if (f->stage) PK_TRY(build_stage(f, err));
+        PK_TRY(run_stage(f, err));
+        pk_run_log(&f->t.run, "stage %lld: best macro AUC %.4f at step %lld", (long long)f->stage,
+                   f->best_score, (long long)f->best_step);
+    }
+    return PK_OK;
+}
+
+/* Scores a split with the final weights: result, and scores and labels for other tools. */
+static enum pk_status report_split(struct finetune *f, const char *name, const struct pk_rows *rows,
+                                   struct pk_json_writer *w, struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    struct pk_metrics m = {0};
+    float *score = NULL;
+    uint8_t *label = NULL;
+    int64_t shape[2] = {rows->count, f->in.task->classes};
+    size_t n = (size_t)(shape[0] * shape[1]);
+    if (!rows->count) return PK_OK;
+    enum pk_status s = pk_alloc(&score, n, sizeof *score, "scores", err);
+    if (s == PK_OK) s = pk_evaluate_labels(&label, f->in.task, rows, err);
+    if (s == PK_OK)
+        s = score_rows(f, rows, score, label, pk_recipe_i64(f->t.recipe, "evaluation.bootstrap"),
+                       &m, err);
+    if (s == PK_OK) s = pk_path(path, err, "%s/%s_scores.npy", f->t.run.dir, name);
+    if (s == PK_OK) s = pk_npy_save(path, PK_NPY_F32, 2, shape, score, err);
+    if (s == PK_OK) s = pk_path(path, err, "%s/%s_labels.npy", f->t.run.dir, name);
+    if (s == PK_OK) s = pk_npy_save(path, PK_NPY_U8, 2, shape, label, err);
+    if (s == PK_OK) {
+        pk_result_write(w, name, &m, &f->t.info);
+        pk_result_print(name, &m, &f->t.info);
+    }
+    pk_metrics_free(&m);
+    free(score);
+    free(label);
+    return s;
+}
+
+static void put_folds(struct pk_json_writer *w, const struct pk_recipe *r, const char *path)
+{
+    pk_json_open(w, strrchr(path, '.') + 1, '[');
+    for (int64_t i = 0; i < pk_recipe_count(r, path); i++)
+        pk_json_put_i64(w, NULL, (int64_t)pk_recipe_item_f64(r, path, i));
+    pk_json_close(w);
+}
+
+static void put_protocol(struct pk_json_writer *w, const struct finetune *f)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    pk_json_open(w, "protocol", '{');
+    pk_json_put_string(w, "recipe", pk_recipe_str(r, "name"));
+    pk_json_put_string(w, "data", f->in.data.version);
+    pk_json_put_f64(w, "rate_hz", f->in.data.rate);
+    pk_json_put_string(w, "task", f->in.task->name);
+    pk_json_put_bool(w, "single_label", pk_recipe_bool(r, "objective.single_label"));
+    pk_json_open(w, "folds", '{');
+    put_folds(w, r, "data.folds.train");
+    put_folds(w, r, "data.folds.validation");
+    put_folds(w, r, "data.folds.test");
+    pk_json_close(w);
+    pk_json_put_i64(w, "train_rows", f->in.train.count);
+    pk_json_put_string(w, "statistics", pk_recipe_str(r, "data.statistics"));
+    pk_json_put_f64(w, "window_s", f->t.info.window);
+    pk_json_put_f64(w, "stride_s", f->t.info.stride);
+    pk_json_put_string(w, "aggregation", f->t.info.aggregation);
+    pk_json_put_string(w, "head", f->t.info.head);
+    pk_json_put_string(w, "init_from", pk_recipe_str(r, "init_from"));
+    pk_json_put_string(w, "weights", pk_recipe_str(r, "weights"));
+    pk_json_put_i64(w, "seed", pk_recipe_i64(r, "seed"));
+    pk_json_put_string(w, "selection", "highest validation macro AUC of the last stage");
+    pk_json_put_i64(w, "selected_stage", pk_recipe_count(r, "stages") - 1);
+    pk_json_put_i64(w, "selected_step", f->best_step);
+    pk_json_put_i64(w, "steps", f->step);
+    pk_json_close(w);
+}
+
+static enum pk_status report(struct finetune *f, struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    struct pk_text text = {0};
+    struct pk_json_writer w = {.out = &text, .indent = 2};
+    pk_json_open(&w, NULL, '{');
+    put_protocol(&w, f);
+    enum pk_status s = report_split(f, "validation", &f->in.validation, &w, err);
+    if (s == PK_OK && pk_recipe_bool(f->t.recipe, "evaluation.test"))
+        s = report_split(f, "test", &f->in.test, &w, err);
+    pk_json_close(&w);
+    if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: results");
+    if (s == PK_OK) s = pk_path(path, err, "%s/result.json", f->t.run.dir);
+    if (s == PK_OK) s = pk_write_file(path, text.s, text.len, err);
+    pk_text_free(&text);
+    return s;
+}
+
+static enum pk_status start(struct finetune *f, const struct pk_finetune_options *o,
+                            struct pk_err *err)
+{
+    char dir[PK_PATH_MAX];
+    const struct pk_recipe *r = f->t.recipe;
+    int64_t total = 0;
+    PK_TRY(pk_trainer_open_run(&f->t, o->mode, err));
+    PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
+    PK_TRY(prepare(f, err));
+    PK_TRY(open_loader(f, err));
+    describe(f);
+    if (o->mode == PK_RUN_RESUME && f->t.run.last_step > 0) {
+        struct pk_json state;
+        PK_TRY(pk_trainer_load(&f->t, &f->step, &state, err));
+        f->stage = pk_json_i64(&state, "stage", 0);
+        f->stage_step = pk_json_i64(&state, "stage_step", 0);
+        f->best_score = pk_json_f64(&state, "best_score", -1);
+        f->best_step = pk_json_i64(&state, "best_step", -1);
+        pk_json_free(&state);
+    }
+    if (pk_recipe_bool(r, "output.tensorboard")) {
+        PK_TRY(pk_path(dir, err, "%s/tb", f->t.run.dir));
+        PK_TRY(pk_tfevents_open(&f->t.events, dir, f->step ? f->step : -1, err));
+    }
+    PK_TRY(pk_stop_install(err));
+    for (int64_t i = 0; i < pk_recipe_count(r, "stages"); i++) {
+        char path[128];
+        total += pk_recipe_i64(r, stage_key(path, i, "steps"));
+    }
+    f->t.started = f->t.last_checkpoint = pk_seconds();
+    pk_progress_begin(&f->t.progress, stderr, "finetune", f->step, total, 10, o->quiet,
+                      pk_seconds());
+    return PK_OK;
+}
+
+enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_options *o,
+                           struct pk_err *err)
+{
+    struct finetune *f;
+    PK_TRY(pk_alloc(&f, 1, sizeof *f, "training state", err));
+    f->t.recipe = r;
+    f->t.quiet = o->quiet;
+    enum pk_status s = start(f, o, err);
+    if (s == PK_OK) s = run_stages(f, err);
+    pk_progress_end(&f->t.progress);
+    if (s == PK_OK) s = pk_trainer_save(&f->t, f->step, put_state, f, err);
+    if (s == PK_OK) s = report(f, err);
+    s = pk_trainer_end(&f->t, s, f->step, err);
+    pk_loader_close(f->loader);
+    pk_evaluator_close(&f->eval);
+    pk_bound_free(&f->bound);
+    pk_prog_free(&f->prog);
+    free(f->start);
+    free(f->loss);
+    free(f->label);
+    free(f->score);
+    pk_inputs_close(&f->in);
+    pk_trainer_free(&f->t);
+    free(f);
+    return s;
+}

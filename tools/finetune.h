@@ -1,0 +1,16 @@
+/* finetune.h -- supervised runs: probes, fine-tuning, training from scratch. */
+#ifndef PK_FINETUNE_H
+#define PK_FINETUNE_H
+
+#include "core/recipe.h"
+#include "core/run.h"
+
+struct pk_finetune_options {
+    enum pk_run_mode mode;
+    bool quiet;
+};
+/* Runs all stages of the recipe and, if asked for, the test; writes RUN/result.json. */
+enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_options *o,
+                           struct pk_err *err);
+
+#endif

@@ -1,0 +1,157 @@
+/* model_info.c -- model descriptions as JSON (see model_info.h). */
+#include "tools/model_info.h"
+
+#include <string.h>
+
+static void put_numbers(struct pk_json_writer *w, const char *key, const double *x, int32_t n)
+{
+    pk_json_open(w, key, '[');
+    for (int32_t i = 0; i < n; i++) pk_json_put_f64(w, NULL, x[i]);
+    pk_json_close(w);
+}
+
+static void write_head(struct pk_json_writer *w, const struct pk_model_info *m)
+{
+    pk_json_open(w, "head", '{');
+    pk_json_put_string(w, "kind", m->head);
+    pk_json_put_string(w, "task", m->task);
+    pk_json_put_string(w, "loss", m->loss);
+    pk_json_put_f64(w, "window_s", m->window);
+    pk_json_put_f64(w, "stride_s", m->stride);
+    pk_json_put_string(w, "aggregation", m->aggregation);
+    pk_json_open(w, "classes", '[');
+    for (int32_t i = 0; i < m->classes; i++) pk_json_put_string(w, NULL, m->class_name[i]);
+    pk_json_close(w);
+    pk_json_close(w);
+}
+
+void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct pk_model_info *m)
+{
+    pk_json_open(w, key, '{');
+    pk_json_put_string(w, "format", "purkinje");
+    pk_json_put_i64(w, "schema", 1);
+    pk_json_put_string(w, "version", PK_VERSION);
+    pk_json_put_string(w, "objective", m->objective);
+    pk_json_open(w, "encoder", '{');
+    pk_json_put_string(w, "kind", "vit");
+    pk_json_put_i64(w, "width", m->encoder.width);
+    pk_json_put_i64(w, "depth", m->encoder.depth);
+    pk_json_put_i64(w, "heads", m->encoder.heads);
+    pk_json_put_i64(w, "mlp_ratio", m->encoder.mlp_ratio);
+    pk_json_put_i64(w, "registers", m->registers);
+    pk_json_put_f64(w, "layer_norm_eps", (double)m->encoder.eps);
+    pk_json_put_i64(w, "patch_samples", m->patch);
+    pk_json_put_i64(w, "tokens", m->tokens);
+    pk_json_close(w);
+    pk_json_open(w, "input", '{');
+    pk_json_put_f64(w, "rate_hz", m->rate);
+    pk_json_open(w, "leads", '[');
+    for (int32_t i = 0; i < m->leads; i++) pk_json_put_string(w, NULL, m->lead_name[i]);
+    pk_json_close(w);
+    pk_json_put_string(w, "units", "mV");
+    put_numbers(w, "mean", m->mean, m->leads);
+    put_numbers(w, "std", m->std, m->leads);
+    pk_json_put_string(w, "statistics_of", m->source);
+    pk_json_put_f64(w, "clip", (double)m->clip);
+    pk_json_put_string(w, "data", m->data);
+    pk_json_put_string(w, "preprocessing", m->preprocessing);
+    pk_json_close(w);
+    if (m->head[0]) write_head(w, m);
+    pk_json_close(w);
+}
+
+static bool read_numbers(double *out, const struct pk_json *a, int32_t n)
+{
+    if (!a || a->count != n) return false;
+    for (int32_t i = 0; i < n; i++) {
+        if (a->item[i].kind != PK_JSON_NUMBER) return false;
+        out[i] = a->item[i].number;
+    }
+    return true;
+}
+
+static bool read_names(char *out, size_t size, int32_t most, int32_t *count,
+                       const struct pk_json *a)
+{
+    if (!a || a->kind != PK_JSON_ARRAY || a->count > most) return false;
+    for (int64_t i = 0; i < a->count; i++) {
+        if (a->item[i].kind != PK_JSON_STRING) return false;
+        snprintf(out + (size_t)i * size, size, "%s", a->item[i].string);
+    }
+    *count = (int32_t)a->count;
+    return true;
+}
+
+static bool read_input(struct pk_model_info *m, const struct pk_json *j)
+{
+    m->rate = pk_json_f64(j, "rate_hz", 0);
+    m->clip = (float)pk_json_f64(j, "clip", 5);
+    snprintf(m->source, sizeof m->source, "%s", pk_json_string(j, "statistics_of", ""));
+    snprintf(m->data, sizeof m->data, "%s", pk_json_string(j, "data", ""));
+    snprintf(m->preprocessing, sizeof m->preprocessing, "%s",
+             pk_json_string(j, "preprocessing", ""));
+    return m->rate > 0 &&
+           read_names(m->lead_name[0], sizeof m->lead_name[0], PK_LEADS_MAX, &m->leads,
+                      pk_json_get(j, "leads")) &&
+           read_numbers(m->mean, pk_json_get(j, "mean"), m->leads) &&
+           read_numbers(m->std, pk_json_get(j, "std"), m->leads);
+}
+
+static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
+{
+    m->encoder.width = (int32_t)pk_json_i64(j, "width", 0);
+    m->encoder.depth = (int32_t)pk_json_i64(j, "depth", 0);
+    m->encoder.heads = (int32_t)pk_json_i64(j, "heads", 0);
+    m->encoder.mlp_ratio = (int32_t)pk_json_i64(j, "mlp_ratio", 4);
+    m->encoder.eps = (float)pk_json_f64(j, "layer_norm_eps", 1e-6);
+    m->registers = (int32_t)pk_json_i64(j, "registers", 1);
+    m->patch = (int32_t)pk_json_i64(j, "patch_samples", 0);
+    m->tokens = m->encoder.tokens = (int32_t)pk_json_i64(j, "tokens", 0);
+    return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 && m->patch > 0 &&
+           !strcmp(pk_json_string(j, "kind", ""), "vit");
+}
+
+enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
+                                  const char *where, struct pk_err *err)
+{
+    struct pk_model_info *m = out;
+    memset(m, 0, sizeof *m);
+    const struct pk_json *head = pk_json_get(j, "head");
+    snprintf(m->objective, sizeof m->objective, "%s", pk_json_string(j, "objective", ""));
+    bool ok = !strcmp(pk_json_string(j, "format", ""), "purkinje") &&
+              read_encoder(m, pk_json_get(j, "encoder")) && read_input(m, pk_json_get(j, "input"));
+    if (ok && head) {
+        snprintf(m->head, sizeof m->head, "%s", pk_json_string(head, "kind", ""));
+        snprintf(m->task, sizeof m->task, "%s", pk_json_string(head, "task", ""));
+        snprintf(m->loss, sizeof m->loss, "%s", pk_json_string(head, "loss", "bce"));
+        snprintf(m->aggregation, sizeof m->aggregation, "%s",
+                 pk_json_string(head, "aggregation", "mean_logits"));
+        m->window = pk_json_f64(head, "window_s", 0);
+        m->stride = pk_json_f64(head, "stride_s", m->window);
+        ok = m->window > 0 && m->stride > 0 &&
+             read_names(m->class_name[0], sizeof m->class_name[0], PK_CLASSES_MAX, &m->classes,
+                        pk_json_get(head, "classes"));
+    }
+    if (ok) return PK_OK;
+    return pk_fail(err, PK_EDATA, "%s: this is not a model description that version %s can read",
+                   where, PK_VERSION);
+}
+
+void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
+                         const struct pk_inputs *in)
+{
+    m->rate = s->shape.rate;
+    m->patch = s->patch;
+    m->tokens = s->tokens;
+    m->leads = s->leads;
+    m->clip = s->clip;
+    m->registers = 1;
+    for (int32_t l = 0; l < s->leads; l++) {
+        memcpy(m->lead_name[l], s->shape.lead_name[s->lead[l]], sizeof m->lead_name[l]);
+        m->mean[l] = in->mean[0][s->lead[l]];
+        m->std[l] = in->std[0][s->lead[l]];
+    }
+    snprintf(m->source, sizeof m->source, "%.*s", PK_NAME_MAX - 1,
+             in->data.sources ? in->data.source[0].name : in->data.name);
+    snprintf(m->data, sizeof m->data, "%s", in->data.version);
+}

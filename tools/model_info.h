@@ -1,0 +1,45 @@
+/* model_info.h -- what a model is, apart from its weights: architecture, input, head.
+ *
+ * Written into every checkpoint (state.json, "model") and export (config.json), read back by
+ * fine-tuning, evaluation, embedding and export. */
+#ifndef PK_MODEL_INFO_H
+#define PK_MODEL_INFO_H
+
+#include "core/data.h"
+#include "core/json.h"
+#include "models/classifier.h"
+#include "models/jepa.h"
+#include "tools/inputs.h"
+
+enum { PK_CLASSES_MAX = 512 };
+
+struct pk_model_info {
+    char objective[PK_NAME_MAX];   // "jepa", "classify"
+    struct pk_vit encoder;         // width, depth, heads, mlp_ratio, eps
+    int32_t registers;
+    double rate;                   // Hz
+    int32_t patch, tokens;         // samples of a patch; positions trained on
+    int32_t leads;
+    char lead_name[PK_LEADS_MAX][8];
+    float clip;
+    double mean[PK_LEADS_MAX], std[PK_LEADS_MAX];  // of the first source, mV
+    char source[PK_NAME_MAX];      // whose statistics these are
+    char data[256], preprocessing[512];
+    /* with a head: */
+    char head[PK_NAME_MAX];        // "" without
+    char task[PK_NAME_MAX], loss[PK_NAME_MAX];
+    int32_t classes;
+    char class_name[PK_CLASSES_MAX][PK_NAME_MAX];
+    double window, stride;         // s, of evaluation
+    char aggregation[PK_NAME_MAX];
+};
+
+void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct pk_model_info *m);
+/* where: named in messages. */
+enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
+                                  const char *where, struct pk_err *err);
+/* The parts that the input side determines. */
+void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
+                         const struct pk_inputs *in);
+
+#endif

@@ -1,0 +1,16 @@
+/* pretrain.h -- a JEPA pretraining run: from a recipe to checkpoints. */
+#ifndef PK_PRETRAIN_H
+#define PK_PRETRAIN_H
+
+#include "core/recipe.h"
+#include "core/run.h"
+
+struct pk_pretrain_options {
+    enum pk_run_mode mode;
+    bool quiet;
+};
+/* Runs to the end of the recipe, or to a signal: PK_ESTOPPED after a checkpoint. */
+enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_options *o,
+                           struct pk_err *err);
+
+#endif

@@ -1,0 +1,260 @@
+/* trainer.c -- arenas, checkpoints and logs of a training run (see trainer.h). */
+#include "tools/trainer.h"
+#include "core/loader.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+static double number(const struct pk_recipe *r, const char *prefix, const char *key)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s.%s", prefix, key);
+    return pk_recipe_f64(r, path);
+}
+
+static enum pk_shape shape(const struct pk_recipe *r, const char *prefix)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s.shape", prefix);
+    return strcmp(pk_recipe_str(r, path), "constant") ? PK_SHAPE_COSINE : PK_SHAPE_CONSTANT;
+}
+
+struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix, int64_t steps)
+{
+    return (struct pk_schedule){.shape = shape(r, prefix),
+                                .start = number(r, prefix, "start"),
+                                .peak = number(r, prefix, "peak"),
+                                .end = number(r, prefix, "end"),
+                                .warmup = (int64_t)number(r, prefix, "warmup"),
+                                .steps = steps};
+}
+
+struct pk_schedule pk_recipe_decay(const struct pk_recipe *r, const char *prefix, int64_t steps)
+{
+    return (struct pk_schedule){.shape = shape(r, prefix),
+                                .peak = number(r, prefix, "start"),
+                                .end = number(r, prefix, "end"),
+                                .steps = steps};
+}
+
+struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *prefix)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s.beta", prefix);
+    return (struct pk_optim_spec){.beta1 = pk_recipe_item_f64(r, path, 0),
+                                  .beta2 = pk_recipe_item_f64(r, path, 1),
+                                  .eps = number(r, prefix, "eps"),
+                                  .clip = number(r, prefix, "clip")};
+}
+
+/* About 800 tokens keep the products large and the activations in the second-level cache; at least
+ * PK_SHARDS micro-batches keep all threads busy. */
+enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
+                              int64_t *micro, struct pk_err *err)
+{
+    int64_t parts = pk_recipe_i64(r, "train.accumulate");
+    int64_t share = batch / parts, want = pk_recipe_i64(r, "train.micro_batch");
+    if (batch % parts || (want && share % want))
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: %lld parts of micro-batches of %lld do not divide a batch of %lld",
+                       pk_recipe_origin(r, "train.micro_batch"), (long long)parts, (long long)want,
+                       (long long)batch);
+    *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(800 / tokens, share / PK_SHARDS));
+    while (share % *micro) --*micro;
+    return PK_OK;
+}
+
+enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err)
+{
+    struct pk_exec_spec spec = {.params = &t->params,
+                                .threads = (int)pk_recipe_i64(t->recipe, "train.threads"),
+                                .ema = ema,
+                                .train = true};
+    size_t n = (size_t)t->params.elements;
+    if (!strcmp(pk_recipe_str(t->recipe, "train.precision"), "bf16"))
+        return pk_fail(err, PK_ERECIPE, "%s: bf16 needs a GPU backend; this build computes in fp32",
+                       pk_recipe_origin(t->recipe, "train.precision"));
+    PK_TRY(pk_exec_create(&t->exec, &spec, err));
+    PK_TRY(pk_alloc_aligned(&t->m, n, sizeof *t->m, "first moments", err));
+    PK_TRY(pk_alloc_aligned(&t->v, n, sizeof *t->v, "second moments", err));
+    return PK_OK;
+}
+
+enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, struct pk_err *err)
+{
+    char dir[PK_PATH_MAX], path[PK_PATH_MAX];
+    struct pk_text text = {0};
+    PK_TRY(pk_recipe_path(t->recipe, "output.dir", dir, err));
+    PK_TRY(pk_run_open(&t->run, dir, mode, 0, NULL, err));
+    t->run_open = true;
+    if (t->run.note[0] && !t->quiet) fprintf(stderr, "note: %s\n", t->run.note);
+    PK_TRY(pk_ckpt_clean(t->run.checkpoints, err));
+    PK_TRY(pk_path(path, err, "%s/recipe.yaml", dir));
+    enum pk_status s = pk_recipe_print(t->recipe, &text, err);
+    if (s == PK_OK) s = pk_write_file(path, text.s, text.len, err);
+    pk_text_free(&text);
+    return s;
+}
+
+void pk_trainer_free(struct pk_trainer *t)
+{
+    struct pk_err ignored;
+    pk_tfevents_close(&t->events, &ignored);
+    if (t->run_open) pk_run_close(&t->run, t->run.state, &ignored);
+    pk_optim_free(t->optim);
+    pk_exec_free(&t->exec);
+    pk_params_free(&t->params);
+    free(t->m);
+    free(t->v);
+    free(t->best);
+}
+
+enum { FILES = 5 };
+
+/* The files of a checkpoint, in a fixed order; refs are freed by the caller. */
+static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[FILES],
+                                 struct pk_tensor_ref *refs[FILES], int *count, struct pk_err *err)
+{
+    const struct { const char *name, *prefix; float *arena; } all[FILES] = {
+        {"model.safetensors", "", t->exec.weight}, {"moment1.safetensors", "", t->m},
+        {"moment2.safetensors", "", t->v},         {"ema.safetensors", "encoder.", t->exec.ema},
+        {"best.safetensors", "", t->best}};
+    *count = 0;
+    for (int i = 0; i < FILES; i++) {
+        int64_t n;
+        if (!all[i].arena) continue;
+        PK_TRY(pk_weights_refs(&refs[*count], &n, &t->params, all[i].prefix, all[i].arena, err));
+        file[*count] =
+            (struct pk_ckpt_file){.name = all[i].name, .tensor = refs[*count], .count = n};
+        ++*count;
+    }
+    return PK_OK;
+}
+
+enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
+                               void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
+                               struct pk_err *err)
+{
+    struct pk_ckpt_file file[FILES];
+    struct pk_tensor_ref *refs[FILES] = {NULL};
+    struct pk_text text = {0};
+    struct pk_json_writer w = {.out = &text, .indent = 2};
+    char hash[24];
+    int files = 0;
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)pk_recipe_hash(t->recipe));
+    pk_json_open(&w, NULL, '{');
+    pk_json_put_i64(&w, "step", step);
+    pk_json_put_string(&w, "recipe_hash", hash);
+    pk_json_put_i64(&w, "seed", pk_recipe_i64(t->recipe, "seed"));
+    if (put) put(&w, ctx);
+    pk_model_info_write(&w, "model", &t->info);
+    pk_json_close(&w);
+    enum pk_status s = list_files(t, file, refs, &files, err);
+    if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: checkpoint state");
+    if (s == PK_OK) {
+        struct pk_ckpt_content c = {.step = step, .files = files, .file = file, .state = text.s};
+        s = pk_ckpt_write(t->run.checkpoints, &c, err);
+    }
+    struct pk_ckpt_keep keep = {
+        .last = (int32_t)pk_recipe_i64(t->recipe, "output.checkpoint.keep_last"),
+        .every = pk_recipe_i64(t->recipe, "output.checkpoint.keep_every")};
+    if (s == PK_OK) s = pk_ckpt_prune(t->run.checkpoints, &keep, err);
+    if (s == PK_OK) s = pk_run_update(&t->run, PK_RUN_RUNNING, step, err);
+    for (int i = 0; i < FILES; i++) free(refs[i]);
+    pk_text_free(&text);
+    t->last_checkpoint = pk_seconds();
+    return s;
+}
+
+enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_json *state,
+                               struct pk_err *err)
+{
+    struct pk_ckpt c;
+    struct pk_ckpt_file file[FILES];
+    struct pk_tensor_ref *refs[FILES] = {NULL};
+    int files = 0;
+    PK_TRY(pk_ckpt_open(&c, t->run.checkpoints, err));
+    if (c.warning[0] && !t->quiet) fprintf(stderr, "warning: %s\n", c.warning);
+    enum pk_status s = list_files(t, file, refs, &files, err);
+    for (int i = 0; s == PK_OK && i < files; i++)
+        s = pk_ckpt_read(&c, file[i].name, file[i].tensor, file[i].count, true, err);
+    if (s == PK_OK) s = pk_json_parse(state, c.state, strlen(c.state), c.path, err);
+    if (s == PK_OK) s = pk_ckpt_drop_after(t->run.checkpoints, c.step, err);
+    if (s == PK_OK) s = pk_run_rewind(&t->run, c.step, err);
+    *step = c.step;
+    for (int i = 0; i < FILES; i++) free(refs[i]);
+    pk_ckpt_close(&c);
+    return s;
+}
+
+bool pk_trainer_due(const struct pk_trainer *t, int64_t step)
+{
+    int64_t every = pk_recipe_i64(t->recipe, "output.checkpoint.every");
+    double seconds = pk_recipe_f64(t->recipe, "output.checkpoint.every_time");
+    return (every && step % every == 0) ||
+           (seconds > 0 && pk_seconds() - t->last_checkpoint >= seconds);
+}
+
+enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char *kind,
+                                  const struct pk_scalar *scalar, int count, struct pk_err *err)
+{
+    struct pk_text line = {0};
+    struct pk_json_writer w = {.out = &line};
+    pk_json_open(&w, NULL, '{');
+    pk_json_put_i64(&w, "step", step);
+    pk_json_put_string(&w, "kind", kind);
+    for (int i = 0; i < count; i++) {
+        const char *slash = strrchr(scalar[i].tag, '/');
+        pk_json_put_f64(&w, slash ? slash + 1 : scalar[i].tag, scalar[i].value);
+    }
+    pk_json_close(&w);
+    enum pk_status s = line.failed ? pk_fail(err, PK_ENOMEM, "out of memory: metrics")
+                                   : pk_run_metric(&t->run, line.s, err);
+    pk_text_free(&line);
+    if (s == PK_OK && t->events.f) s = pk_tfevents_write(&t->events, step, scalar, count, err);
+    return s;
+}
+
+enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
+                              struct pk_err *err)
+{
+    enum pk_run_state state = s == PK_OK          ? PK_RUN_DONE
+                              : s == PK_ESTOPPED  ? PK_RUN_STOPPED
+                              : s == PK_EDIVERGED ? PK_RUN_DIVERGED
+                                                  : PK_RUN_FAILED;
+    struct pk_err closing = {0};
+    if (!t->run_open) return s;
+    pk_run_log(&t->run, "%s after step %lld%s%s", pk_run_state_name(state), (long long)step,
+               s == PK_OK ? "" : ": ", s == PK_OK ? "" : err->message);
+    t->run.state = state;
+    t->run_open = false;
+    enum pk_status closed = pk_run_close(&t->run, state, &closing);
+    if (s == PK_OK && closed != PK_OK) {
+        *err = closing;
+        return closed;
+    }
+    return s;
+}
+
+enum pk_status pk_trainer_keep_batch(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
+                                     struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    PK_TRY(pk_path(path, err, "%s/nan-step-%lld.safetensors", t->run.dir, (long long)step));
+    struct pk_tensor_ref refs[] = {
+        {"signal", PK_TENSOR_I16, 3, {b->n, b->leads, b->samples}, b->signal},
+        {"gain", PK_TENSOR_F32, 2, {b->n, b->leads}, b->gain},
+        {"offset", PK_TENSOR_F32, 2, {b->n, b->leads}, b->offset},
+        {"sample", PK_TENSOR_I64, 1, {b->n}, b->sample},
+        {"row", PK_TENSOR_I64, 1, {b->n}, b->row}};
+    PK_TRY(pk_safetensors_write(path, refs, (int64_t)PK_COUNT(refs), NULL, 0, err));
+    fprintf(stderr, "the batch is kept in %s\n", path);
+    return PK_OK;
+}
+
+double pk_peak_memory(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? 1024.0 * (double)u.ru_maxrss : 0;
+}

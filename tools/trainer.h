@@ -1,0 +1,70 @@
+/* trainer.h -- what pretraining and fine-tuning share: arenas, optimizer, checkpoints, logs. */
+#ifndef PK_TRAINER_H
+#define PK_TRAINER_H
+
+#include "core/ckpt.h"
+#include "core/exec.h"
+#include "core/optim.h"
+#include "core/progress.h"
+#include "core/run.h"
+#include "core/schedule.h"
+#include "core/tfevents.h"
+#include "tools/model_info.h"
+#include "tools/weights.h"
+
+struct pk_trainer {
+    const struct pk_recipe *recipe;
+    struct pk_params params;
+    struct pk_exec exec;
+    struct pk_optim *optim;
+    float *m, *v;                   // [params.elements]
+    float *best;                    // fine-tuning: weights of the best validation, or NULL
+    struct pk_run run;
+    bool run_open;
+    struct pk_tfevents events;
+    struct pk_progress progress;
+    struct pk_model_info info;
+    bool quiet;
+    double started;                 // pk_seconds when this process began to train
+    double last_checkpoint;         // pk_seconds
+};
+
+/* Reads "PREFIX.start|peak|end|warmup|shape" into a schedule over `steps`. */
+struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix, int64_t steps);
+/* Weight decay: no warm-up, so its start is the schedule's peak. */
+struct pk_schedule pk_recipe_decay(const struct pk_recipe *r, const char *prefix, int64_t steps);
+struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *prefix);
+/* Records of a micro-batch: the recipe's train.micro_batch, or chosen from batch and tokens. */
+enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
+                              int64_t *micro, struct pk_err *err);
+
+/* After the parameters are known: arenas and moments. ema: with the EMA copy. */
+enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
+/* Opens the run directory and writes recipe.yaml into it. */
+enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, struct pk_err *err);
+void pk_trainer_free(struct pk_trainer *t);
+
+/* One checkpoint: model, moments, EMA, best, and state.json with the members that `put` writes. */
+enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
+                               void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
+                               struct pk_err *err);
+/* Restores the newest valid checkpoint of the run; *state gets its state.json (free it) and *step
+ * the number of steps done. */
+enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_json *state,
+                               struct pk_err *err);
+/* True when recipe and clock ask for a checkpoint after `step` steps. */
+bool pk_trainer_due(const struct pk_trainer *t, int64_t step);
+/* Appends one object to metrics.jsonl and the same numbers to TensorBoard. */
+enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char *kind,
+                                  const struct pk_scalar *scalar, int count, struct pk_err *err);
+/* Ends the run: state, progress, log; passes s on, adding the run's folder for a stopped run. */
+enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
+                              struct pk_err *err);
+/* Keeps a batch whose loss or gradient was not finite, RUN/nan-step-N.safetensors. */
+struct pk_batch;
+enum pk_status pk_trainer_keep_batch(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
+                                     struct pk_err *err);
+/* Largest resident set so far, bytes. */
+double pk_peak_memory(void);
+
+#endif
