@@ -48,9 +48,8 @@ struct pk_moments pk_moments_of(const int16_t *raw, int64_t n, double scale)
     if (!used) return (struct pk_moments){0};
     double mean = (double)sum / (double)used;
     double m2 = (double)squares - (double)sum * mean;
-    return (struct pk_moments){.count = (double)used,
-                               .mean = mean * scale,
-                               .m2 = m2 > 0 ? m2 * scale * scale : 0};
+    return (struct pk_moments){
+        .count = (double)used, .mean = mean * scale, .m2 = m2 > 0 ? m2 * scale * scale : 0};
 }
 
 void pk_moments_merge(struct pk_moments *into, const struct pk_moments *more)
@@ -64,15 +63,15 @@ void pk_moments_merge(struct pk_moments *into, const struct pk_moments *more)
 
 /* --- statistics of many records ------------------------------------------------------------ */
 
-enum { STATS_BLOCK = 256 };  // records summed between two merges; bounds the memory
+enum { STATS_BLOCK = 256 }; // records summed between two merges; bounds the memory
 
 struct stats_job {
     const struct pk_dataset *d;
     const int64_t *rows;
-    int64_t first, count;                 // of this block
-    int64_t step, start;                  // this thread takes start, start + step, ...
-    struct pk_moments (*moments)[PK_LEADS_MAX];  // [STATS_BLOCK], by place in the block
-    int16_t *record;                      // [leads, samples], this thread's
+    int64_t first, count;                       // of this block
+    int64_t step, start;                        // this thread takes start, start + step, ...
+    struct pk_moments (*moments)[PK_LEADS_MAX]; // [STATS_BLOCK], by place in the block
+    int16_t *record;                            // [leads, samples], this thread's
     enum pk_status status;
     struct pk_err err;
 };

@@ -9,8 +9,12 @@
 
 #include "core/base.h"
 
-enum { PK_LEADS_MAX = 16, PK_NAME_MAX = 32, PK_INVALID = -32768,
-       PK_THREADS_MAX = 64 };  // reader threads of one loader or statistic
+enum {
+    PK_LEADS_MAX = 16,
+    PK_NAME_MAX = 32,
+    PK_INVALID = -32768,
+    PK_THREADS_MAX = 64 // reader threads of one loader or statistic
+};
 
 struct pk_record {
     uint64_t patient;          // hashed identifier, equal for records of one person; 0 unknown
@@ -64,8 +68,8 @@ struct pk_dataset {
     /* Copies record `index` into dst [leads, samples]. */
     enum pk_status (*read)(const struct pk_dataset *d, int64_t index, int16_t *dst,
                            struct pk_err *err);
-    /* Copies samples [start, start + samples) of each lead into dst [leads, samples]; the range must
-     * lie within the record's row. */
+    /* Copies samples [start, start + samples) of each lead into dst [leads, samples]; the range
+     * must lie within the record's row. */
     enum pk_status (*read_part)(const struct pk_dataset *d, int64_t index, int32_t start,
                                 int32_t samples, int16_t *dst, struct pk_err *err);
     /* Writes the source's own identifier of a record ("00001_lr"), for messages and reports. */

@@ -1,8 +1,9 @@
 /* loader.c -- batches in a reproducible order, read ahead by threads (see loader.h).
  *
- * A ring of ahead + 1 slots holds the steps [head, head + ahead]; the slot of `head` is the one lent
- * to the caller. A slot is planned by one thread (which records, where from, labels), then filled by
- * all of them in small chunks. One mutex guards every state; reading happens outside of it. */
+ * A ring of ahead + 1 slots holds the steps [head, head + ahead]; the slot of `head` is the one
+ * lent to the caller. A slot is planned by one thread (which records, where from, labels), then
+ * filled by all of them in small chunks. One mutex guards every state; reading happens outside of
+ * it. */
 #include "core/loader.h"
 
 #include "core/rng.h"
@@ -14,36 +15,36 @@
 
 enum slot_state { SLOT_FREE, SLOT_PLANNING, SLOT_FILLING, SLOT_READY };
 
-struct item {                 // one record of a batch, in the order of reading
+struct item { // one record of a batch, in the order of reading
     int64_t row;
-    int32_t place;            // in the batch
-    int32_t start;            // first sample
+    int32_t place; // in the batch
+    int32_t start; // first sample
 };
 
 struct slot {
     enum slot_state state;
-    int32_t next, done;       // items taken by readers, items finished
+    int32_t next, done; // items taken by readers, items finished
     struct pk_batch batch;
-    struct item *item;        // [n], sorted by row
-    enum pk_status status;    // of the failed item that comes first
-    int32_t failed;           // its number, n when none failed
+    struct item *item;     // [n], sorted by row
+    enum pk_status status; // of the failed item that comes first
+    int32_t failed;        // its number, n when none failed
     struct pk_err err;
 };
 
 struct pk_loader {
     struct pk_loader_spec spec;
-    int64_t rows;             // spec.row_count, or all
-    int64_t *pool;            // [rows] dataset rows grouped by source (mixtures only)
-    int64_t *first;           // [sources + 1] into pool
+    int64_t rows;   // spec.row_count, or all
+    int64_t *pool;  // [rows] dataset rows grouped by source (mixtures only)
+    int64_t *first; // [sources + 1] into pool
     int slots, threads;
     struct slot *slot;
     pthread_t thread[PK_THREADS_MAX];
     pthread_mutex_t lock;
-    pthread_cond_t work;      // something to do for readers, or quit
-    pthread_cond_t done;      // a slot became ready, or a reader became idle
-    int64_t head, planned;    // first step in the ring; first step not yet planned
-    int busy;                 // readers outside the lock
-    bool hold, quit;          // hold: readers take nothing new
+    pthread_cond_t work;   // something to do for readers, or quit
+    pthread_cond_t done;   // a slot became ready, or a reader became idle
+    int64_t head, planned; // first step in the ring; first step not yet planned
+    int busy;              // readers outside the lock
+    bool hold, quit;       // hold: readers take nothing new
 };
 
 /* --- the order ----------------------------------------------------------------------------- */
@@ -75,7 +76,7 @@ static int64_t draw_mixture(const struct pk_loader_spec *s, const int64_t *count
     *source = -1;
     for (int32_t i = 0; i < s->data->sources; i++) {
         if (!(s->weight[i] > 0)) continue;
-        *source = i;  // rounding may leave u at the very end: then it is the last one
+        *source = i; // rounding may leave u at the very end: then it is the last one
         if (u < s->weight[i]) break;
         u -= s->weight[i];
     }
@@ -209,7 +210,7 @@ static bool work_on_chunk(struct pk_loader *l)
     pthread_mutex_unlock(&l->lock);
     int32_t end = fill(l, slot, from, to, &status, &err);
     pthread_mutex_lock(&l->lock);
-    if (status != PK_OK && end < slot->failed) {  // the first one, whoever read it
+    if (status != PK_OK && end < slot->failed) { // the first one, whoever read it
         slot->failed = end;
         slot->status = status;
         slot->err = err;
@@ -299,18 +300,21 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
         return pk_fail(err, PK_EINVAL, "samples %d to %d of a batch of %d cannot be delivered",
                        s->first, s->first + s->stride_count, s->batch);
     if (s->crop < 1 || s->crop > d->samples)
-        return pk_fail(err, PK_EINVAL, "crop of %d samples: records of %s have %d", s->crop, d->name,
-                       d->samples);
+        return pk_fail(err, PK_EINVAL, "crop of %d samples: records of %s have %d", s->crop,
+                       d->name, d->samples);
     if (s->threads < 1 || s->threads > PK_THREADS_MAX || s->ahead < 1 || s->ahead > 1024)
-        return pk_fail(err, PK_EINVAL, "loader with %d threads and %d batches ahead: 1 to %d and 1 "
-                       "to 1024 are possible", s->threads, s->ahead, PK_THREADS_MAX);
+        return pk_fail(err, PK_EINVAL,
+                       "loader with %d threads and %d batches ahead: 1 to %d and 1 "
+                       "to 1024 are possible",
+                       s->threads, s->ahead, PK_THREADS_MAX);
     if (d->sources < 1 || d->sources > 256)
         return pk_fail(err, PK_EINVAL, "%s has %d sources, 1 to 256 are possible", d->name,
                        d->sources);
     if (n < s->batch)
-        return pk_fail(err, PK_EDATA, "data smaller than a batch: %lld records of %s are selected, a "
-                       "batch has %d; choose a smaller batch_size or more data", (long long)n,
-                       d->name, s->batch);
+        return pk_fail(err, PK_EDATA,
+                       "data smaller than a batch: %lld records of %s are selected, a "
+                       "batch has %d; choose a smaller batch_size or more data",
+                       (long long)n, d->name, s->batch);
     for (int64_t i = 0; i < n; i++) {
         int64_t row = row_of(s, i);
         if (row < 0 || row >= d->count)
@@ -319,9 +323,10 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
         if (d->record[row].length < s->crop) {
             char id[64];
             d->record_id(d, row, id);
-            return pk_fail(err, PK_EDATA, "data smaller than the crop: record %s of %s has %d valid "
-                           "samples, the crop %d; shorten the crop or leave the record out", id,
-                           d->name, d->record[row].length, s->crop);
+            return pk_fail(err, PK_EDATA,
+                           "data smaller than the crop: record %s of %s has %d valid "
+                           "samples, the crop %d; shorten the crop or leave the record out",
+                           id, d->name, d->record[row].length, s->crop);
         }
     }
     return PK_OK;
@@ -342,8 +347,9 @@ static enum pk_status index_mixture(struct pk_loader *l, struct pk_err *err)
             return pk_fail(err, PK_EINVAL, "mixture weight %g of %s: 0 or more was expected",
                            s->weight[i], d->source[i].name);
         if (s->weight[i] > 0 && !l->first[i + 1])
-            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s, but no record of it is selected",
-                           s->weight[i], d->source[i].name);
+            return pk_fail(err, PK_EINVAL,
+                           "mixture weight %g of %s, but no record of it is selected", s->weight[i],
+                           d->source[i].name);
         total += s->weight[i];
         l->first[i + 1] += l->first[i];
         at[i] = l->first[i];
@@ -381,7 +387,7 @@ static enum pk_status start(struct pk_loader *l, struct pk_err *err)
     l->slots = l->spec.ahead + 1;
     PK_TRY(pk_alloc(&l->slot, (size_t)l->slots, sizeof *l->slot, "batches", err));
     for (int i = 0; i < l->slots; i++) PK_TRY(alloc_slot(&l->spec, &l->slot[i], err));
-    pthread_mutex_lock(&l->lock);  // a reader divides the work by l->threads
+    pthread_mutex_lock(&l->lock); // a reader divides the work by l->threads
     int wanted = l->spec.threads, failed = 0;
     for (; l->threads < wanted && !failed; l->threads += !failed)
         failed = pthread_create(&l->thread[l->threads], NULL, reader, l);

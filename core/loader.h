@@ -14,32 +14,33 @@
 #include "core/data.h"
 
 struct pk_loader_spec {
-    const struct pk_dataset *data;  // borrowed
-    const int64_t *rows;            // subset of records to draw from, NULL for all; borrowed
+    const struct pk_dataset *data; // borrowed
+    const int64_t *rows;           // subset of records to draw from, NULL for all; borrowed
     int64_t row_count;
-    const double *weight;           // [data->sources] mixture weights (any sum), or NULL: all rows
-                                    // alike; borrowed
-    const struct pk_task *task;     // labels to deliver, or NULL; borrowed
-    const double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX];  // [data->sources] normalisation;
-                                    // NULL: the statistics in data->source; borrowed
-    int32_t batch;                  // records in a step, over all ranks
-    int32_t first, stride_count;    // this rank's slice: samples [first, first + stride_count)
-    int32_t crop;                   // samples delivered per lead, at most data->samples
-    bool random_crop;               // else the first `crop` samples
+    const double *weight;       // [data->sources] mixture weights (any sum), or NULL: all rows
+                                // alike; borrowed
+    const struct pk_task *task; // labels to deliver, or NULL; borrowed
+    /* Normalisation by source, [data->sources]; NULL: the statistics in data->source. Borrowed. */
+    const double (*mean)[PK_LEADS_MAX];
+    const double (*std)[PK_LEADS_MAX];
+    int32_t batch;               // records in a step, over all ranks
+    int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count)
+    int32_t crop;                // samples delivered per lead, at most data->samples
+    bool random_crop;            // else the first `crop` samples
     uint64_t seed;
-    int threads;                    // readers, at least 1
-    int ahead;                      // batches read ahead, at least 1
+    int threads; // readers, at least 1
+    int ahead;   // batches read ahead, at least 1
 };
 
-struct pk_batch {                   // [n] = stride_count records; owned by the loader
+struct pk_batch { // [n] = stride_count records; owned by the loader
     int64_t step;
-    int32_t n, leads, samples;      // samples = crop
-    int16_t *signal;                // [n, leads, samples], as stored
-    float *gain, *offset;           // [n, leads]: normalised = raw * gain - offset; both 0 for a
-                                    // lead that is absent or whose std is 0
-    int64_t *sample;                // [n] global sample number, keys of masks and dropout
-    int64_t *row;                   // [n] record index in the dataset
-    uint8_t *label;                 // [n, task->classes], or NULL
+    int32_t n, leads, samples; // samples = crop
+    int16_t *signal;           // [n, leads, samples], as stored
+    float *gain, *offset;      // [n, leads]: normalised = raw * gain - offset; both 0 for a
+                               // lead that is absent or whose std is 0
+    int64_t *sample;           // [n] global sample number, keys of masks and dropout
+    int64_t *row;              // [n] record index in the dataset
+    uint8_t *label;            // [n, task->classes], or NULL
 };
 
 struct pk_loader;
@@ -55,7 +56,7 @@ enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spe
  * waiting. A record that cannot be read fails here, naming it. */
 enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_batch **out,
                              double *waited, struct pk_err *err);
-void pk_loader_close(struct pk_loader *l);  // stops the threads; NULL is fine
+void pk_loader_close(struct pk_loader *l); // stops the threads; NULL is fine
 /* Which record and crop start sample g has; pure, for tests and replays. The spec must be one that
  * pk_loader_open accepts. With weights it takes time in proportion to the rows. */
 void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start);

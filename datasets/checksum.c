@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define P0 UINT64_C(0x9E3779B97F4A7C15)  // 2^64 / golden ratio; every multiplier must be odd
+#define P0 UINT64_C(0x9E3779B97F4A7C15) // 2^64 / golden ratio; every multiplier must be odd
 #define P1 UINT64_C(0xD6E8FEB86659FD93)
 
 static inline uint64_t rotate(uint64_t x, int by)
@@ -63,7 +63,7 @@ uint64_t pk_checksum_end(const struct pk_checksum *c)
 {
     struct pk_checksum last = *c;
     size_t have = (size_t)(c->total % 32);
-    if (have) {  // zeros after the end are told apart by the length below
+    if (have) { // zeros after the end are told apart by the length below
         memset(last.rest + have, 0, 32 - have);
         take_in(last.lane, last.rest, 1);
     }
@@ -76,7 +76,7 @@ uint64_t pk_checksum_end(const struct pk_checksum *c)
 enum pk_status pk_checksum_file(struct pk_checksum *c, int fd, int64_t offset, int64_t n,
                                 const char *path, struct pk_err *err)
 {
-    enum { CHUNK = 1 << 18 };  // stays in the L2 cache between the copy and the sum
+    enum { CHUNK = 1 << 18 }; // stays in the L2 cache between the copy and the sum
     enum pk_status s = PK_OK;
     unsigned char *buffer;
     PK_TRY(pk_alloc(&buffer, CHUNK, 1, "checksum buffer", err));

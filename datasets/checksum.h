@@ -11,8 +11,8 @@
 
 struct pk_checksum {
     uint64_t lane[4];
-    uint64_t total;           // bytes so far
-    unsigned char rest[32];   // total % 32 bytes not yet taken in
+    uint64_t total;         // bytes so far
+    unsigned char rest[32]; // total % 32 bytes not yet taken in
 };
 
 /* The value depends on the bytes alone, not on how they are divided between updates. */

@@ -14,11 +14,11 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-struct corpus {               // pk_dataset.self
+struct corpus { // pk_dataset.self
     char dir[PK_PATH_MAX];
     struct pk_corpus_info info;
-    int *fd;                  // [info.shards], -1 while closed
-    char (*id)[PK_ID_MAX];    // [records]
+    int *fd;               // [info.shards], -1 while closed
+    char (*id)[PK_ID_MAX]; // [records]
 };
 
 static enum pk_status shard_path(const struct corpus *c, int64_t shard, char path[PK_PATH_MAX],
@@ -101,10 +101,11 @@ static enum pk_status open_shard_file(const char *path, const struct pk_shard_en
     if (*fd < 0) return pk_fail_errno(err, PK_EIO, "cannot open %s", path);
     if (fstat(*fd, &st) != 0) return pk_fail_errno(err, PK_EIO, "cannot stat %s", path);
     if (st.st_size != (off_t)e->bytes)
-        return pk_fail(err, PK_EDATA,
-                       "%s has %lld bytes, corpus.json says %lld: it was %s; copy or import it again",
-                       path, (long long)st.st_size, (long long)e->bytes,
-                       st.st_size < (off_t)e->bytes ? "truncated" : "changed");
+        return pk_fail(
+            err, PK_EDATA,
+            "%s has %lld bytes, corpus.json says %lld: it was %s; copy or import it again", path,
+            (long long)st.st_size, (long long)e->bytes,
+            st.st_size < (off_t)e->bytes ? "truncated" : "changed");
     return PK_OK;
 }
 
@@ -255,9 +256,9 @@ static enum pk_status verify_shard(const char *dir, const struct pk_shard_entry 
     if (s == PK_OK) s = pk_checksum_file(&sum, fd, 0, e->bytes, path, err);
     if (fd >= 0) close(fd);
     if (s == PK_OK && pk_checksum_end(&sum) != e->checksum)
-        s = pk_fail(err, PK_EDATA, "%s is damaged: its checksum is %016llx, corpus.json says %016llx",
-                    path, (unsigned long long)pk_checksum_end(&sum),
-                    (unsigned long long)e->checksum);
+        s = pk_fail(err, PK_EDATA,
+                    "%s is damaged: its checksum is %016llx, corpus.json says %016llx", path,
+                    (unsigned long long)pk_checksum_end(&sum), (unsigned long long)e->checksum);
     return s;
 }
 

@@ -10,31 +10,39 @@
 
 #include "core/data.h"
 
-enum { PK_CORPUS_SCHEMA = 1, PK_SHARD_VERSION = 1, PK_ID_MAX = 64, PK_STATEMENTS_MAX = 1024,
-       PK_SOURCES_MAX = 32, PK_TASKS_MAX = 32, PK_TARGETS_MAX = 16, PK_SAMPLES_MAX = 1 << 24 };
+enum {
+    PK_CORPUS_SCHEMA = 1,
+    PK_SHARD_VERSION = 1,
+    PK_ID_MAX = 64,
+    PK_STATEMENTS_MAX = 1024,
+    PK_SOURCES_MAX = 32,
+    PK_TASKS_MAX = 32,
+    PK_TARGETS_MAX = 16,
+    PK_SAMPLES_MAX = 1 << 24
+};
 
-struct pk_corpus_spec {           // what all records of a corpus share
+struct pk_corpus_spec { // what all records of a corpus share
     char modality[PK_NAME_MAX];
-    char version[64];             // of the source
-    char preprocessing[512];      // what was done to the samples, one line for people and cards
+    char version[64];        // of the source
+    char preprocessing[512]; // what was done to the samples, one line for people and cards
     double rate;
-    int32_t leads, samples;       // samples before padding
+    int32_t leads, samples; // samples before padding
     char lead_name[PK_LEADS_MAX][8];
-    char units[16];               // "mV"
+    char units[16]; // "mV"
     int32_t sources, tasks, targets;
     char source_name[PK_SOURCES_MAX][PK_NAME_MAX];
-    struct pk_task *task;         // names, classes and class names; label is not used here
+    struct pk_task *task; // names, classes and class names; label is not used here
     char target_name[PK_TARGETS_MAX][PK_NAME_MAX];
-    int64_t shard_records;        // records per shard; 0 chooses about 2 GB
+    int64_t shard_records; // records per shard; 0 chooses about 2 GB
 };
 
 struct pk_corpus_record {
-    char id[PK_ID_MAX];           // the source's identifier
-    char statements[PK_STATEMENTS_MAX];  // raw labels as the source writes them
+    char id[PK_ID_MAX];                 // the source's identifier
+    char statements[PK_STATEMENTS_MAX]; // raw labels as the source writes them
     struct pk_record meta;
-    const int16_t *signal;        // [leads, samples]
-    const uint8_t *label;         // all tasks of this record one after the other, or NULL
-    const float *target;          // [targets], NaN where missing, or NULL
+    const int16_t *signal; // [leads, samples]
+    const uint8_t *label;  // all tasks of this record one after the other, or NULL
+    const float *target;   // [targets], NaN where missing, or NULL
 };
 
 struct pk_corpus_writer;
@@ -46,7 +54,7 @@ enum pk_status pk_corpus_add(struct pk_corpus_writer *w, const struct pk_corpus_
                              struct pk_err *err);
 /* Computes per-source statistics on the way, writes corpus.json with counts and checksums. */
 enum pk_status pk_corpus_finish(struct pk_corpus_writer *w, struct pk_err *err);
-void pk_corpus_abandon(struct pk_corpus_writer *w);  // frees; removes unfinished shards
+void pk_corpus_abandon(struct pk_corpus_writer *w); // frees; removes unfinished shards
 
 /* Opens for reading: checks corpus.json and the layout of every shard, loads the columns. */
 enum pk_status pk_corpus_open(struct pk_dataset *out, const char *dir, struct pk_err *err);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JSON_LIMIT = 64 << 20 };  // bytes; a corpus of a billion records stays below
+enum { JSON_LIMIT = 64 << 20 }; // bytes; a corpus of a billion records stays below
 
 /* --- writing ------------------------------------------------------------------------------- */
 
@@ -122,8 +122,9 @@ static enum pk_status bad(struct reader *r, const char *member, const char *what
 static enum pk_status get_string(struct reader *r, const struct pk_json *j, const char *key,
                                  char *out, size_t size)
 {
-    const char *s = key ? pk_json_string(j, key, NULL)
-                        : j->kind == PK_JSON_STRING ? j->string : NULL;
+    const char *s = key                         ? pk_json_string(j, key, NULL)
+                    : j->kind == PK_JSON_STRING ? j->string
+                                                : NULL;
     if (!s) return bad(r, key ? key : "name", "is missing or no string");
     if (strlen(s) >= size) return bad(r, key ? key : s, "is too long");
     memcpy(out, s, strlen(s) + 1);
@@ -168,8 +169,9 @@ static enum pk_status get_array(struct reader *r, const struct pk_json *j, const
     *out = pk_json_get(j, key);
     if (!*out || (*out)->kind != PK_JSON_ARRAY) return bad(r, key, "is missing or no list");
     if ((*out)->count < low || (*out)->count > high)
-        return pk_fail(r->err, PK_EDATA, "%s: '%s' has %lld members, from %lld to %lld are possible",
-                       r->path, key, (long long)(*out)->count, (long long)low, (long long)high);
+        return pk_fail(r->err, PK_EDATA,
+                       "%s: '%s' has %lld members, from %lld to %lld are possible", r->path, key,
+                       (long long)(*out)->count, (long long)low, (long long)high);
     return PK_OK;
 }
 
@@ -208,7 +210,8 @@ static enum pk_status read_task(struct reader *r, const struct pk_json *j, struc
 {
     const struct pk_json *a;
     PK_TRY(get_string(r, j, "name", t->name, sizeof t->name));
-    if (!t->name[0] || strchr(t->name, '/')) return bad(r, "tasks", "has a name that is not allowed");
+    if (!t->name[0] || strchr(t->name, '/'))
+        return bad(r, "tasks", "has a name that is not allowed");
     PK_TRY(get_array(r, j, "classes", 1, 4096, &a));
     PK_TRY(pk_alloc(&t->class_name, (size_t)a->count, PK_NAME_MAX, "class names", r->err));
     t->classes = (int32_t)a->count;
@@ -276,12 +279,14 @@ static enum pk_status read_members(struct reader *r, const struct pk_json *j)
     struct pk_corpus_info *c = r->c;
     const struct pk_json *a;
     int64_t schema = pk_json_i64(j, "purkinje_corpus", -1);
-    if (schema < 0) return bad(r, "purkinje_corpus", "is missing: this is not the file of a corpus");
+    if (schema < 0)
+        return bad(r, "purkinje_corpus", "is missing: this is not the file of a corpus");
     if (schema != PK_CORPUS_SCHEMA)
-        return pk_fail(r->err, PK_EDATA,
-                       "%s: corpus schema %lld, this program reads schema %d; import the data again "
-                       "or use the program that wrote it",
-                       r->path, (long long)schema, PK_CORPUS_SCHEMA);
+        return pk_fail(
+            r->err, PK_EDATA,
+            "%s: corpus schema %lld, this program reads schema %d; import the data again "
+            "or use the program that wrote it",
+            r->path, (long long)schema, PK_CORPUS_SCHEMA);
     PK_TRY(get_string(r, j, "modality", c->spec.modality, sizeof c->spec.modality));
     PK_TRY(get_string(r, j, "version", c->spec.version, sizeof c->spec.version));
     PK_TRY(get_string(r, j, "preprocessing", c->spec.preprocessing, sizeof c->spec.preprocessing));

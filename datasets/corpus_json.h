@@ -5,7 +5,7 @@
 #include "datasets/corpus.h"
 
 struct pk_shard_entry {
-    char file[32];             // name in the folder, "shard-00000.h5"
+    char file[32]; // name in the folder, "shard-00000.h5"
     int64_t records;
     int64_t bytes;             // of the whole file
     int64_t offset;            // of the signal in it, bytes
@@ -13,9 +13,9 @@ struct pk_shard_entry {
     uint64_t columns_checksum; // of everything before and after the signal
 };
 
-struct pk_corpus_info {        // corpus.json, parsed; owns everything in it
-    struct pk_corpus_spec spec;     // spec.task has no label columns
-    int32_t padded;            // samples of a stored lead row
+struct pk_corpus_info {         // corpus.json, parsed; owns everything in it
+    struct pk_corpus_spec spec; // spec.task has no label columns
+    int32_t padded;             // samples of a stored lead row
     int64_t records;
     struct pk_source source[PK_SOURCES_MAX];
     int64_t shards, shard_capacity;

@@ -16,16 +16,16 @@
 
 struct pk_corpus_writer {
     char dir[PK_PATH_MAX];
-    struct pk_corpus_info info;     // shards finished so far; owns a copy of the tasks
-    struct pk_shard shard;          // columns of the shard being filled, room for `capacity`
-    struct pk_text statements;      // NUL terminated, one after the other
-    int64_t count;                  // records in it
-    int64_t entry_cap;              // of info.shard
-    FILE *raw;                      // its signal
+    struct pk_corpus_info info; // shards finished so far; owns a copy of the tasks
+    struct pk_shard shard;      // columns of the shard being filled, room for `capacity`
+    struct pk_text statements;  // NUL terminated, one after the other
+    int64_t count;              // records in it
+    int64_t entry_cap;          // of info.shard
+    FILE *raw;                  // its signal
     char raw_path[PK_PATH_MAX];
-    int16_t *row;                   // [leads, padded], one record on its way to the file
+    int16_t *row; // [leads, padded], one record on its way to the file
     struct pk_moments moments[PK_SOURCES_MAX][PK_LEADS_MAX];
-    bool failed;                    // an add failed: only abandoning makes sense
+    bool failed; // an add failed: only abandoning makes sense
 };
 
 /* --- checks of what the caller hands in ---------------------------------------------------- */
@@ -43,8 +43,8 @@ static enum pk_status check_task(const struct pk_task *t, struct pk_err *err)
 {
     if (!good_name(t->name, sizeof t->name) || t->classes < 1 || t->classes > 4096 ||
         !t->class_name)
-        return pk_fail(err, PK_EINVAL, "task '%.31s' needs a name without '/' and 1 to 4096 classes",
-                       t->name);
+        return pk_fail(err, PK_EINVAL,
+                       "task '%.31s' needs a name without '/' and 1 to 4096 classes", t->name);
     for (int32_t k = 0; k < t->classes; k++)
         if (strnlen(t->class_name[k], PK_NAME_MAX) == PK_NAME_MAX || !t->class_name[k][0])
             return pk_fail(err, PK_EINVAL, "task '%s': class %d needs a name of at most %d bytes",
@@ -57,13 +57,17 @@ static enum pk_status check_spec(const struct pk_corpus_spec *s, struct pk_err *
     if (!(s->rate > 0 && s->rate <= 1e6))
         return pk_fail(err, PK_EINVAL, "corpus rate %g Hz: more than 0 was expected", s->rate);
     if (s->leads < 1 || s->leads > PK_LEADS_MAX || s->samples < 1 || s->samples > PK_SAMPLES_MAX)
-        return pk_fail(err, PK_EINVAL, "corpus of %d leads x %d samples: 1 to %d leads and 1 to %d "
-                       "samples are possible", s->leads, s->samples, PK_LEADS_MAX, PK_SAMPLES_MAX);
-    if (s->sources < 1 || s->sources > PK_SOURCES_MAX || s->tasks < 0 ||
-        s->tasks > PK_TASKS_MAX || s->targets < 0 || s->targets > PK_TARGETS_MAX)
-        return pk_fail(err, PK_EINVAL, "corpus of %d sources, %d tasks, %d targets: 1 to %d, at most "
-                       "%d and at most %d are possible", s->sources, s->tasks, s->targets,
-                       PK_SOURCES_MAX, PK_TASKS_MAX, PK_TARGETS_MAX);
+        return pk_fail(err, PK_EINVAL,
+                       "corpus of %d leads x %d samples: 1 to %d leads and 1 to %d "
+                       "samples are possible",
+                       s->leads, s->samples, PK_LEADS_MAX, PK_SAMPLES_MAX);
+    if (s->sources < 1 || s->sources > PK_SOURCES_MAX || s->tasks < 0 || s->tasks > PK_TASKS_MAX ||
+        s->targets < 0 || s->targets > PK_TARGETS_MAX)
+        return pk_fail(err, PK_EINVAL,
+                       "corpus of %d sources, %d tasks, %d targets: 1 to %d, at most "
+                       "%d and at most %d are possible",
+                       s->sources, s->tasks, s->targets, PK_SOURCES_MAX, PK_TASKS_MAX,
+                       PK_TARGETS_MAX);
     for (int32_t l = 0; l < s->leads; l++)
         if (!good_name(s->lead_name[l], sizeof s->lead_name[l]))
             return pk_fail(err, PK_EINVAL, "lead %d of the corpus has no proper name", l);
@@ -111,8 +115,8 @@ static int64_t record_bytes(const struct pk_corpus_writer *w)
 
 static enum pk_status begin_shard(struct pk_corpus_writer *w, struct pk_err *err)
 {
-    PK_TRY(pk_path(w->raw_path, err, "%s/shard-%05lld.raw.part", w->dir,
-                   (long long)w->info.shards));
+    PK_TRY(
+        pk_path(w->raw_path, err, "%s/shard-%05lld.raw.part", w->dir, (long long)w->info.shards));
     PK_TRY(pk_open(&w->raw, w->raw_path, "wb+", err));
     w->count = 0;
     w->statements.len = 0;
@@ -149,8 +153,10 @@ static enum pk_status copy_signal(struct pk_corpus_writer *w, int fd, int64_t of
         s = pk_pread(fileno(w->raw), buffer, n, at, w->raw_path, err);
         for (size_t done = 0; done < n && s == PK_OK;) {
             ssize_t put = pwrite(fd, buffer + done, n - done, (off_t)(offset + at) + (off_t)done);
-            if (put <= 0) s = pk_fail_errno(err, PK_EWRITE, "cannot write %s", path);
-            else done += (size_t)put;
+            if (put <= 0)
+                s = pk_fail_errno(err, PK_EWRITE, "cannot write %s", path);
+            else
+                done += (size_t)put;
         }
         at += (int64_t)n;
         left -= (int64_t)n;
@@ -198,7 +204,7 @@ static enum pk_status end_shard(struct pk_corpus_writer *w, struct pk_err *err)
     PK_TRY(pk_path(path, err, "%s/%s", w->dir, e->file));
     PK_TRY(pk_path(part, err, "%s.part", path));
 
-    struct pk_shard s = w->shard;  // borrows the columns; only the statements are its own
+    struct pk_shard s = w->shard; // borrows the columns; only the statements are its own
     s.count = e->records = w->count;
     enum pk_status st = pack_statements(w, &s, err);
     if (st == PK_OK) st = pk_shard_write(part, &s, err);
@@ -232,9 +238,10 @@ static enum pk_status copy_tasks(struct pk_corpus_spec *to, const struct pk_corp
         const struct pk_task *f = &from->task[t];
         to->task[t] = (struct pk_task){.classes = f->classes};
         memcpy(to->task[t].name, f->name, sizeof f->name);
-        PK_TRY(pk_alloc(&to->task[t].class_name, (size_t)f->classes, PK_NAME_MAX, "class names",
-                        err));
-        for (int32_t k = 0; k < f->classes; k++)  // bytes after the NUL must not depend on the caller
+        PK_TRY(
+            pk_alloc(&to->task[t].class_name, (size_t)f->classes, PK_NAME_MAX, "class names", err));
+        for (int32_t k = 0; k < f->classes;
+             k++) // bytes after the NUL must not depend on the caller
             snprintf(to->task[t].class_name[k], PK_NAME_MAX, "%s", f->class_name[k]);
     }
     return PK_OK;
@@ -263,8 +270,10 @@ static enum pk_status start(struct pk_corpus_writer *w, const char *dir,
     PK_TRY(pk_path(w->dir, err, "%s", dir));
     PK_TRY(pk_path(path, err, "%s/corpus.json", dir));
     if (pk_exists(path))
-        return pk_fail(err, PK_EWRITE, "%s holds a corpus already; choose another folder or remove "
-                       "it first", dir);
+        return pk_fail(err, PK_EWRITE,
+                       "%s holds a corpus already; choose another folder or remove "
+                       "it first",
+                       dir);
     PK_TRY(pk_mkdirs(dir, err));
     w->info.spec = *spec;
     PK_TRY(copy_tasks(&w->info.spec, spec, err));
@@ -273,8 +282,8 @@ static enum pk_status start(struct pk_corpus_writer *w, const char *dir,
     int64_t capacity = spec->shard_records;
     if (capacity < 1) capacity = PK_MAX((int64_t)2000000000 / record_bytes(w), (int64_t)1);
     w->info.shard_capacity = capacity;
-    w->shard = (struct pk_shard){
-        .spec = &w->info.spec, .count = capacity, .padded = w->info.padded};
+    w->shard =
+        (struct pk_shard){.spec = &w->info.spec, .count = capacity, .padded = w->info.padded};
     PK_TRY(pk_alloc(&w->row, (size_t)record_bytes(w), 1, "record buffer", err));
     return pk_shard_alloc(&w->shard, err);
 }
@@ -323,8 +332,10 @@ static enum pk_status add(struct pk_corpus_writer *w, const struct pk_corpus_rec
     for (int32_t t = 0; t < spec->tasks; t++) {
         size_t k = (size_t)spec->task[t].classes;
         uint8_t *to = w->shard.label[t] + (size_t)i * k;
-        if (label) memcpy(to, label, k);
-        else memset(to, 0, k);
+        if (label)
+            memcpy(to, label, k);
+        else
+            memset(to, 0, k);
         if (label) label += k;
     }
     for (int32_t t = 0; t < spec->targets; t++)
@@ -342,7 +353,7 @@ enum pk_status pk_corpus_add(struct pk_corpus_writer *w, const struct pk_corpus_
                              struct pk_err *err)
 {
     if (w->failed) return pk_fail(err, PK_EINVAL, "corpus %s failed before; abandon it", w->dir);
-    PK_TRY(check_record(&w->info.spec, r, err));  // refused alone: the corpus is still fine
+    PK_TRY(check_record(&w->info.spec, r, err)); // refused alone: the corpus is still fine
     enum pk_status s = add(w, r, err);
     w->failed = s != PK_OK;
     return s;
@@ -395,8 +406,10 @@ static void writer_free(struct pk_corpus_writer *w)
 enum pk_status pk_corpus_finish(struct pk_corpus_writer *w, struct pk_err *err)
 {
     enum pk_status s = finish(w, err);
-    if (s != PK_OK) pk_corpus_abandon(w);
-    else writer_free(w);
+    if (s != PK_OK)
+        pk_corpus_abandon(w);
+    else
+        writer_free(w);
     return s;
 }
 

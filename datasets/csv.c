@@ -10,7 +10,7 @@ struct reader {
     char *at, *end;
     char *line_start;
     int32_t line;
-    int64_t count, room;  // of table->all
+    int64_t count, room; // of table->all
 };
 
 static enum pk_status fail_here(const struct reader *r, const char *where, struct pk_err *err,
@@ -76,7 +76,8 @@ static enum pk_status read_quoted(struct reader *r, char **stop, struct pk_err *
     }
     *stop = to;
     if (r->at < r->end && *r->at != ',' && *r->at != '\r' && *r->at != '\n')
-        return fail_here(r, r->at, err, "text after the closing quote; a quote inside a field is "
+        return fail_here(r, r->at, err,
+                         "text after the closing quote; a quote inside a field is "
                          "written twice");
     return PK_OK;
 }
@@ -84,8 +85,7 @@ static enum pk_status read_quoted(struct reader *r, char **stop, struct pk_err *
 static enum pk_status read_bare(struct reader *r, char **stop, struct pk_err *err)
 {
     while (r->at < r->end && *r->at != ',' && *r->at != '\r' && *r->at != '\n') {
-        if (*r->at == '"')
-            return fail_here(r, r->at, err, "a quote inside an unquoted field");
+        if (*r->at == '"') return fail_here(r, r->at, err, "a quote inside an unquoted field");
         r->at++;
     }
     *stop = r->at;
@@ -115,7 +115,7 @@ static enum pk_status read_field(struct reader *r, bool *more, struct pk_err *er
         r->line += line_end;
         if (line_end) r->line_start = r->at;
     }
-    *stop = 0;  // over the separator or quote, or the NUL that ends the buffer
+    *stop = 0; // over the separator or quote, or the NUL that ends the buffer
     return PK_OK;
 }
 
@@ -150,8 +150,8 @@ static enum pk_status read_table(struct reader *r, struct pk_err *err)
         int32_t fields, line = r->line;
         PK_TRY(read_row(r, &fields, err));
         if (fields != t->columns)
-            return pk_fail(err, PK_EDATA, "%s:%d: this row has %d fields, the header has %d", t->path,
-                           line, fields, t->columns);
+            return pk_fail(err, PK_EDATA, "%s:%d: this row has %d fields, the header has %d",
+                           t->path, line, fields, t->columns);
         t->rows++;
     }
     t->header = t->all;

@@ -1,9 +1,9 @@
 /* import.c -- forked workers, a ring of shared slots, results in input order (see import.h).
  *
  * Each worker has one socket: the parent sends item numbers, the worker answers each with the same
- * number once its slot is filled. At most DEPTH items wait at a worker, so it never starves while the
- * parent writes. A closed socket means the worker is gone: the first item it had not answered is the
- * culprit, the others go to its replacement. */
+ * number once its slot is filled. At most DEPTH items wait at a worker, so it never starves while
+ * the parent writes. A closed socket means the worker is gone: the first item it had not answered
+ * is the culprit, the others go to its replacement. */
 #include "datasets/import.h"
 
 #include <errno.h>
@@ -19,27 +19,27 @@
 
 enum { DEPTH = 4, SLOTS_PER_WORKER = 2 * DEPTH, IDLE_DEATHS_MAX = 100 };
 
-struct slot_head {  // in shared memory, before the result; padded to 64 bytes
+struct slot_head { // in shared memory, before the result; padded to 64 bytes
     enum pk_status status;
     char message[PK_ERR_MAX];
 };
 
 struct worker {
     pid_t pid;
-    int fd;                // our end of the socket, -1 when there is no worker
+    int fd; // our end of the socket, -1 when there is no worker
     int32_t waiting;
-    int64_t item[DEPTH];   // not yet answered, oldest first
-    double since;          // when item[0] became the oldest
+    int64_t item[DEPTH]; // not yet answered, oldest first
+    double since;        // when item[0] became the oldest
 };
 
 struct pool {
     const struct pk_import *job;
-    struct worker *worker;  // [job->workers]
-    unsigned char *memory;  // [slots, stride], shared
+    struct worker *worker; // [job->workers]
+    unsigned char *memory; // [slots, stride], shared
     size_t stride;
     int64_t slots;
-    bool *done;             // [slots]
-    int64_t *again;         // [again_count] items of dead workers, to be handed out first
+    bool *done;     // [slots]
+    int64_t *again; // [again_count] items of dead workers, to be handed out first
     int64_t again_count;
     int64_t next_send, next_take;
     int64_t idle_deaths;
@@ -89,7 +89,7 @@ static void work(const struct pool *p, int fd)
         memcpy(head->message, err.message, sizeof head->message);
         if (!send_item(fd, item)) break;
     }
-    _exit(0);  // not exit(): the parent's buffers and handlers are not ours
+    _exit(0); // not exit(): the parent's buffers and handlers are not ours
 }
 
 static enum pk_status start_worker(struct pool *p, struct worker *w, struct pk_err *err)
@@ -139,27 +139,33 @@ static enum pk_status replace_worker(struct pool *p, struct worker *w, bool stal
     bool answered = false;
     int how = 0;
     int64_t answer;
-    kill(w->pid, SIGKILL);  // the socket may be closed while the process still lingers
+    kill(w->pid, SIGKILL); // the socket may be closed while the process still lingers
     wait_for(w, &how);
     // what it finished before it died is still in the socket
     while (recv(w->fd, &answer, sizeof answer, MSG_DONTWAIT) == (ssize_t)sizeof answer)
         answered = note_answer(p, w, answer) || answered;
     close(w->fd);
     w->fd = -1;
-    if (stalled && answered) {  // it answered just before it was ended: nobody is to blame
+    if (stalled && answered) { // it answered just before it was ended: nobody is to blame
         for (int32_t i = 0; i < w->waiting; i++) p->again[p->again_count++] = w->item[i];
     } else if (w->waiting) {
         struct slot_head *head = slot_of(p, w->item[0]);
         head->status = PK_EDATA;
         if (stalled)
-            snprintf(head->message, sizeof head->message, "its conversion took longer than %g s and "
-                     "was ended", p->job->stall_seconds > 0 ? p->job->stall_seconds : 120);
+            snprintf(head->message, sizeof head->message,
+                     "its conversion took longer than %g s and "
+                     "was ended",
+                     p->job->stall_seconds > 0 ? p->job->stall_seconds : 120);
         else if (WIFSIGNALED(how))
-            snprintf(head->message, sizeof head->message, "the worker process died of signal %d "
-                     "while converting it", WTERMSIG(how));
+            snprintf(head->message, sizeof head->message,
+                     "the worker process died of signal %d "
+                     "while converting it",
+                     WTERMSIG(how));
         else
-            snprintf(head->message, sizeof head->message, "the worker process ended with code %d "
-                     "while converting it", WEXITSTATUS(how));
+            snprintf(head->message, sizeof head->message,
+                     "the worker process ended with code %d "
+                     "while converting it",
+                     WEXITSTATUS(how));
         p->done[w->item[0] % p->slots] = true;
         for (int32_t i = 1; i < w->waiting; i++) p->again[p->again_count++] = w->item[i];
     } else if (++p->idle_deaths > IDLE_DEATHS_MAX) {
@@ -184,8 +190,10 @@ static enum pk_status hand_out(struct pool *p, struct pk_err *err)
             PK_TRY(replace_worker(p, best, false, err));
             continue;
         }
-        if (repeat) p->again_count--;
-        else p->next_send++;
+        if (repeat)
+            p->again_count--;
+        else
+            p->next_send++;
         if (best->waiting == 0) best->since = pk_seconds();
         best->item[best->waiting++] = item;
     }
@@ -263,7 +271,7 @@ enum pk_status pk_import_run(const struct pk_import *job, struct pk_err *err)
         int how;
         if (p.worker[i].fd < 0) continue;
         if (s != PK_OK) kill(p.worker[i].pid, SIGKILL);
-        close(p.worker[i].fd);  // an idle worker ends when it sees that
+        close(p.worker[i].fd); // an idle worker ends when it sees that
         wait_for(&p.worker[i], &how);
     }
     free(p.worker);

@@ -1,8 +1,9 @@
 /* import.h -- converting many files in parallel, in order, without trusting any of them.
  *
- * Worker processes convert items into slots of shared memory; the parent hands the results on in the
- * order of the items, so what is written does not depend on the number of workers. A worker that
- * dies or hangs costs the one item it was at: that item is rejected and the worker replaced. */
+ * Worker processes convert items into slots of shared memory; the parent hands the results on in
+ * the order of the items, so what is written does not depend on the number of workers. A worker
+ * that dies or hangs costs the one item it was at: that item is rejected and the worker replaced.
+ */
 #ifndef PK_IMPORT_H
 #define PK_IMPORT_H
 
@@ -11,14 +12,14 @@
 enum { PK_IMPORT_WORKERS_MAX = 256 };
 
 struct pk_import {
-    int64_t count;         // items, numbered from 0
-    size_t slot_bytes;     // of one result
-    int32_t workers;       // 1..PK_IMPORT_WORKERS_MAX processes
-    double stall_seconds;  // a worker at one item for longer is killed; 0 means 120
-    void *self;            // passed to the functions below
-    /* In a worker: fills slot (zeroed, 64-byte aligned) from item. A failure rejects the item, except
-     * PK_ENOMEM, which says nothing about the item and ends the import. What it changes elsewhere in
-     * memory is lost. */
+    int64_t count;        // items, numbered from 0
+    size_t slot_bytes;    // of one result
+    int32_t workers;      // 1..PK_IMPORT_WORKERS_MAX processes
+    double stall_seconds; // a worker at one item for longer is killed; 0 means 120
+    void *self;           // passed to the functions below
+    /* In a worker: fills slot (zeroed, 64-byte aligned) from item. A failure rejects the item,
+     * except PK_ENOMEM, which says nothing about the item and ends the import. What it changes
+     * elsewhere in memory is lost. */
     enum pk_status (*convert)(void *self, int64_t item, void *slot, struct pk_err *err);
     /* In the parent, for item 0, 1, 2 ...: takes the result, or the reason why there is none. A
      * failure ends the import. */

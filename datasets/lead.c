@@ -13,7 +13,7 @@ int32_t pk_lead_index(const char *name)
 {
     name += strspn(name, " \t");
     size_t n = strcspn(name, " \t");
-    if (name[n + strspn(name + n, " \t")]) return -1;  // two words
+    if (name[n + strspn(name + n, " \t")]) return -1; // two words
     for (int32_t i = 0; i < PK_LEADS_ECG; i++)
         if (strlen(pk_lead_ecg[i]) == n && !strncasecmp(pk_lead_ecg[i], name, n)) return i;
     return -1;
@@ -24,9 +24,9 @@ double pk_lead_millivolts(const char *units)
     static const struct {
         const char *name;
         double factor;
-    } known[] = {{"mV", 1},      {"uV", 1e-3},          {"\xc2\xb5V", 1e-3},  // micro sign, UTF-8
-                 {"V", 1e3},     {"\xce\xbcV", 1e-3},   // Greek mu
-                 {"\xb5V", 1e-3},                       // micro sign, Latin-1
+    } known[] = {{"mV", 1},       {"uV", 1e-3},        {"\xc2\xb5V", 1e-3}, // micro sign, UTF-8
+                 {"V", 1e3},      {"\xce\xbcV", 1e-3},                      // Greek mu
+                 {"\xb5V", 1e-3},                                           // micro sign, Latin-1
                  {"nV", 1e-6}};
     for (size_t i = 0; i < PK_COUNT(known); i++)
         if (!strcasecmp(units, known[i].name)) return known[i].factor;
@@ -42,9 +42,12 @@ static int64_t fill_gaps(double *x, int64_t n)
         int64_t gap = i - last - 1;
         if (gap > 0 && last < 0 && i == n) return n;
         for (int64_t k = last + 1; k < i; k++) {
-            if (last < 0) x[k] = x[i];
-            else if (i == n) x[k] = x[last];
-            else x[k] = x[last] + (x[i] - x[last]) * (double)(k - last) / (double)(i - last);
+            if (last < 0)
+                x[k] = x[i];
+            else if (i == n)
+                x[k] = x[last];
+            else
+                x[k] = x[last] + (x[i] - x[last]) * (double)(k - last) / (double)(i - last);
         }
         filled += gap;
         last = i;
@@ -70,7 +73,7 @@ enum pk_status pk_lead_quantise(double *mv, int64_t n, int16_t *dst, int64_t sam
     if (!(peak < 1e30)) return pk_fail(err, PK_EDATA, "values as large as %g mV", peak);
     if (low == high) *quality |= PK_QUALITY_FLAT;
     if (!(rint(peak * 1000) <= 32767)) {
-        *scale = nextafterf((float)(peak / 32767), INFINITY);  // the stored number is the divisor
+        *scale = nextafterf((float)(peak / 32767), INFINITY); // the stored number is the divisor
         lsb = (double)*scale;
     }
     for (int64_t i = 0; i < n; i++)
@@ -79,7 +82,8 @@ enum pk_status pk_lead_quantise(double *mv, int64_t n, int16_t *dst, int64_t sam
 }
 
 static enum pk_status convert_lead(struct pk_lead_rows *rows, const struct pk_wfdb_record *record,
-                                   int32_t channel, int32_t lead, int32_t samples, struct pk_err *err)
+                                   int32_t channel, int32_t lead, int32_t samples,
+                                   struct pk_err *err)
 {
     const struct pk_wfdb_channel *c = &record->channel[channel];
     double factor = pk_lead_millivolts(c->units), *mv;
@@ -90,10 +94,12 @@ static enum pk_status convert_lead(struct pk_lead_rows *rows, const struct pk_wf
     PK_TRY(pk_alloc(&mv, (size_t)c->count, sizeof *mv, "lead", err));
     pk_wfdb_physical(c, mv);
     for (int64_t i = 0; factor != 1 && i < c->count; i++) mv[i] *= factor;
-    enum pk_status s = pk_lead_quantise(mv, c->count, rows->signal + (int64_t)lead * samples, samples,
-                                        &rows->scale[lead], &rows->quality, &present, err);
-    if (s != PK_OK) pk_err_context(err, "%s: lead %s", record->header.path, pk_lead_ecg[lead]);
-    else if (present) rows->lead_mask |= (uint16_t)(1u << lead);
+    enum pk_status s = pk_lead_quantise(mv, c->count, rows->signal + (int64_t)lead * samples,
+                                        samples, &rows->scale[lead], &rows->quality, &present, err);
+    if (s != PK_OK)
+        pk_err_context(err, "%s: lead %s", record->header.path, pk_lead_ecg[lead]);
+    else if (present)
+        rows->lead_mask |= (uint16_t)(1u << lead);
     free(mv);
     return s;
 }
@@ -112,14 +118,15 @@ enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb
         int32_t lead = pk_lead_index(c->description);
         if (lead < 0) continue;
         if (found[lead] >= 0)
-            return pk_fail(err, PK_EDATA, "%s: signals %d and %d are both lead %s", path, found[lead],
-                           i, pk_lead_ecg[lead]);
+            return pk_fail(err, PK_EDATA, "%s: signals %d and %d are both lead %s", path,
+                           found[lead], i, pk_lead_ecg[lead]);
         if (!(fabs(record->header.rate * c->samples_per_frame - rate) <= 1e-6 * rate))
             return pk_fail(err, PK_EDATA, "%s: lead %s has %g samples per second, %g were expected",
-                           path, pk_lead_ecg[lead], record->header.rate * c->samples_per_frame, rate);
+                           path, pk_lead_ecg[lead], record->header.rate * c->samples_per_frame,
+                           rate);
         if (c->count < 1 || c->count > samples)
-            return pk_fail(err, PK_EDATA, "%s: lead %s has %lld samples, 1 to %d were expected", path,
-                           pk_lead_ecg[lead], (long long)c->count, samples);
+            return pk_fail(err, PK_EDATA, "%s: lead %s has %lld samples, 1 to %d were expected",
+                           path, pk_lead_ecg[lead], (long long)c->count, samples);
         found[lead] = i;
         rows->length = (int32_t)c->count;
         count++;
@@ -135,7 +142,6 @@ enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb
         else
             for (int32_t i = 0; i < samples; i++) row[i] = PK_INVALID;
     }
-    if (!rows->lead_mask)
-        return pk_fail(err, PK_EDATA, "%s: no lead has a valid sample", path);
+    if (!rows->lead_mask) return pk_fail(err, PK_EDATA, "%s: no lead has a valid sample", path);
     return PK_OK;
 }

@@ -14,16 +14,16 @@ int32_t pk_lead_index(const char *name);
 /* Millivolts per unit: "mV", "uV" and its micro signs, "nV", "V"; 0 for anything else. */
 double pk_lead_millivolts(const char *units);
 
-struct pk_lead_rows {         // a record as the corpus stores it
-    int32_t length;           // valid samples
-    uint16_t lead_mask;       // bit l: lead l is present
-    uint32_t quality;         // PK_QUALITY_*
-    float scale[PK_LEADS_MAX];  // mV per LSB
-    int16_t *signal;          // [leads, samples], not owned
+struct pk_lead_rows {          // a record as the corpus stores it
+    int32_t length;            // valid samples
+    uint16_t lead_mask;        // bit l: lead l is present
+    uint32_t quality;          // PK_QUALITY_*
+    float scale[PK_LEADS_MAX]; // mV per LSB
+    int16_t *signal;           // [leads, samples], not owned
 };
 
-/* One lead of n samples in mV (NaN: no value) to dst [samples], n <= samples. The LSB is 1 uV, or as
- * much larger as it takes for nothing to clip. NaNs are interpolated linearly, at the ends the
+/* One lead of n samples in mV (NaN: no value) to dst [samples], n <= samples. The LSB is 1 uV, or
+ * as much larger as it takes for nothing to clip. NaNs are interpolated linearly, at the ends the
  * nearest value is kept (PK_QUALITY_INVALID); what lies after n is PK_INVALID. A constant lead is
  * flagged PK_QUALITY_FLAT. A lead without any value is PK_INVALID throughout; *present tells. mv is
  * overwritten.
@@ -31,10 +31,10 @@ struct pk_lead_rows {         // a record as the corpus stores it
 enum pk_status pk_lead_quantise(double *mv, int64_t n, int16_t *dst, int64_t samples, float *scale,
                                 uint32_t *quality, bool *present, struct pk_err *err);
 
-/* The standard leads of a WFDB record, found by name, into rows->signal [12, samples]; other signals
- * are left out, leads that are not there are PK_INVALID and absent from the mask.
- * Errors  PK_EDATA the rate is not `rate`, more than `samples` samples, units that are not volts, a
- *                  lead twice, no standard lead or none with a value */
+/* The standard leads of a WFDB record, found by name, into rows->signal [12, samples]; other
+ * signals are left out, leads that are not there are PK_INVALID and absent from the mask. Errors
+ * PK_EDATA the rate is not `rate`, more than `samples` samples, units that are not volts, a lead
+ * twice, no standard lead or none with a value */
 enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb_record *record,
                                  double rate, int32_t samples, struct pk_err *err);
 

@@ -5,14 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLE_MAX = 256 << 20 };  // bytes; the official table has 6 MB
+enum { TABLE_MAX = 256 << 20 }; // bytes; the official table has 6 MB
 
-/* One number for one person in every corpus made from PTB-XL, and unlike other databases' numbers. */
+/* One number for one person in every corpus made from PTB-XL, and unlike other databases' numbers.
+ */
 static const uint64_t patient_seed = 0x5074622d584c0001u;
 
 enum { ID, PATIENT, AGE, SEX, CODES, FOLD, LOW, HIGH, COLUMNS };
-static const char *const columns[COLUMNS] = {"ecg_id", "patient_id", "age",         "sex",
-                                             "scp_codes", "strat_fold", "filename_lr", "filename_hr"};
+static const char *const columns[COLUMNS] = {
+    "ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr"};
 
 static enum pk_status take_number(const struct pk_csv *t, int64_t row, int32_t column, double low,
                                   double high, float *out, struct pk_err *err)
@@ -51,7 +52,7 @@ static enum pk_status take_row(const struct pk_csv *t, int64_t i, const int32_t 
     r->fold = (int16_t)fold;
     int n = snprintf(text, sizeof text, "%lld", (long long)patient);
     r->patient = pk_hash64(text, (size_t)n, patient_seed);
-    if (r->patient == 0) r->patient = 1;  // 0 says "unknown"
+    if (r->patient == 0) r->patient = 1; // 0 says "unknown"
     PK_TRY(take_number(t, i, at[AGE], 0, 300, &r->age, err));
     PK_TRY(take_number(t, i, at[SEX], 0, 1, &r->sex, err));
     r->statements = pk_csv_text(t, i, at[CODES]);
@@ -89,17 +90,17 @@ static enum pk_status open_tables(struct pk_ptbxl *p, const char *folder, struct
     int32_t at[COLUMNS];
     PK_TRY(pk_path(path, err, "%s/ptbxl_database.csv", folder));
     PK_TRY(pk_csv_load(&p->database, path, TABLE_MAX, err));
-    for (int i = 0; i < COLUMNS; i++)
-        PK_TRY(pk_csv_column(&p->database, columns[i], &at[i], err));
+    for (int i = 0; i < COLUMNS; i++) PK_TRY(pk_csv_column(&p->database, columns[i], &at[i], err));
     p->count = p->database.rows;
     if (p->count == 0) return pk_fail(err, PK_EDATA, "%s has no rows", path);
     PK_TRY(pk_alloc(&p->row, (size_t)p->count, sizeof *p->row, "rows", err));
-    for (int64_t i = 0; i < p->count; i++)
-        PK_TRY(take_row(&p->database, i, at, &p->row[i], err));
+    for (int64_t i = 0; i < p->count; i++) PK_TRY(take_row(&p->database, i, at, &p->row[i], err));
     PK_TRY(check_unique(p, err));
     // releases differ in rows: 38 records were withdrawn in 1.0.3
     snprintf(p->version, sizeof p->version, "PTB-XL%s",
-             p->count == 21799 ? " 1.0.3" : p->count == 21837 ? " 1.0.1" : "");
+             p->count == 21799   ? " 1.0.3"
+             : p->count == 21837 ? " 1.0.1"
+                                 : "");
     return pk_ptbxl_label(p, folder, err);
 }
 

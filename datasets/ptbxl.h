@@ -1,4 +1,5 @@
-/* ptbxl.h -- the tables of PTB-XL (Wagner et al. 2020): rows, folds, patients and the six labellings.
+/* ptbxl.h -- the tables of PTB-XL (Wagner et al. 2020): rows, folds, patients and the six
+ * labellings.
  *
  * Reads ptbxl_database.csv and scp_statements.csv of a PTB-XL folder. The tasks are those of
  * Strodthoff et al. 2021 (helme/ecg_ptbxl_benchmarking): every statement counts whatever its
@@ -11,29 +12,29 @@
 #include "datasets/csv.h"
 
 enum {
-    PK_PTBXL_TASKS = 6,        // all diagnostic subdiagnostic superdiagnostic form rhythm
-    PK_PTBXL_TARGETS = 2,      // age sex
-    PK_PTBXL_STATEMENTS = 256  // most statements of scp_statements.csv, and of a row
+    PK_PTBXL_TASKS = 6,       // all diagnostic subdiagnostic superdiagnostic form rhythm
+    PK_PTBXL_TARGETS = 2,     // age sex
+    PK_PTBXL_STATEMENTS = 256 // most statements of scp_statements.csv, and of a row
 };
 
 struct pk_ptbxl_row {
     int64_t ecg_id;
-    uint64_t patient;        // hash of the patient's number, never 0
-    int16_t fold;            // strat_fold, 1..10
-    float age;               // years, as in the table: 300 stands for "over 89". NaN if missing
-    float sex;               // 0 male, 1 female (the table's code). NaN if missing
-    const char *statements;  // scp_codes as written
-    const char *file_low;    // filename_lr: record at 100 Hz, relative to the folder
-    const char *file_high;   // filename_hr: record at 500 Hz
-    int32_t line;            // in ptbxl_database.csv
+    uint64_t patient;       // hash of the patient's number, never 0
+    int16_t fold;           // strat_fold, 1..10
+    float age;              // years, as in the table: 300 stands for "over 89". NaN if missing
+    float sex;              // 0 male, 1 female (the table's code). NaN if missing
+    const char *statements; // scp_codes as written
+    const char *file_low;   // filename_lr: record at 100 Hz, relative to the folder
+    const char *file_high;  // filename_hr: record at 500 Hz
+    int32_t line;           // in ptbxl_database.csv
 };
 
 struct pk_ptbxl {
-    char version[64];             // "PTB-XL 1.0.3" where the number of rows tells it
+    char version[64]; // "PTB-XL 1.0.3" where the number of rows tells it
     int64_t count;
-    struct pk_ptbxl_row *row;     // [count], in the order of the table
-    struct pk_task task[PK_PTBXL_TASKS];  // labels [count, classes]
-    struct pk_csv database;       // owns the texts
+    struct pk_ptbxl_row *row;            // [count], in the order of the table
+    struct pk_task task[PK_PTBXL_TASKS]; // labels [count, classes]
+    struct pk_csv database;              // owns the texts
 };
 
 /* Reads and checks both tables.
@@ -41,7 +42,7 @@ struct pk_ptbxl {
  *         PK_EDATA  a column is missing (the message lists those that are there), a value is not
  *                   what the column holds, a statement is unknown: file:line:column */
 enum pk_status pk_ptbxl_open(struct pk_ptbxl *out, const char *folder, struct pk_err *err);
-void pk_ptbxl_free(struct pk_ptbxl *p);  // safe on a zeroed struct
+void pk_ptbxl_free(struct pk_ptbxl *p); // safe on a zeroed struct
 
 /* ---- ptbxl_labels.c ---- */
 

@@ -11,19 +11,19 @@
 
 enum { SECONDS = 10, MISSING_SHOWN = 5 };
 
-struct result {  // of a worker
+struct result { // of a worker
     struct pk_lead_rows rows;
-    int16_t signal[];  // [12, samples]
+    int16_t signal[]; // [12, samples]
 };
 
 struct state {
     const struct pk_ptbxl_import *job;
     struct pk_ptbxl_summary *sum;
     struct pk_ptbxl table;
-    int64_t *pick;         // [present] rows that are imported, in the order of the table
+    int64_t *pick; // [present] rows that are imported, in the order of the table
     int64_t present;
     int32_t samples;
-    uint8_t *label;        // of one record, all tasks
+    uint8_t *label; // of one record, all tasks
     struct pk_corpus_writer *writer;
     struct pk_text report_text;
     struct pk_json_writer report;
@@ -66,12 +66,13 @@ static const char *absent(const struct state *st, int64_t row, char path[PK_PATH
 static enum pk_status fail_missing(const struct state *st, const struct pk_text *first,
                                    struct pk_err *err)
 {
-    return pk_fail(err, PK_EMISSING,
-                   "%lld of %lld records of %s are missing, the first of them %s%s\nhelp: "
-                   "--allow-missing imports the others and lists these in the report; --folds takes "
-                   "only the folds you have", (long long)st->sum->missing,
-                   (long long)st->sum->selected, st->job->folder, first->s ? first->s : "",
-                   st->sum->missing > MISSING_SHOWN ? ", ..." : "");
+    return pk_fail(
+        err, PK_EMISSING,
+        "%lld of %lld records of %s are missing, the first of them %s%s\nhelp: "
+        "--allow-missing imports the others and lists these in the report; --folds takes "
+        "only the folds you have",
+        (long long)st->sum->missing, (long long)st->sum->selected, st->job->folder,
+        first->s ? first->s : "", st->sum->missing > MISSING_SHOWN ? ", ..." : "");
 }
 
 static enum pk_status choose_records(struct state *st, struct pk_err *err)
@@ -93,7 +94,8 @@ static enum pk_status choose_records(struct state *st, struct pk_err *err)
         snprintf(why, sizeof why, "its %s file is not there", suffix);
         report_record(st, i, "missing", why);
     }
-    if (st->sum->missing && !st->job->allow_missing) s = fail_missing(st, &first, err);
+    if (st->sum->missing && !st->job->allow_missing)
+        s = fail_missing(st, &first, err);
     else if (!st->present)
         s = pk_fail(err, PK_EMISSING, "none of the %lld records asked for is in %s",
                     (long long)st->sum->selected, st->job->folder);
@@ -111,7 +113,8 @@ static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_er
     char path[PK_PATH_MAX];
     r->rows.signal = r->signal;
     PK_TRY(pk_path(path, err, "%s/%s", st->job->folder, file_of(st, st->pick[item])));
-    PK_TRY(pk_wfdb_read(&record, path, NULL, err));
+    const struct pk_wfdb_options options = {.max_frames = st->samples};
+    PK_TRY(pk_wfdb_read(&record, path, &options, err));
     enum pk_status s = pk_lead_from_wfdb(&r->rows, &record, st->job->rate, st->samples, err);
     pk_wfdb_free(&record);
     return s;
@@ -143,9 +146,10 @@ static enum pk_status accept(void *self, int64_t item, const void *slot, struct 
     memcpy(out.meta.scale, r->rows.scale, sizeof out.meta.scale);
     const char *id = slash ? slash + 1 : file;
     if (strlen(id) >= sizeof out.id || strlen(row->statements) >= sizeof out.statements)
-        return pk_fail(err, PK_EDATA, "%s:%d: record name or scp_codes is longer than a corpus "
-                       "holds (%d and %d bytes)", st->table.database.path, row->line, PK_ID_MAX - 1,
-                       PK_STATEMENTS_MAX - 1);
+        return pk_fail(err, PK_EDATA,
+                       "%s:%d: record name or scp_codes is longer than a corpus "
+                       "holds (%d and %d bytes)",
+                       st->table.database.path, row->line, PK_ID_MAX - 1, PK_STATEMENTS_MAX - 1);
     snprintf(out.id, sizeof out.id, "%s", id);
     snprintf(out.statements, sizeof out.statements, "%s", row->statements);
     uint8_t *label = st->label;
@@ -179,9 +183,10 @@ static enum pk_status create_corpus(struct state *st, struct pk_err *err)
     PK_TRY(pk_alloc(&spec, 1, sizeof *spec, "corpus description", err));
     snprintf(spec->modality, sizeof spec->modality, "ecg");
     snprintf(spec->version, sizeof spec->version, "%s", st->table.version);
-    snprintf(spec->preprocessing, sizeof spec->preprocessing,
-             "no filter, no resampling; leads by name; int16 with LSB 0.001 mV (larger where a lead "
-             "would clip); samples without value interpolated linearly");
+    snprintf(
+        spec->preprocessing, sizeof spec->preprocessing,
+        "no filter, no resampling; leads by name; int16 with LSB 0.001 mV (larger where a lead "
+        "would clip); samples without value interpolated linearly");
     snprintf(spec->units, sizeof spec->units, "mV");
     spec->rate = st->job->rate;
     spec->leads = PK_LEADS_ECG;
@@ -241,17 +246,17 @@ static enum pk_status import(struct state *st, struct pk_err *err)
     open_report(st);
     PK_TRY(choose_records(st, err));
     PK_TRY(create_corpus(st, err));
-    const struct pk_import pool = {
-        .count = st->present,
-        .slot_bytes = sizeof(struct result) + (size_t)PK_LEADS_ECG * (size_t)st->samples * 2,
-        .workers = st->job->workers,
-        .self = st,
-        .convert = convert,
-        .accept = accept,
-        .reject = reject};
+    const struct pk_import pool = {.count = st->present,
+                                   .slot_bytes = sizeof(struct result) +
+                                                 (size_t)PK_LEADS_ECG * (size_t)st->samples * 2,
+                                   .workers = st->job->workers,
+                                   .self = st,
+                                   .convert = convert,
+                                   .accept = accept,
+                                   .reject = reject};
     PK_TRY(pk_import_run(&pool, err));
     tell_progress(st, true);
-    PK_TRY(write_report(st, err));  // also of an import of which nothing was left
+    PK_TRY(write_report(st, err)); // also of an import of which nothing was left
     if (!st->sum->imported)
         return pk_fail(err, PK_EDATA, "all %lld records were rejected; %s tells why",
                        (long long)st->sum->rejected, st->sum->report);

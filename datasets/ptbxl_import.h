@@ -1,4 +1,5 @@
-/* ptbxl_import.h -- from a folder of PTB-XL to a corpus: 12 leads by name, int16, LSB 1 uV, no filter.
+/* ptbxl_import.h -- from a folder of PTB-XL to a corpus: 12 leads by name, int16, LSB 1 uV, no
+ * filter.
  *
  * The same folder gives the same bytes, whatever the number of workers. The corpus is valid only
  * once it is complete; an import that was interrupted is simply started again. */
@@ -8,13 +9,13 @@
 #include "core/base.h"
 
 struct pk_ptbxl_import {
-    const char *folder;     // with ptbxl_database.csv, scp_statements.csv and records100/, records500/
-    const char *out;        // folder of the corpus
-    int32_t rate;           // 100 or 500 Hz
-    int32_t workers;        // processes
-    uint32_t folds;         // bit f: take fold f; 0 takes all
-    bool allow_missing;     // records without files are reported, not an error
-    int64_t shard_records;  // 0: the corpus writer's choice
+    const char *folder; // with ptbxl_database.csv, scp_statements.csv and records100/, records500/
+    const char *out;    // folder of the corpus
+    int32_t rate;       // 100 or 500 Hz
+    int32_t workers;    // processes
+    uint32_t folds;     // bit f: take fold f; 0 takes all
+    bool allow_missing; // records without files are reported, not an error
+    int64_t shard_records; // 0: the corpus writer's choice
     /* Called now and then from the importing process; may be NULL. */
     void (*progress)(void *self, int64_t done, int64_t count, int64_t rejected);
     void *progress_self;
@@ -22,12 +23,12 @@ struct pk_ptbxl_import {
 
 struct pk_ptbxl_summary {
     char version[64];
-    int64_t rows;        // in the table
-    int64_t selected;    // of the folds asked for
-    int64_t missing;     // of these, without header or signal file
-    int64_t rejected;    // with files that cannot be used
+    int64_t rows;     // in the table
+    int64_t selected; // of the folds asked for
+    int64_t missing;  // of these, without header or signal file
+    int64_t rejected; // with files that cannot be used
     int64_t imported;
-    char report[PK_PATH_MAX];  // OUT/import_report.json: every missing and rejected record, and why
+    char report[PK_PATH_MAX]; // OUT/import_report.json: every missing and rejected record, and why
 };
 
 /* Errors  PK_EMISSING records are missing and allow_missing is not set: count and first few

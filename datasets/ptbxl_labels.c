@@ -19,8 +19,9 @@ static enum pk_status take_string(const char **p, char out[PK_NAME_MAX], struct 
     const char *start = ++*p;
     while (**p && **p != quote && **p != '\\') ++*p;
     if (**p != quote)
-        return pk_fail(err, PK_EDATA, **p ? "escapes are not used in statements"
-                                          : "this statement's quote is not closed");
+        return pk_fail(err, PK_EDATA,
+                       **p ? "escapes are not used in statements"
+                           : "this statement's quote is not closed");
     size_t n = (size_t)(*p - start);
     if (n == 0 || n >= PK_NAME_MAX)
         return pk_fail(err, PK_EDATA, "a statement has 1 to %d bytes", PK_NAME_MAX - 1);
@@ -98,8 +99,8 @@ enum pk_status pk_scp_parse(const char *text, struct pk_scp_code *codes, int32_t
 
 struct statement {
     char name[PK_NAME_MAX];
-    const char *class_of[PK_PTBXL_TASKS];  // NULL where the statement is not of the task
-    int32_t index[PK_PTBXL_TASKS];         // of that class, -1 where it is not
+    const char *class_of[PK_PTBXL_TASKS]; // NULL where the statement is not of the task
+    int32_t index[PK_PTBXL_TASKS];        // of that class, -1 where it is not
 };
 
 struct statements {
@@ -144,7 +145,7 @@ static enum pk_status load_statements(struct statements *s, const char *folder, 
     PK_TRY(pk_alloc(&s->item, (size_t)t->rows, sizeof *s->item, "statements", err));
     for (int64_t i = 0; i < t->rows; i++) {
         struct statement *item = &s->item[s->count++];
-        const char *name = pk_csv_text(t, i, 0);  // the first column has no name in the table
+        const char *name = pk_csv_text(t, i, 0); // the first column has no name in the table
         bool diagnostic = false, form = false, rhythm = false;
         if (!*name || strlen(name) >= PK_NAME_MAX)
             return pk_csv_fail(t, i, 0, 0, err, "a statement has 1 to %d bytes", PK_NAME_MAX - 1);
@@ -234,7 +235,8 @@ enum pk_status pk_ptbxl_label(struct pk_ptbxl *out, const char *folder, struct p
         struct pk_task *task = &out->task[k];
         status = make_classes(&s, k, task, err);
         if (status == PK_OK)
-            status = pk_alloc(&task->label, (size_t)out->count, (size_t)task->classes, "labels", err);
+            status =
+                pk_alloc(&task->label, (size_t)out->count, (size_t)task->classes, "labels", err);
     }
     if (status == PK_OK) status = pk_csv_column(&out->database, "scp_codes", &column, err);
     if (status == PK_OK)

@@ -5,7 +5,7 @@
 
 int32_t pk_shard_padded(int32_t leads, int32_t samples)
 {
-    int32_t unit = 8;  // samples; 16 bytes
+    int32_t unit = 8; // samples; 16 bytes
     while ((int64_t)unit * leads * 2 % PK_SHARD_ALIGN) unit *= 2;
     if (samples > 2048 && leads % 4 == 0) unit = 2560;
     return (samples + unit - 1) / unit * unit;

@@ -8,23 +8,24 @@
 
 #include "datasets/corpus.h"
 
-enum { PK_SHARD_ALIGN = 4096 };  // bytes; of the signal in the file and of every record in it
+enum { PK_SHARD_ALIGN = 4096 }; // bytes; of the signal in the file and of every record in it
 
 struct pk_shard {
-    const struct pk_corpus_spec *spec;  // borrowed: rate, leads, names, tasks, targets
-    int64_t count;                      // records
-    int32_t padded;                     // samples of a stored lead row
-    int64_t offset;                     // bytes, of `signal` in the file
-    struct pk_record *record;           // [count]
-    char (*id)[PK_ID_MAX];              // [count]
-    char *statements;                   // [count, width], NUL padded; written only
-    size_t width;                       // bytes of one row of statements
-    uint8_t **label;                    // [tasks] of [count, classes]
-    float **target;                     // [targets] of [count]
+    const struct pk_corpus_spec *spec; // borrowed: rate, leads, names, tasks, targets
+    int64_t count;                     // records
+    int32_t padded;                    // samples of a stored lead row
+    int64_t offset;                    // bytes, of `signal` in the file
+    struct pk_record *record;          // [count]
+    char (*id)[PK_ID_MAX];             // [count]
+    char *statements;                  // [count, width], NUL padded; written only
+    size_t width;                      // bytes of one row of statements
+    uint8_t **label;                   // [tasks] of [count, classes]
+    float **target;                    // [targets] of [count]
 };
 
-/* Samples of a stored lead row: a multiple of 2560 where records have that many samples and it keeps
- * each of them 4096-byte aligned (leads a multiple of 4), else the smallest multiple that does. */
+/* Samples of a stored lead row: a multiple of 2560 where records have that many samples and it
+ * keeps each of them 4096-byte aligned (leads a multiple of 4), else the smallest multiple that
+ * does. */
 int32_t pk_shard_padded(int32_t leads, int32_t samples);
 
 /* Allocates the columns for s->count records (spec and count are set); free with pk_shard_free. */

@@ -12,22 +12,22 @@
 enum { MAX_COLUMNS = 16 + PK_TASKS_MAX + PK_TARGETS_MAX };
 
 struct column {
-    char path[PK_NAME_MAX + 16];  // "fold", "labels/rhythm"
-    hid_t type;                   // in the file; memory holds the native type of the same size
+    char path[PK_NAME_MAX + 16]; // "fold", "labels/rhythm"
+    hid_t type;                  // in the file; memory holds the native type of the same size
     hid_t native;
-    size_t size;                  // bytes of one value
-    int64_t width;                // values of a row; 0: the column has one dimension
-    unsigned char *base;          // first row in memory, NULL: not read
-    size_t stride;                // bytes from one row to the next
-    const void *names;            // attribute of strings, or NULL
+    size_t size;         // bytes of one value
+    int64_t width;       // values of a row; 0: the column has one dimension
+    unsigned char *base; // first row in memory, NULL: not read
+    size_t stride;       // bytes from one row to the next
+    const void *names;   // attribute of strings, or NULL
     const char *names_key;
-    size_t names_size;            // bytes of a string, NUL padded
+    size_t names_size; // bytes of a string, NUL padded
     int64_t names_count;
 };
 
-struct h5 {                       // what every step needs; err is filled by the first failure
+struct h5 { // what every step needs; err is filled by the first failure
     const char *path;
-    hid_t file, text;             // text: string type of the statements, freed at the end
+    hid_t file, text; // text: string type of the statements, freed at the end
     struct column column[MAX_COLUMNS];
     int columns;
     struct pk_shard *shard;
@@ -41,7 +41,7 @@ struct h5 {                       // what every step needs; err is filled by the
 static herr_t keep_description(unsigned n, const H5E_error2_t *e, void *out)
 {
     const char **text = out;
-    if (n == 0) *text = e->desc;  // innermost: where it was detected
+    if (n == 0) *text = e->desc; // innermost: where it was detected
     return 0;
 }
 
@@ -49,8 +49,8 @@ static enum pk_status refused(struct h5 *h, enum pk_status s, const char *verb, 
 {
     const char *why = NULL;
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_description, &why);
-    return pk_fail(h->err, s, "%s: cannot %s %s%s%s", h->path, verb, what, why ? ": libhdf5 says " : "",
-                   why ? why : "");
+    return pk_fail(h->err, s, "%s: cannot %s %s%s%s", h->path, verb, what,
+                   why ? ": libhdf5 says " : "", why ? why : "");
 }
 
 static enum pk_status bad(struct h5 *h, const char *object, const char *what)
@@ -78,7 +78,8 @@ static void quiet_end(struct h5 *h)
 /* --- the table of columns ------------------------------------------------------------------ */
 
 static struct column *add_column(struct h5 *h, const char *group, const char *name, hid_t type,
-                                 hid_t native, size_t size, int64_t width, void *base, size_t stride)
+                                 hid_t native, size_t size, int64_t width, void *base,
+                                 size_t stride)
 {
     struct column *c = &h->column[h->columns++];
     snprintf(c->path, sizeof c->path, "%s%s", group, name);
@@ -153,7 +154,8 @@ static bool put_attribute(hid_t object, const char *name, hid_t type, hid_t nati
 }
 
 /* count 0 writes one string, else an array of `count` strings of `size` bytes, NUL padded. */
-static bool put_strings(hid_t object, const char *name, const void *text, size_t size, int64_t count)
+static bool put_strings(hid_t object, const char *name, const void *text, size_t size,
+                        int64_t count)
 {
     hid_t t = string_type(size);
     bool ok = t >= 0 && put_attribute(object, name, t, t, count, text);
@@ -184,20 +186,20 @@ static enum pk_status write_signal_header(struct h5 *h)
     const struct pk_corpus_spec *spec = s->spec;
     hsize_t dims[3] = {(hsize_t)s->count, (hsize_t)spec->leads, (hsize_t)s->padded};
     int32_t samples = spec->samples;
-    float lsb = s->record[0].scale[0];  // of all leads and records, else NaN: see column scale
+    float lsb = s->record[0].scale[0]; // of all leads and records, else NaN: see column scale
     for (int64_t i = 0; i < s->count; i++)
         for (int32_t l = 0; l < spec->leads; l++)
             if (s->record[i].scale[l] != lsb) lsb = NAN;
 
     hid_t d = create_dataset(h, "signal", H5T_STD_I16LE, 3, dims);
     if (d < 0) return refused(h, PK_EWRITE, "create", "signal");
-    bool ok = put_attribute(d, "rate", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 0, &spec->rate) &&
-              put_attribute(d, "lsb", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 0, &lsb) &&
-              put_attribute(d, "samples", H5T_STD_I32LE, H5T_NATIVE_INT32, 0, &samples) &&
-              put_strings(d, "lead_names", spec->lead_name, sizeof spec->lead_name[0],
-                          spec->leads) &&
-              put_strings(d, "units", spec->units, sizeof spec->units, 0) &&
-              put_strings(d, "modality", spec->modality, sizeof spec->modality, 0);
+    bool ok =
+        put_attribute(d, "rate", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, 0, &spec->rate) &&
+        put_attribute(d, "lsb", H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, 0, &lsb) &&
+        put_attribute(d, "samples", H5T_STD_I32LE, H5T_NATIVE_INT32, 0, &samples) &&
+        put_strings(d, "lead_names", spec->lead_name, sizeof spec->lead_name[0], spec->leads) &&
+        put_strings(d, "units", spec->units, sizeof spec->units, 0) &&
+        put_strings(d, "modality", spec->modality, sizeof spec->modality, 0);
     haddr_t offset = H5Dget_offset(d);
     if (H5Dclose(d) < 0 || !ok || offset == HADDR_UNDEF)
         return refused(h, PK_EWRITE, "write", "attributes of signal");
@@ -242,8 +244,9 @@ static enum pk_status create_groups(struct h5 *h)
     static const char *const groups[] = {"labels", "targets"};
     int32_t version = PK_SHARD_VERSION;
     hid_t plist = H5Pcreate(H5P_GROUP_CREATE);
-    bool ok = plist >= 0 && H5Pset_obj_track_times(plist, false) >= 0 &&
-              put_attribute(h->file, "purkinje_shard", H5T_STD_I32LE, H5T_NATIVE_INT32, 0, &version);
+    bool ok =
+        plist >= 0 && H5Pset_obj_track_times(plist, false) >= 0 &&
+        put_attribute(h->file, "purkinje_shard", H5T_STD_I32LE, H5T_NATIVE_INT32, 0, &version);
     for (size_t i = 0; i < PK_COUNT(groups) && ok; i++) {
         hid_t g = H5Gcreate2(h->file, groups[i], H5P_DEFAULT, plist, H5P_DEFAULT);
         ok = g >= 0 && H5Gclose(g) >= 0;
@@ -298,16 +301,23 @@ static enum pk_status check_dataset(struct h5 *h, hid_t d, const char *path, hid
     hsize_t dims[3] = {0};
     hid_t space = H5Dget_space(d), have = H5Dget_type(d), plist = H5Dget_create_plist(d);
     const char *what = NULL;
-    if (space < 0 || have < 0 || plist < 0) what = "cannot be examined";
-    else if (H5Pget_layout(plist) != H5D_CONTIGUOUS) what = "is not contiguous";
-    else if (H5Pget_external_count(plist) != 0) what = "has external storage";
-    else if (H5Pget_nfilters(plist) != 0) what = "has filters";
-    else if (type >= 0 && H5Tequal(have, type) <= 0) what = "has another type";
+    if (space < 0 || have < 0 || plist < 0)
+        what = "cannot be examined";
+    else if (H5Pget_layout(plist) != H5D_CONTIGUOUS)
+        what = "is not contiguous";
+    else if (H5Pget_external_count(plist) != 0)
+        what = "has external storage";
+    else if (H5Pget_nfilters(plist) != 0)
+        what = "has filters";
+    else if (type >= 0 && H5Tequal(have, type) <= 0)
+        what = "has another type";
     else if (H5Sget_simple_extent_ndims(space) != rank ||
              H5Sget_simple_extent_dims(space, dims, NULL) < 0)
         what = "has another number of dimensions";
-    else if (memcmp(dims, want, (size_t)rank * sizeof *dims) != 0) what = "has another shape";
-    else if (H5Dget_offset(d) == HADDR_UNDEF) what = "has no bytes in the file";
+    else if (memcmp(dims, want, (size_t)rank * sizeof *dims) != 0)
+        what = "has another shape";
+    else if (H5Dget_offset(d) == HADDR_UNDEF)
+        what = "has no bytes in the file";
     if (space >= 0) H5Sclose(space);
     if (have >= 0) H5Tclose(have);
     if (plist >= 0) H5Pclose(plist);
@@ -363,10 +373,12 @@ static enum pk_status find_signal(struct h5 *h)
     if (st == PK_OK) {
         haddr_t offset = H5Dget_offset(d);
         hsize_t bytes = dims[0] * dims[1] * dims[2] * 2;
-        if (offset % PK_SHARD_ALIGN) st = bad(h, "signal", "is not aligned to 4096 bytes");
+        if (offset % PK_SHARD_ALIGN)
+            st = bad(h, "signal", "is not aligned to 4096 bytes");
         else if (H5Fget_filesize(h->file, &size) < 0 || offset > size || bytes > size - offset)
             st = bad(h, "signal", "ends after the file: truncated");
-        else s->offset = (int64_t)offset;
+        else
+            s->offset = (int64_t)offset;
     }
     if (d >= 0) H5Dclose(d);
     return st;
@@ -378,7 +390,7 @@ static enum pk_status open_file(struct h5 *h)
     if (access >= 0) {
         H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
 #if H5_VERSION_GE(1, 10, 7)
-        H5Pset_file_locking(access, 0, 1);  // shards are read only, and NFS often has no locks
+        H5Pset_file_locking(access, 0, 1); // shards are read only, and NFS often has no locks
 #endif
         h->file = H5Fopen(h->path, H5F_ACC_RDONLY, access);
         H5Pclose(access);

@@ -4,8 +4,8 @@
 enum pk_status pk_shard_write(const char *path, struct pk_shard *s, struct pk_err *err)
 {
     (void)s;
-    return pk_fail(err, PK_EMISSING, "%s: this purkinje was built without HDF5 and writes no shards",
-                   path);
+    return pk_fail(err, PK_EMISSING,
+                   "%s: this purkinje was built without HDF5 and writes no shards", path);
 }
 
 enum pk_status pk_shard_read(const char *path, struct pk_shard *s, struct pk_err *err)

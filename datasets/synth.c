@@ -8,16 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SYNTH_LSB 0.001  // mV; PPG in arbitrary units
+#define SYNTH_LSB 0.001 // mV; PPG in arbitrary units
 
-struct synth {                // pk_dataset.self
-    int16_t *signal;          // [count, leads, samples]
+struct synth {       // pk_dataset.self
+    int16_t *signal; // [count, leads, samples]
 };
 
 struct job {
     struct pk_dataset *d;
     const struct pk_synth_spec *spec;
-    int64_t start, step;      // records start, start + step, ...
+    int64_t start, step; // records start, start + step, ...
     struct pk_synth_beat *beat;
     float *frame;
 };
@@ -86,7 +86,8 @@ static enum pk_status read_part(const struct pk_dataset *d, int64_t index, int32
     if (index < 0 || index >= d->count || start < 0 || samples < 1 || samples > d->samples - start)
         return pk_fail(err, PK_EINVAL, "record %lld of %lld, samples %d to %d of %d do not exist",
                        (long long)index, (long long)d->count, start, start + samples, d->samples);
-    const int16_t *src = self->signal + (size_t)index * (size_t)d->leads * (size_t)d->samples + start;
+    const int16_t *src =
+        self->signal + (size_t)index * (size_t)d->leads * (size_t)d->samples + start;
     for (int32_t l = 0; l < d->leads; l++)
         memcpy(dst + (size_t)l * (size_t)samples, src + (size_t)l * (size_t)d->samples,
                (size_t)samples * sizeof *dst);
@@ -134,8 +135,8 @@ static enum pk_status add_target(struct pk_dataset *d, const char *name, struct 
 static enum pk_status alloc_columns(struct pk_dataset *d, bool ppg, struct pk_err *err)
 {
     static const char *const rhythm[] = {"af", "bradycardia", "pvc", "sinus", "tachycardia"};
-    static const char *const morphology[] = {"lbbb", "lvh", "normal", "rbbb", "st_depression",
-                                             "st_elevation", "t_inversion"};
+    static const char *const morphology[] = {"lbbb",          "lvh",          "normal",     "rbbb",
+                                             "st_depression", "st_elevation", "t_inversion"};
     PK_TRY(pk_alloc(&d->record, (size_t)d->count, sizeof *d->record, "records", err));
     PK_TRY(pk_alloc(&d->source, 1, sizeof *d->source, "sources", err));
     d->sources = 1;
@@ -196,8 +197,8 @@ static enum pk_status generate(struct pk_dataset *d, const struct pk_synth_spec 
                     (size_t)d->samples * sizeof *self->signal, "synthetic signals", err));
     for (int t = 0; t < threads && st == PK_OK; t++) {
         job[t] = (struct job){.d = d, .spec = s, .start = t, .step = threads};
-        st = pk_alloc(&job[t].beat, (size_t)PK_SYNTH_BEATS(s->seconds), sizeof *job[t].beat, "beats",
-                      err);
+        st = pk_alloc(&job[t].beat, (size_t)PK_SYNTH_BEATS(s->seconds), sizeof *job[t].beat,
+                      "beats", err);
         if (st == PK_OK)
             st = pk_alloc(&job[t].frame, 6 * (size_t)d->samples, sizeof(float), "frame", err);
     }
@@ -218,8 +219,10 @@ enum pk_status pk_synth_open(struct pk_dataset *out, const struct pk_synth_spec 
         return pk_fail(err, PK_EINVAL, "%lld synthetic records: 1 to 100000000 are possible",
                        (long long)s->records);
     if (!(s->rate >= 25 && s->rate <= 2000) || !(s->seconds >= 1 && s->seconds <= 3600))
-        return pk_fail(err, PK_EINVAL, "synthetic records of %g s at %g Hz: 1 to 3600 s and 25 to 2000 "
-                       "Hz are possible", s->seconds, s->rate);
+        return pk_fail(err, PK_EINVAL,
+                       "synthetic records of %g s at %g Hz: 1 to 3600 s and 25 to 2000 "
+                       "Hz are possible",
+                       s->seconds, s->rate);
     if (s->threads < 1) return pk_fail(err, PK_EINVAL, "synthetic data need at least one thread");
     enum pk_status st = generate(out, s, err);
     if (st != PK_OK) pk_dataset_free(out);

@@ -36,18 +36,26 @@ struct pk_synth_person pk_synth_person(uint64_t seed, int64_t patient)
     return p;
 }
 
-/* Labels with fixed frequencies: sinus .50, bradycardia .16, tachycardia .16, AF .18, PVCs in .15 of
- * each; normal .40, LBBB .10, RBBB .12, LVH .13, ST depression .10, ST elevation .08, T inversion
- * .07; and .40 of those with LVH have ST depression too (strain), half of these T inversion. */
+/* Labels with fixed frequencies: sinus .50, bradycardia .16, tachycardia .16, AF .18, PVCs in .15
+ * of each; normal .40, LBBB .10, RBBB .12, LVH .13, ST depression .10, ST elevation .08, T
+ * inversion .07; and .40 of those with LVH have ST depression too (strain), half of these T
+ * inversion. */
 static void draw_labels(struct pk_synth_plan *p, struct pk_rng *r)
 {
-    static const struct { double until; unsigned bit; } rhythm[] = {
-        {0.50, PK_SYNTH_SINUS}, {0.66, PK_SYNTH_BRADYCARDIA}, {0.82, PK_SYNTH_TACHYCARDIA},
-        {2, PK_SYNTH_AF}};
-    static const struct { double until; unsigned bit; } morphology[] = {
-        {0.40, PK_SYNTH_NORMAL}, {0.50, PK_SYNTH_LBBB}, {0.62, PK_SYNTH_RBBB},
-        {0.75, PK_SYNTH_LVH}, {0.85, PK_SYNTH_ST_DEPRESSION}, {0.93, PK_SYNTH_ST_ELEVATION},
-        {2, PK_SYNTH_T_INVERSION}};
+    static const struct {
+        double until;
+        unsigned bit;
+    } rhythm[] = {{0.50, PK_SYNTH_SINUS},
+                  {0.66, PK_SYNTH_BRADYCARDIA},
+                  {0.82, PK_SYNTH_TACHYCARDIA},
+                  {2, PK_SYNTH_AF}};
+    static const struct {
+        double until;
+        unsigned bit;
+    } morphology[] = {{0.40, PK_SYNTH_NORMAL},        {0.50, PK_SYNTH_LBBB},
+                      {0.62, PK_SYNTH_RBBB},          {0.75, PK_SYNTH_LVH},
+                      {0.85, PK_SYNTH_ST_DEPRESSION}, {0.93, PK_SYNTH_ST_ELEVATION},
+                      {2, PK_SYNTH_T_INVERSION}};
     double u = pk_rng_uniform(r), v = pk_rng_uniform(r);
     int i = 0, k = 0;
     while (u >= rhythm[i].until) i++;
@@ -63,12 +71,12 @@ static double next_rr(const struct pk_synth_plan *p, const struct pk_synth_perso
                       struct pk_rng *r, double t, double slow_phase)
 {
     double rr, noise = pk_rng_trunc_normal(r, 1, 3);
-    if (p->rhythm & PK_SYNTH_AF)  // the node conducts at random: no memory from beat to beat
+    if (p->rhythm & PK_SYNTH_AF) // the node conducts at random: no memory from beat to beat
         rr = p->mean_rr * exp(0.24 * noise);
     else
-        rr = p->mean_rr * (1 + person->variability * sin(TAU * p->breath * t + p->breath_phase) +
-                           0.7 * person->variability * sin(TAU * 0.1 * t + slow_phase) +
-                           0.008 * noise);
+        rr = p->mean_rr *
+             (1 + person->variability * sin(TAU * p->breath * t + p->breath_phase) +
+              0.7 * person->variability * sin(TAU * 0.1 * t + slow_phase) + 0.008 * noise);
     return PK_MAX(rr, 0.3);
 }
 
@@ -130,8 +138,8 @@ void pk_synth_plan(struct pk_synth_plan *p, const struct pk_synth_person *person
 /* --- waves --------------------------------------------------------------------------------- */
 
 struct wave {
-    double at, width;   // s after R, s (standard deviation)
-    double v[3];        // mV: left, down, back
+    double at, width; // s after R, s (standard deviation)
+    double v[3];      // mV: left, down, back
 };
 
 /* Adds a Gaussian over +-4.5 standard deviations; it falls off by recurrence, so there are three
@@ -161,13 +169,13 @@ static int scaled(struct wave *w, int n, double at, double width, double x, doub
 static int qrs_waves(struct wave *w, int n, const struct pk_synth_plan *p)
 {
     double big = p->morphology & PK_SYNTH_LVH ? p->hypertrophy : 1;
-    if (p->morphology & PK_SYNTH_LBBB) {  // no septal q, late left ventricle: broad and notched
+    if (p->morphology & PK_SYNTH_LBBB) { // no septal q, late left ventricle: broad and notched
         n = scaled(w, n, 0.000, 0.020, 0.75, 0.35, 0.55, 1);
         return scaled(w, n, 0.045, 0.022, 0.80, 0.20, 0.50, 1);
     }
     n = scaled(w, n, -0.022, 0.008, -0.12, 0.05, -0.25, 1);
     n = scaled(w, n, 0.000, 0.011, 1.00, 0.70, 0.35, big);
-    if (p->morphology & PK_SYNTH_RBBB)  // late right ventricle: r' in V1, broad s in I and V6
+    if (p->morphology & PK_SYNTH_RBBB) // late right ventricle: r' in V1, broad s in I and V6
         return scaled(w, n, 0.060, 0.020, -0.55, -0.10, -0.55, 1);
     return scaled(w, n, 0.026, 0.012, -0.15, -0.12, 0.30, big);
 }
@@ -175,12 +183,12 @@ static int qrs_waves(struct wave *w, int n, const struct pk_synth_plan *p)
 static int repolarisation_waves(struct wave *w, int n, const struct pk_synth_plan *p, double sq)
 {
     double x = 0.28, y = 0.16, z = -0.13, by = 1;
-    if (p->morphology & PK_SYNTH_LBBB) x = -0.25, y = -0.05, z = -0.20;  // against the QRS
+    if (p->morphology & PK_SYNTH_LBBB) x = -0.25, y = -0.05, z = -0.20; // against the QRS
     if (p->morphology & PK_SYNTH_RBBB) x = 0.30, y = 0.16, z = 0.05;
     if (p->morphology & PK_SYNTH_T_INVERSION) by = -p->t;
     n = scaled(w, n, 0.24 * sq, 0.055 * sq, x, y, z, 0.45 * by);
     n = scaled(w, n, 0.30 * sq, 0.040 * sq, x, y, z, 0.85 * by);
-    for (int k = 0; k < 2; k++) {  // two bumps make the plateau of the ST segment
+    for (int k = 0; k < 2; k++) { // two bumps make the plateau of the ST segment
         double at = 0.09 + 0.07 * k * sq;
         if (p->morphology & PK_SYNTH_ST_ELEVATION)
             n = scaled(w, n, at, 0.032, 0.10, 0.04, -0.22, p->st);
@@ -192,7 +200,7 @@ static int repolarisation_waves(struct wave *w, int n, const struct pk_synth_pla
 
 static int beat_waves(struct wave *w, const struct pk_synth_plan *p, const struct pk_synth_beat *b)
 {
-    double sq = sqrt(PK_MIN(b->rr, 1.4));  // QT and PR follow the root of RR, as Bazett has it
+    double sq = sqrt(PK_MIN(b->rr, 1.4)); // QT and PR follow the root of RR, as Bazett has it
     int n = 0;
     if (b->ventricular) {
         n = scaled(w, n, 0.00, 0.030, -0.95, 0.50, -0.95, 1);
@@ -206,7 +214,7 @@ static int beat_waves(struct wave *w, const struct pk_synth_plan *p, const struc
 /* --- noise --------------------------------------------------------------------------------- */
 
 struct oscillator {
-    double s, c, ds, dc;    // state and one step of rotation
+    double s, c, ds, dc; // state and one step of rotation
 };
 
 static struct oscillator oscillator(double hz, double phase, double rate)
@@ -226,12 +234,13 @@ static void add_sine(float *out, int32_t samples, double amplitude, struct oscil
 
 /* White noise of this standard deviation. The sum of four random bytes is close enough to a normal
  * variate for muscle noise, and four of them come from one Philox block. */
-static void add_noise(float *out, int32_t samples, double sd, uint64_t seed, int64_t record, int lead)
+static void add_noise(float *out, int32_t samples, double sd, uint64_t seed, int64_t record,
+                      int lead)
 {
-    const float scale = (float)(sd / 147.80167);  // sqrt(4 * (256^2 - 1) / 12)
+    const float scale = (float)(sd / 147.80167); // sqrt(4 * (256^2 - 1) / 12)
     uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, word[4];
-    struct pk_rng r = pk_rng_make(seed, PK_RNG_SYNTH, (uint64_t)record,
-                                  STREAM_NOISE + 1 + (uint32_t)lead);
+    struct pk_rng r =
+        pk_rng_make(seed, PK_RNG_SYNTH, (uint64_t)record, STREAM_NOISE + 1 + (uint32_t)lead);
     for (int32_t t = 0; t < samples; t += 4) {
         int32_t n = PK_MIN(4, samples - t);
         pk_philox(word, r.counter, key);
@@ -277,7 +286,8 @@ static void heart_vector(float *axis[3], const struct pk_synth_plan *p,
 static void limb_leads(int16_t *out, const float *one, const float *two, float *scratch, int32_t n,
                        double lsb)
 {
-    static const float a[4][2] = {{-1, 1}, {-0.5f, -0.5f}, {1, -0.5f}, {-0.5f, 1}};  // III aVR aVL aVF
+    static const float a[4][2] = {
+        {-1, 1}, {-0.5f, -0.5f}, {1, -0.5f}, {-0.5f, 1}}; // III aVR aVL aVF
     for (int l = 0; l < 4; l++) {
         for (int32_t t = 0; t < n; t++) scratch[t] = a[l][0] * one[t] + a[l][1] * two[t];
         quantise(out + (size_t)(2 + l) * (size_t)n, scratch, n, lsb);
@@ -288,13 +298,14 @@ void pk_synth_ecg(int16_t *out, float *frame, const struct pk_synth_plan *p,
                   const struct pk_synth_person *person, uint64_t seed, int64_t record, double rate,
                   int32_t samples, double lsb)
 {
-    static const double dower[FREE_LEADS][3] = {  // I II V1-V6 from left, down, back
-        {0.632, -0.235, 0.059},  {0.235, 1.066, -0.132}, {-0.515, 0.157, -0.917},
-        {0.044, 0.164, -1.387},  {0.882, 0.098, -1.277}, {1.213, 0.127, -0.601},
-        {1.125, 0.127, -0.086},  {0.831, 0.076, 0.230}};
+    static const double dower[FREE_LEADS][3] = {// I II V1-V6 from left, down, back
+                                                {0.632, -0.235, 0.059},  {0.235, 1.066, -0.132},
+                                                {-0.515, 0.157, -0.917}, {0.044, 0.164, -1.387},
+                                                {0.882, 0.098, -1.277},  {1.213, 0.127, -0.601},
+                                                {1.125, 0.127, -0.086},  {0.831, 0.076, 0.230}};
     size_t n = (size_t)samples;
-    float *axis[3] = {frame, frame + n, frame + 2 * n}, *x[3] = {frame + 3 * n, frame + 4 * n,
-                                                                 frame + 5 * n};
+    float *axis[3] = {frame, frame + n, frame + 2 * n},
+          *x[3] = {frame + 3 * n, frame + 4 * n, frame + 5 * n};
     struct pk_rng r = pk_rng_make(seed, PK_RNG_SYNTH, (uint64_t)record, STREAM_NOISE);
     double muscle = 0.004 - 0.007 * log(1 - 0.98 * pk_rng_uniform(&r));
     double mains = pk_rng_uniform(&r) < 0.5 ? 50 : 60, hum = 0.008 * pow(pk_rng_uniform(&r), 3);
@@ -303,7 +314,7 @@ void pk_synth_ecg(int16_t *out, float *frame, const struct pk_synth_plan *p,
 
     memset(frame, 0, 3 * n * sizeof *frame);
     heart_vector(axis, p, person, rate, samples);
-    if (p->rhythm & PK_SYNTH_AF) {  // fibrillatory waves, largest in V1
+    if (p->rhythm & PK_SYNTH_AF) { // fibrillatory waves, largest in V1
         double hz = between(&r, 4.5, 8);
         add_sine(axis[2], samples, 0.045, oscillator(hz, between(&r, 0, TAU), rate));
         add_sine(axis[0], samples, -0.025, oscillator(0.83 * hz, between(&r, 0, TAU), rate));
@@ -312,12 +323,14 @@ void pk_synth_ecg(int16_t *out, float *frame, const struct pk_synth_plan *p,
         float *y = l < 2 ? x[l] : x[2];
         const float *m[3] = {axis[0], axis[1], axis[2]};
         const float d[3] = {(float)dower[l][0], (float)dower[l][1], (float)dower[l][2]};
-        for (int32_t t = 0; t < samples; t++) y[t] = d[0] * m[0][t] + d[1] * m[1][t] + d[2] * m[2][t];
-        add_sine(y, samples, drift * between(&r, -1, 1),
-                 oscillator(p->breath, p->breath_phase, rate));
-        add_sine(y, samples, drift * between(&r, -1, 1),
-                 oscillator(slow, between(&r, 0, TAU), rate));
-        add_sine(y, samples, hum * between(&r, -1, 1), oscillator(mains, hum_phase, rate));
+        for (int32_t t = 0; t < samples; t++)
+            y[t] = d[0] * m[0][t] + d[1] * m[1][t] + d[2] * m[2][t];
+        // Draws are statements of their own: C leaves the order of arguments to the compiler.
+        double of_breath = drift * between(&r, -1, 1), of_slow = drift * between(&r, -1, 1);
+        double slow_phase = between(&r, 0, TAU), of_hum = hum * between(&r, -1, 1);
+        add_sine(y, samples, of_breath, oscillator(p->breath, p->breath_phase, rate));
+        add_sine(y, samples, of_slow, oscillator(slow, slow_phase, rate));
+        add_sine(y, samples, of_hum, oscillator(mains, hum_phase, rate));
         add_noise(y, samples, muscle, seed, record, l);
         quantise(out + n * (size_t)(l < 2 ? l : l + 4), y, samples, lsb);
     }
@@ -331,16 +344,17 @@ void pk_synth_ppg(int16_t *out, float *frame, const struct pk_synth_plan *p,
     float *axis[3] = {frame, NULL, NULL};
     struct pk_rng r = pk_rng_make(seed, PK_RNG_SYNTH, (uint64_t)record, STREAM_NOISE);
     double drift = between(&r, 0.05, 0.2), noise = between(&r, 0.003, 0.02);
-    double reflected = between(&r, 0.35, 0.5) + 0.003 * (person->age - 50);  // stiffer arteries
+    double reflected = between(&r, 0.35, 0.5) + 0.003 * (person->age - 50); // stiffer arteries
     memset(frame, 0, (size_t)samples * sizeof *frame);
     for (int i = 0; i < p->beats; i++) {
         const struct pk_synth_beat *b = &p->beat[i];
         double sq = sqrt(PK_MIN(b->rr, 1.4));
-        double filling = PK_MIN(pow(b->rr / p->mean_rr, 0.6), 1.4);  // a late beat ejects more
+        double filling = PK_MIN(pow(b->rr / p->mean_rr, 0.6), 1.4); // a late beat ejects more
         double a = person->amplitude * filling * (b->ventricular ? 0.45 : 1) *
                    (1 + 0.12 * sin(TAU * p->breath * b->at + p->breath_phase));
         struct wave systolic = {person->delay + 0.12, 0.055 * sq, {a, 0, 0}};
-        struct wave dicrotic = {person->delay + 0.12 + 0.24 * sq, 0.075 * sq, {a * reflected, 0, 0}};
+        struct wave dicrotic = {
+            person->delay + 0.12 + 0.24 * sq, 0.075 * sq, {a * reflected, 0, 0}};
         add_wave(axis, 1, &systolic, b->at, rate, samples);
         add_wave(axis, 1, &dicrotic, b->at, rate, samples);
     }

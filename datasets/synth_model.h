@@ -10,10 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum pk_synth_rhythm {      // bits of a record's rhythm label; alphabetical as the classes are
+enum pk_synth_rhythm { // bits of a record's rhythm label; alphabetical as the classes are
     PK_SYNTH_AF = 1,
     PK_SYNTH_BRADYCARDIA = 2,
-    PK_SYNTH_PVC = 4,       // with any of the others
+    PK_SYNTH_PVC = 4, // with any of the others
     PK_SYNTH_SINUS = 8,
     PK_SYNTH_TACHYCARDIA = 16
 };
@@ -28,31 +28,31 @@ enum pk_synth_morphology {
 };
 enum { PK_SYNTH_RHYTHMS = 5, PK_SYNTH_MORPHOLOGIES = 7, PK_SYNTH_ECG_LEADS = 12 };
 
-struct pk_synth_person {    // what records of one patient share
-    double age;             // years
-    double heart_rate;      // at rest, 1/min
-    double variability;     // relative amplitude of RR oscillations, falls with age
-    double amplitude;       // of the heart vector
-    double axis;            // rotation in the frontal plane, rad
-    double delay;           // s from R to the foot of the pulse
+struct pk_synth_person { // what records of one patient share
+    double age;          // years
+    double heart_rate;   // at rest, 1/min
+    double variability;  // relative amplitude of RR oscillations, falls with age
+    double amplitude;    // of the heart vector
+    double axis;         // rotation in the frontal plane, rad
+    double delay;        // s from R to the foot of the pulse
 };
 
 struct pk_synth_beat {
-    double at;              // s, time of R; may lie outside of the record
-    double rr;              // s since the beat before
-    bool ventricular;       // a premature ventricular complex
+    double at;        // s, time of R; may lie outside of the record
+    double rr;        // s since the beat before
+    bool ventricular; // a premature ventricular complex
 };
 
-struct pk_synth_plan {      // one record before it has samples
+struct pk_synth_plan { // one record before it has samples
     unsigned rhythm, morphology;
-    double mean_rr;         // s, without the variability
-    double breath;          // Hz, respiration
-    double breath_phase;    // rad
-    double st, t;           // strength of ST shift and T inversion
-    double hypertrophy;     // factor of R and S
+    double mean_rr;      // s, without the variability
+    double breath;       // Hz, respiration
+    double breath_phase; // rad
+    double st, t;        // strength of ST shift and T inversion
+    double hypertrophy;  // factor of R and S
     int beats;
-    struct pk_synth_beat *beat;  // [PK_SYNTH_BEATS(seconds)], owned by the caller
-    double heart_rate;      // 1/min, mean over the beats in the record
+    struct pk_synth_beat *beat; // [PK_SYNTH_BEATS(seconds)], owned by the caller
+    double heart_rate;          // 1/min, mean over the beats in the record
 };
 
 /* Room for beats at 0.3 s, the shortest RR, from 2 s before to 1 s after the record. */

@@ -9,26 +9,33 @@
 /* What a read has left of the limits; one budget covers all segments of a record. */
 struct budget {
     int64_t bytes;
-    const char *record;  // path of the record's header, for the message
+    int64_t frames;
+    const char *record; // path of the record's header, for the message
     bool ignore_checksum;
 };
 
 static enum pk_status spend(struct budget *b, int64_t bytes, struct pk_err *err)
 {
     if (bytes > b->bytes)
-        return pk_fail(err, PK_EDATA, "%s: the record's files have more than the %d MiB that are "
-                       "read at once", b->record, PK_WFDB_BYTES_MAX >> 20);
+        return pk_fail(err, PK_EDATA,
+                       "%s: the record's files have more than the %d MiB that are "
+                       "read at once",
+                       b->record, PK_WFDB_BYTES_MAX >> 20);
     b->bytes -= bytes;
     return PK_OK;
 }
 
-static enum pk_status check_samples(const char *path, int64_t frames, int64_t per_frame,
-                                    struct pk_err *err)
+static enum pk_status check_samples(const struct budget *b, const char *path, int64_t frames,
+                                    int64_t per_frame, struct pk_err *err)
 {
+    if (frames > b->frames)
+        return pk_fail(err, PK_EDATA, "%s has %lld samples, at most %lld were expected", path,
+                       (long long)frames, (long long)b->frames);
     if (frames > PK_WFDB_SAMPLES_MAX || frames * per_frame > PK_WFDB_SAMPLES_MAX)
-        return pk_fail(err, PK_EDATA, "%s: %lld frames of %lld samples are more than the %d Mi "
-                       "samples that are read at once", path, (long long)frames,
-                       (long long)per_frame, PK_WFDB_SAMPLES_MAX >> 20);
+        return pk_fail(err, PK_EDATA,
+                       "%s: %lld frames of %lld samples are more than the %d Mi "
+                       "samples that are read at once",
+                       path, (long long)frames, (long long)per_frame, PK_WFDB_SAMPLES_MAX >> 20);
     return PK_OK;
 }
 
@@ -62,18 +69,21 @@ static enum pk_status frame_of(const struct pk_wfdb_header *h, int32_t first, in
     const struct pk_wfdb_signal *f = &h->signal[first];
     *per_frame = 0;
     if (!pk_wfdb_format_known(f->format))
-        return pk_fail(err, PK_EDATA, "%s:%d: signal file %s has format %d, which is not supported%s",
-                       h->path, f->line, f->file, f->format,
-                       f->format == 508 || f->format == 516 || f->format == 524
-                           ? " (FLAC); convert it with the WFDB library's xform to format 16, 24 or 32"
-                           : " (8 16 24 32 61 80 160 212 310 311 are)");
+        return pk_fail(
+            err, PK_EDATA, "%s:%d: signal file %s has format %d, which is not supported%s", h->path,
+            f->line, f->file, f->format,
+            f->format == 508 || f->format == 516 || f->format == 524
+                ? " (FLAC); convert it with the WFDB library's xform to format 16, 24 or 32"
+                : " (8 16 24 32 61 80 160 212 310 311 are)");
     for (int32_t i = first; i < h->signals; i++) {
         const struct pk_wfdb_signal *s = &h->signal[i];
         if (!stored(s) || strcmp(s->file, f->file)) continue;
         if (s->format != f->format || s->offset != f->offset)
-            return pk_fail(err, PK_EDATA, "%s:%d: signal file %s has format %d offset %lld here, and "
-                           "format %d offset %lld in line %d", h->path, s->line, s->file, s->format,
-                           (long long)s->offset, f->format, (long long)f->offset, f->line);
+            return pk_fail(err, PK_EDATA,
+                           "%s:%d: signal file %s has format %d offset %lld here, and "
+                           "format %d offset %lld in line %d",
+                           h->path, s->line, s->file, s->format, (long long)s->offset, f->format,
+                           (long long)f->offset, f->line);
         *per_frame += s->samples_per_frame;
     }
     return PK_OK;
@@ -97,9 +107,11 @@ static enum pk_status infer_length(const struct pk_wfdb_header *h, int64_t *leng
         int64_t bytes = PK_MAX(size - h->signal[i].offset, (int64_t)0);
         int64_t frames = pk_wfdb_samples(h->signal[i].format, bytes) / per_frame;
         if (first && frames != *length)
-            return pk_fail(err, PK_EDATA, "%s does not give the number of samples, and its files "
-                           "disagree: %s holds %lld, %s holds %lld", h->path, first,
-                           (long long)*length, h->signal[i].file, (long long)frames);
+            return pk_fail(err, PK_EDATA,
+                           "%s does not give the number of samples, and its files "
+                           "disagree: %s holds %lld, %s holds %lld",
+                           h->path, first, (long long)*length, h->signal[i].file,
+                           (long long)frames);
         first = h->signal[i].file;
         *length = frames;
     }
@@ -120,9 +132,11 @@ static enum pk_status load_samples(const struct pk_wfdb_header *h, const struct 
     PK_TRY(pk_wfdb_open(&fd, &size, path, err));
     enum pk_status status = PK_OK;
     if (size < s->offset + bytes)
-        status = pk_fail(err, PK_EDATA, "%s ends early: %lld samples x %lld in format %d need %lld "
-                         "bytes, the file has %lld", path, (long long)frames, (long long)per_frame,
-                         s->format, (long long)(s->offset + bytes), (long long)size);
+        status = pk_fail(err, PK_EDATA,
+                         "%s ends early: %lld samples x %lld in format %d need %lld "
+                         "bytes, the file has %lld",
+                         path, (long long)frames, (long long)per_frame, s->format,
+                         (long long)(s->offset + bytes), (long long)size);
     if (status == PK_OK) status = spend(b, bytes, err);
     if (status == PK_OK) status = pk_alloc(&raw, (size_t)bytes, 1, path, err);
     if (status == PK_OK) status = pk_pread(fd, raw, (size_t)bytes, s->offset, path, err);
@@ -140,7 +154,7 @@ static enum pk_status finish_channel(const struct pk_wfdb_header *h, int32_t ind
 {
     const struct pk_wfdb_signal *s = &h->signal[index];
     uint32_t sum = s->format == 8 ? (uint32_t)s->initial : 0;
-    if (s->format == 8) {  // differences, from the header's initial value on; wraps like the sum
+    if (s->format == 8) { // differences, from the header's initial value on; wraps like the sum
         for (int64_t i = 0; i < c->count; i++) {
             sum += (uint32_t)c->digital[i];
             c->digital[i] = (int32_t)sum;
@@ -149,7 +163,8 @@ static enum pk_status finish_channel(const struct pk_wfdb_header *h, int32_t ind
     }
     for (int64_t i = 0; i < c->count; i++) sum += (uint32_t)c->digital[i];
     if (s->has_checksum && (uint16_t)sum != s->checksum && !b->ignore_checksum)
-        return pk_fail(err, PK_EDATA, "%s:%d: checksum of signal %d '%s' in %s is %u, the samples "
+        return pk_fail(err, PK_EDATA,
+                       "%s:%d: checksum of signal %d '%s' in %s is %u, the samples "
                        "add up to %u (modulo 65536); the file is damaged or not the header's",
                        h->path, s->line, index, s->description, s->file, s->checksum,
                        (unsigned)(uint16_t)sum);
@@ -200,11 +215,11 @@ static enum pk_status add_piece(struct pk_wfdb_channel *c, int64_t start, double
 
 /* Allocates the channels that the signals of h describe, all samples invalid. */
 static enum pk_status make_channels(struct pk_wfdb_record *r, const struct pk_wfdb_header *h,
-                                    struct pk_err *err)
+                                    const struct budget *b, struct pk_err *err)
 {
     int64_t per_frame = 0;
     for (int32_t i = 0; i < h->signals; i++) per_frame += h->signal[i].samples_per_frame;
-    PK_TRY(check_samples(h->path, r->length, per_frame, err));
+    PK_TRY(check_samples(b, h->path, r->length, per_frame, err));
     PK_TRY(pk_alloc(&r->channel, (size_t)h->signals, sizeof *r->channel, "channels", err));
     r->channels = h->signals;
     for (int32_t i = 0; i < h->signals; i++) {
@@ -237,12 +252,12 @@ static enum pk_status read_single(struct pk_wfdb_record *r, struct budget *b, st
 {
     const struct pk_wfdb_header *h = &r->header;
     r->length = h->length;
-    for (int32_t i = 0; i < h->signals; i++) {  // complain of formats before missing files
+    for (int32_t i = 0; i < h->signals; i++) { // complain of formats before missing files
         int64_t per_frame;
         if (opens_file(h, i)) PK_TRY(frame_of(h, i, &per_frame, err));
     }
     if (r->length < 0) PK_TRY(infer_length(h, &r->length, err));
-    PK_TRY(make_channels(r, h, err));
+    PK_TRY(make_channels(r, h, b, err));
     for (int32_t i = 0; i < h->signals; i++) {
         if (opens_file(h, i)) PK_TRY(read_file(h, i, r->length, r->channel, b, err));
         PK_TRY(add_piece(&r->channel[i], 0, h->signal[i].gain, h->signal[i].baseline, err));
@@ -265,9 +280,11 @@ static enum pk_status match(const struct pk_wfdb_record *r, const struct pk_wfdb
                        part->header.path, index, c->description, r->layout.path);
     const struct pk_wfdb_channel *to = &r->channel[*channel];
     if (to->samples_per_frame != c->samples_per_frame || strcmp(to->units, c->units))
-        return pk_fail(err, PK_EDATA, "%s: signal %d '%s' has %d samples per frame in %s, the record "
-                       "has %d in %s", part->header.path, index, c->description,
-                       c->samples_per_frame, c->units, to->samples_per_frame, to->units);
+        return pk_fail(err, PK_EDATA,
+                       "%s: signal %d '%s' has %d samples per frame in %s, the record "
+                       "has %d in %s",
+                       part->header.path, index, c->description, c->samples_per_frame, c->units,
+                       to->samples_per_frame, to->units);
     return PK_OK;
 }
 
@@ -315,8 +332,8 @@ static enum pk_status load_layout(struct pk_wfdb_record *r, bool variable, struc
     int64_t k = 0;
     while (!variable && k < h->segments && !strcmp(h->segment[k].name, "~")) k++;
     if (k == h->segments)
-        return pk_fail(err, PK_EDATA, "%s: all segments are gaps, so that nothing tells the signals",
-                       h->path);
+        return pk_fail(err, PK_EDATA,
+                       "%s: all segments are gaps, so that nothing tells the signals", h->path);
     PK_TRY(beside(path, h, h->segment[k].name, err));
     enum pk_status s = pk_wfdb_header_load(&r->layout, path, err);
     if (s == PK_OK && (r->layout.segments || r->layout.signals != h->signals))
@@ -334,18 +351,22 @@ static enum pk_status read_segments(struct pk_wfdb_record *r, struct budget *b, 
     r->length = 0;
     for (int64_t i = 0; i < h->segments; i++) {
         if (h->segment[i].length == 0 && i > 0)
-            return pk_fail(err, PK_EDATA, "%s:%d: segment '%s' has length 0, which only a layout (the "
-                           "first segment) has", h->path, h->segment[i].line, h->segment[i].name);
+            return pk_fail(err, PK_EDATA,
+                           "%s:%d: segment '%s' has length 0, which only a layout (the "
+                           "first segment) has",
+                           h->path, h->segment[i].line, h->segment[i].name);
         if (h->segment[i].length > INT64_MAX - r->length)
             return pk_fail(err, PK_EDATA, "%s:%d: the segments are too long", h->path,
                            h->segment[i].line);
         r->length += h->segment[i].length;
     }
     if (h->length >= 0 && h->length != r->length)
-        return pk_fail(err, PK_EDATA, "%s: the record line promises %lld samples, the segments have "
-                       "%lld together", h->path, (long long)h->length, (long long)r->length);
+        return pk_fail(err, PK_EDATA,
+                       "%s: the record line promises %lld samples, the segments have "
+                       "%lld together",
+                       h->path, (long long)h->length, (long long)r->length);
     PK_TRY(load_layout(r, variable, err));
-    PK_TRY(make_channels(r, &r->layout, err));
+    PK_TRY(make_channels(r, &r->layout, b, err));
     for (int64_t i = variable; i < h->segments; i++) {
         if (strcmp(h->segment[i].name, "~"))
             PK_TRY(read_segment(r, &h->segment[i], start, variable, b, err));
@@ -363,10 +384,12 @@ enum pk_status pk_wfdb_read(struct pk_wfdb_record *out, const char *record,
 {
     *out = (struct pk_wfdb_record){0};
     struct budget b = {.bytes = PK_WFDB_BYTES_MAX,
+                       .frames = options && options->max_frames ? options->max_frames : INT64_MAX,
                        .ignore_checksum = options && options->ignore_checksum};
     enum pk_status s = pk_wfdb_header_load(&out->header, record, err);
     b.record = out->header.path;
-    if (s == PK_OK) s = out->header.segments ? read_segments(out, &b, err) : read_single(out, &b, err);
+    if (s == PK_OK)
+        s = out->header.segments ? read_segments(out, &b, err) : read_single(out, &b, err);
     for (int32_t i = 0; s == PK_OK && i < out->channels; i++)
         for (int64_t k = 0; k < out->channel[i].count; k++)
             out->channel[i].invalid += out->channel[i].digital[k] == PK_WFDB_INVALID;

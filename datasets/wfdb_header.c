@@ -137,7 +137,8 @@ static enum pk_status parse_rate(struct line *l, char *token, struct pk_err *err
     if (!good || *p)
         return fail_at(l, token, err,
                        "sampling rate '%.60s': RATE, RATE/COUNTER or RATE/COUNTER(BASE) in Hz was "
-                       "expected", token);
+                       "expected",
+                       token);
     return PK_OK;
 }
 
@@ -149,30 +150,38 @@ static enum pk_status parse_record_line(struct line *l, struct pk_err *err)
     h->name = name;
     if (slash) {
         if (!take_i64(&p, &h->segments) || *p || h->segments < 1)
-            return fail_at(l, slash + 1, err, "number of segments '%.40s': a whole number from 1 "
-                           "was expected", slash + 1);
+            return fail_at(l, slash + 1, err,
+                           "number of segments '%.40s': a whole number from 1 "
+                           "was expected",
+                           slash + 1);
         *slash = 0;
     }
     char *token = p = next_token(l);
     if (!token) return fail_at(l, l->at, err, "the record line ends before the number of signals");
     if (!take_i64(&p, &v) || *p || v < 0 || v > PK_WFDB_SIGNALS_MAX)
-        return fail_at(l, token, err, "number of signals '%.40s': a whole number from 0 to %d was "
-                       "expected", token, PK_WFDB_SIGNALS_MAX);
+        return fail_at(l, token, err,
+                       "number of signals '%.40s': a whole number from 0 to %d was "
+                       "expected",
+                       token, PK_WFDB_SIGNALS_MAX);
     h->signals = (int32_t)v;
-    h->rate = h->counter_rate = 250;  // the format's default
+    h->rate = h->counter_rate = 250; // the format's default
     h->length = -1;
     h->base_time = h->base_date = "";
     if ((token = next_token(l)) != NULL) PK_TRY(parse_rate(l, token, err));
     if ((token = p = next_token(l)) != NULL) {
         if (!take_i64(&p, &v) || *p || v < 0)
-            return fail_at(l, token, err, "number of samples '%.40s': a whole number from 0 was "
-                           "expected", token);
-        h->length = v ? v : -1;  // 0 says "not known"
+            return fail_at(l, token, err,
+                           "number of samples '%.40s': a whole number from 0 was "
+                           "expected",
+                           token);
+        h->length = v ? v : -1; // 0 says "not known"
     }
     for (int i = 0; i < 2 && (token = next_token(l)) != NULL; i++) {
         // CinC headers put the date (05-Feb-2020) before the time
-        if (strchr(token, ':') || !(strchr(token, '-') || strchr(token, '/'))) h->base_time = token;
-        else h->base_date = token;
+        if (strchr(token, ':') || !(strchr(token, '-') || strchr(token, '/')))
+            h->base_time = token;
+        else
+            h->base_date = token;
     }
     return PK_OK;
 }
@@ -188,13 +197,16 @@ static enum pk_status parse_format(struct line *l, struct pk_wfdb_signal *s, str
     if (good && *p == ':') good = (p++, take_i64(&p, &skew));
     if (good && *p == '+') good = (p++, take_i64(&p, &offset));
     if (!good || *p)
-        return fail_at(l, token, err, "signal format '%.60s': FORMAT[xSAMPLES][:SKEW][+OFFSET] was "
-                       "expected", token);
+        return fail_at(l, token, err,
+                       "signal format '%.60s': FORMAT[xSAMPLES][:SKEW][+OFFSET] was "
+                       "expected",
+                       token);
     if (per_frame < 1 || per_frame > PK_WFDB_FRAME_MAX || skew < 0 || skew > PK_WFDB_FRAME_MAX ||
         offset < 0 || offset > PK_WFDB_BYTES_MAX)
-        return fail_at(l, token, err, "signal format '%.60s': samples per frame from 1 to %d, skew "
-                       "from 0 to %d and offset from 0 to %d were expected", token,
-                       PK_WFDB_FRAME_MAX, PK_WFDB_FRAME_MAX, PK_WFDB_BYTES_MAX);
+        return fail_at(l, token, err,
+                       "signal format '%.60s': samples per frame from 1 to %d, skew "
+                       "from 0 to %d and offset from 0 to %d were expected",
+                       token, PK_WFDB_FRAME_MAX, PK_WFDB_FRAME_MAX, PK_WFDB_BYTES_MAX);
     s->format = (int32_t)format;
     s->samples_per_frame = (int32_t)per_frame;
     s->skew = (int32_t)skew;
@@ -215,8 +227,8 @@ static enum pk_status parse_gain(struct line *l, struct pk_wfdb_signal *s, bool 
     bool good = take_f64(&p, &s->gain);
     if (good && *p == '(') {
         p++;
-        good = take_i64(&p, &baseline) && *p == ')' && baseline >= INT32_MIN &&
-               baseline <= INT32_MAX;
+        good =
+            take_i64(&p, &baseline) && *p == ')' && baseline >= INT32_MIN && baseline <= INT32_MAX;
         p += good;
         *has_baseline = good;
     }
@@ -226,7 +238,7 @@ static enum pk_status parse_gain(struct line *l, struct pk_wfdb_signal *s, bool 
     }
     if (!good || *p)
         return fail_at(l, token, err, "gain '%.60s': GAIN[(BASELINE)][/UNITS] was expected", token);
-    if (s->gain == 0) s->gain = 200;  // "not calibrated"
+    if (s->gain == 0) s->gain = 200; // "not calibrated"
     s->baseline = (int32_t)baseline;
     return PK_OK;
 }
@@ -247,7 +259,7 @@ static enum pk_status parse_signal_line(struct line *l, struct pk_wfdb_signal *s
     s->initial = s->adc_zero;
     PK_TRY(optional_i32(l, "initial value", INT32_MIN, INT32_MAX, &s->initial, &given, err));
     PK_TRY(optional_i32(l, "checksum", -32768, 65535, &checksum, &s->has_checksum, err));
-    s->checksum = (uint16_t)checksum;  // written signed by some programs, unsigned by others
+    s->checksum = (uint16_t)checksum; // written signed by some programs, unsigned by others
     PK_TRY(optional_i32(l, "block size", 0, INT32_MAX, &block, &given, err));
     while (blank(*l->at)) l->at++;
     s->description = l->at;
@@ -314,8 +326,8 @@ static enum pk_status parse(struct pk_wfdb_header *h, struct pk_err *err)
                            err));
             PK_TRY(parse_segment_line(&l, &h->segment[segments++], err));
         } else if (!h->segments && signals < h->signals) {
-            PK_TRY(pk_grow(&h->signal, &signal_room, signals + 1, sizeof *h->signal, "signals",
-                           err));
+            PK_TRY(
+                pk_grow(&h->signal, &signal_room, signals + 1, sizeof *h->signal, "signals", err));
             PK_TRY(parse_signal_line(&l, &h->signal[signals++], err));
         } else {
             return fail_at(&l, l.at, err, "a line more than the %lld %s the record line promises",

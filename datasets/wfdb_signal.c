@@ -3,15 +3,15 @@
 
 struct format {
     int32_t code;
-    int32_t samples, bytes;  // of one packing group
-    int32_t part[3];         // bytes needed by 0, 1, 2 samples of a last group
+    int32_t samples, bytes; // of one packing group
+    int32_t part[3];        // bytes needed by 0, 1, 2 samples of a last group
     int32_t invalid;
 };
 
 /* Formats 212, 310 and 311 pack 2 or 3 samples; a last group need not be whole. */
 static const struct format formats[] = {
     {0, 1, 0, {0, 0, 0}, PK_WFDB_INVALID},
-    {8, 1, 1, {0, 0, 0}, PK_WFDB_INVALID},  // differences: no code is left for "invalid"
+    {8, 1, 1, {0, 0, 0}, PK_WFDB_INVALID}, // differences: no code is left for "invalid"
     {16, 1, 2, {0, 0, 0}, -32768},
     {24, 1, 3, {0, 0, 0}, -8388608},
     {32, 1, 4, {0, 0, 0}, INT32_MIN},
@@ -81,9 +81,12 @@ static void unpack310(const uint8_t *p, int64_t n, int32_t *dst)
     for (int64_t i = 0; i < n; i++) {
         const uint8_t *q = p + i / 3 * 4;
         uint32_t v;
-        if (i % 3 == 0) v = ((uint32_t)q[0] | (uint32_t)q[1] << 8) >> 1;
-        else if (i % 3 == 1) v = ((uint32_t)q[2] | (uint32_t)q[3] << 8) >> 1;
-        else v = (uint32_t)q[1] >> 3 | (uint32_t)q[3] >> 3 << 5;
+        if (i % 3 == 0)
+            v = ((uint32_t)q[0] | (uint32_t)q[1] << 8) >> 1;
+        else if (i % 3 == 1)
+            v = ((uint32_t)q[2] | (uint32_t)q[3] << 8) >> 1;
+        else
+            v = (uint32_t)q[1] >> 3 | (uint32_t)q[3] >> 3 << 5;
         dst[i] = sign_extend(v, 10);
     }
 }
@@ -94,9 +97,12 @@ static void unpack311(const uint8_t *p, int64_t n, int32_t *dst)
     for (int64_t i = 0; i < n; i++) {
         const uint8_t *q = p + i / 3 * 4;
         uint32_t v;
-        if (i % 3 == 0) v = (uint32_t)q[0] | (uint32_t)q[1] << 8;
-        else if (i % 3 == 1) v = (uint32_t)q[1] >> 2 | (uint32_t)q[2] << 6;
-        else v = (uint32_t)q[2] >> 4 | (uint32_t)q[3] << 4;
+        if (i % 3 == 0)
+            v = (uint32_t)q[0] | (uint32_t)q[1] << 8;
+        else if (i % 3 == 1)
+            v = (uint32_t)q[1] >> 2 | (uint32_t)q[2] << 6;
+        else
+            v = (uint32_t)q[2] >> 4 | (uint32_t)q[3] << 4;
         dst[i] = sign_extend(v, 10);
     }
 }
@@ -123,7 +129,7 @@ static void unpack_bytes(int32_t format, const uint8_t *p, int64_t n, int32_t *d
             dst[i] = (int32_t)low + sign_extend(q[3], 8) * 16777216;
         }
         break;
-    case 61:  // as 16, high byte first
+    case 61: // as 16, high byte first
         for (int64_t i = 0; i < n; i++)
             dst[i] = sign_extend((uint32_t)p[2 * i] << 8 | (uint32_t)p[2 * i + 1], 16);
         break;
@@ -139,13 +145,16 @@ static void unpack_bytes(int32_t format, const uint8_t *p, int64_t n, int32_t *d
     }
 }
 
-void pk_wfdb_unpack(int32_t format, const uint8_t *bytes, int64_t n, int32_t *dst,
-                    int32_t *invalid)
+void pk_wfdb_unpack(int32_t format, const uint8_t *bytes, int64_t n, int32_t *dst, int32_t *invalid)
 {
     const struct format *f = find(format);
     *invalid = f ? f->invalid : PK_WFDB_INVALID;
-    if (format == 212) unpack212(bytes, n, dst);
-    else if (format == 310) unpack310(bytes, n, dst);
-    else if (format == 311) unpack311(bytes, n, dst);
-    else unpack_bytes(format, bytes, n, dst);
+    if (format == 212)
+        unpack212(bytes, n, dst);
+    else if (format == 310)
+        unpack310(bytes, n, dst);
+    else if (format == 311)
+        unpack311(bytes, n, dst);
+    else
+        unpack_bytes(format, bytes, n, dst);
 }

@@ -17,13 +17,13 @@ struct bench {
     const struct pk_dataset *d;
     struct pk_loader_spec spec;
     int64_t steps;
-    double raw, loader;       // s
+    double raw, loader; // s
 };
 
-struct raw_job {              // one thread's share of the bare reads
+struct raw_job { // one thread's share of the bare reads
     const struct bench *b;
-    int first;                // takes samples first, first + threads, ...
-    int16_t *ring;            // shared, as large as the loader's
+    int first;     // takes samples first, first + threads, ...
+    int16_t *ring; // shared, as large as the loader's
     int64_t slots;
     enum pk_status status;
     struct pk_err err;
@@ -114,8 +114,8 @@ static void print(const struct bench *b, bool json)
     double raw = bytes / b->raw * 1e-6, loader = bytes / b->loader * 1e-6;
     double records = (double)b->steps * b->spec.batch / b->loader;
     if (!json) {
-        printf("raw pread  %8.0f MB/s\nloader     %8.0f MB/s  %.0f records/s\nratio      %8.2f\n", raw,
-               loader, records, loader / raw);
+        printf("raw pread  %8.0f MB/s\nloader     %8.0f MB/s  %.0f records/s\nratio      %8.2f\n",
+               raw, loader, records, loader / raw);
         return;
     }
     struct pk_text t = {0};
@@ -149,10 +149,14 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
     PK_TRY(pk_corpus_open(&d, a->word[0], err));
     batch = PK_MIN(batch, d.count);
     struct bench b = {.d = &d};
-    b.spec = (struct pk_loader_spec){.data = &d, .batch = (int32_t)batch,
+    b.spec = (struct pk_loader_spec){.data = &d,
+                                     .batch = (int32_t)batch,
                                      .stride_count = (int32_t)batch,
-                                     .crop = crop ? (int32_t)crop : d.samples, .random_crop = crop > 0,
-                                     .seed = 1, .threads = (int)threads, .ahead = (int)ahead};
+                                     .crop = crop ? (int32_t)crop : d.samples,
+                                     .random_crop = crop > 0,
+                                     .seed = 1,
+                                     .threads = (int)threads,
+                                     .ahead = (int)ahead};
     b.steps = PK_MAX((records ? records : d.count) / batch, (int64_t)1);
     enum pk_status s = measure(&b, repeats, err);
     if (s == PK_OK) print(&b, pk_arg(a, "json") != NULL);

@@ -7,17 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Headers may hold any bytes; JSON must be UTF-8. What is not ASCII becomes '?'. */
-static void put_text(struct pk_json_writer *w, const char *key, const char *text)
+/* Headers may hold any bytes, but JSON must be UTF-8 and a terminal obeys control characters: what
+ * is not printable ASCII becomes '?'. */
+static char *printable(const char *text)
 {
     char *copy = pk_strdup(text);
-    if (!copy) {
-        w->out->failed = true;
-        return;
-    }
-    for (char *p = copy; *p; p++)
+    for (char *p = copy; p && *p; p++)
         if ((unsigned char)*p >= 0x7f || (unsigned char)*p < 0x20) *p = '?';
-    pk_json_put_string(w, key, copy);
+    return copy;
+}
+
+static void put_text(struct pk_json_writer *w, const char *key, const char *text)
+{
+    char *copy = printable(text);
+    if (copy)
+        pk_json_put_string(w, key, copy);
+    else
+        w->out->failed = true;
     free(copy);
 }
 
@@ -73,16 +79,21 @@ static enum pk_status print_json(const struct pk_wfdb_record *r, struct pk_err *
 
 static void print_table(const struct pk_wfdb_record *r)
 {
-    printf("record   %s\nrate     %g Hz\nlength   %lld frames, %g s\n", r->header.name,
+    char *name = printable(r->header.name);
+    printf("record   %s\nrate     %g Hz\nlength   %lld frames, %g s\n", name ? name : "",
            r->header.rate, (long long)r->length, (double)r->length / r->header.rate);
+    free(name);
     if (r->header.segments) printf("segments %lld\n", (long long)r->header.segments);
     printf("%6s %6s %5s %9s %12s %9s %-8s %s\n", "signal", "format", "/fr", "samples", "gain",
            "invalid", "units", "description");
     for (int32_t i = 0; i < r->channels; i++) {
         const struct pk_wfdb_channel *c = &r->channel[i];
+        char *units = printable(c->units), *description = printable(c->description);
         printf("%6d %6d %5d %9lld %12g %9lld %-8s %s\n", i, c->format, c->samples_per_frame,
-               (long long)c->count, c->piece[0].gain, (long long)c->invalid, c->units,
-               c->description);
+               (long long)c->count, c->piece[0].gain, (long long)c->invalid, units ? units : "",
+               description ? description : "");
+        free(units);
+        free(description);
     }
 }
 
@@ -107,8 +118,16 @@ static enum pk_status write_npy(const struct pk_wfdb_record *r, const char *path
     int n = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }",
                      digital ? "<i4" : "<f8", shape);
     int padded = (10 + n + 1 + 63) / 64 * 64 - 10;
-    const unsigned char head[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0,
-                                    (unsigned char)(padded & 255), (unsigned char)(padded >> 8)};
+    const unsigned char head[10] = {0x93,
+                                    'N',
+                                    'U',
+                                    'M',
+                                    'P',
+                                    'Y',
+                                    1,
+                                    0,
+                                    (unsigned char)(padded & 255),
+                                    (unsigned char)(padded >> 8)};
     PK_TRY(pk_open(&f, path, "wb", err));
     s = pk_write(f, head, sizeof head, path, err);
     if (s == PK_OK && fprintf(f, "%s%*s\n", dict, padded - n - 1, "") < 0)
@@ -136,13 +155,16 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     const char *npy = pk_arg(args, "npy");
     const struct pk_wfdb_options options = {.ignore_checksum = pk_arg(args, "ignore-checksum")};
     if (args->count != 1)
-        return pk_fail(err, PK_EUSAGE, "data dump takes one record: the path of its header, with or "
+        return pk_fail(err, PK_EUSAGE,
+                       "data dump takes one record: the path of its header, with or "
                        "without .hea");
     PK_TRY(pk_wfdb_read(&r, args->word[0], &options, err));
     enum pk_status s = PK_OK;
     if (npy) s = write_npy(&r, npy, pk_arg(args, "digital") != NULL, err);
-    if (s == PK_OK && pk_arg(args, "json")) s = print_json(&r, err);
-    else if (s == PK_OK) print_table(&r);
+    if (s == PK_OK && pk_arg(args, "json"))
+        s = print_json(&r, err);
+    else if (s == PK_OK)
+        print_table(&r);
     pk_wfdb_free(&r);
     return s;
 }
@@ -164,9 +186,10 @@ const struct pk_command pk_cmd_data_dump = {
     .name = "data dump",
     .synopsis = "RECORD",
     .summary = "show one WFDB record",
-    .details = "RECORD is the path of a WFDB header, with or without .hea. The array of --npy is\n"
-               "[signals, samples]; where signals have different numbers of samples per frame it is\n"
-               "one row, signal after signal.",
+    .details =
+        "RECORD is the path of a WFDB header, with or without .hea. The array of --npy is\n"
+        "[signals, samples]; where signals have different numbers of samples per frame it is\n"
+        "one row, signal after signal.",
     .options = options,
     .examples = examples,
     .run = run};

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 struct progress {
-    bool terminal;  // stderr is one: rewrite the line; otherwise a line every 10 s
+    bool terminal; // stderr is one: rewrite the line; otherwise a line every 10 s
     double start, last;
 };
 
@@ -20,7 +20,8 @@ static void show_progress(void *self, int64_t done, int64_t count, int64_t rejec
     p->last = now;
     double rate = spent > 0 ? (double)done / spent : 0;
     double left = rate > 0 ? (double)(count - done) / rate : 0;
-    fprintf(stderr, "%simport %lld/%lld records (%.1f %%), %.0f records/s, %.0f s left, %lld rejected%s",
+    fprintf(stderr,
+            "%simport %lld/%lld records (%.1f %%), %.0f records/s, %.0f s left, %lld rejected%s",
             p->terminal ? "\r" : "", (long long)done, (long long)count,
             100.0 * (double)done / (double)count, rate, left, (long long)rejected,
             p->terminal && done < count ? "  " : "\n");
@@ -36,8 +37,10 @@ static enum pk_status parse_folds(const char *text, uint32_t *bits, struct pk_er
         size_t n = strcspn(p, ",");
         snprintf(number, sizeof number, "%.*s", (int)PK_MIN(n, (size_t)7), p);
         if (!pk_parse_i64(number, &fold) || fold < 1 || fold > 10 || (p[n] && !p[n + 1]))
-            return pk_fail(err, PK_EUSAGE, "--folds %s: numbers from 1 to 10 with commas between "
-                           "them were expected", text);
+            return pk_fail(err, PK_EUSAGE,
+                           "--folds %s: numbers from 1 to 10 with commas between "
+                           "them were expected",
+                           text);
         *bits |= 1u << fold;
         p += n + (p[n] == ',');
     }
@@ -54,14 +57,17 @@ static enum pk_status parse_words(const struct pk_args *args, struct pk_ptbxl_im
                        args->count ? "unknown source '" : "data import needs a source",
                        args->count ? args->word[0] : "", args->count ? "'" : "");
     if (args->count < 3 || strchr(args->word[1], '=') || strchr(args->word[2], '='))
-        return pk_fail(err, PK_EUSAGE, "data import ptbxl takes the folder of PTB-XL and the folder of "
+        return pk_fail(err, PK_EUSAGE,
+                       "data import ptbxl takes the folder of PTB-XL and the folder of "
                        "the corpus: purkinje data import ptbxl DIR OUT [rate=100|500]");
     job->folder = args->word[1];
     job->out = args->word[2];
     for (int i = 3; i < args->count; i++) {
         if (strncmp(args->word[i], "rate=", 5))
-            return pk_fail(err, PK_EUSAGE, "'%s' is not a setting of this source; rate=100 and "
-                           "rate=500 are", args->word[i]);
+            return pk_fail(err, PK_EUSAGE,
+                           "'%s' is not a setting of this source; rate=100 and "
+                           "rate=500 are",
+                           args->word[i]);
         if (!pk_parse_i64(args->word[i] + 5, &rate) || (rate != 100 && rate != 500))
             return pk_fail(err, PK_EUSAGE, "%s: PTB-XL has rate=100 and rate=500 (Hz)",
                            args->word[i]);
@@ -70,8 +76,8 @@ static enum pk_status parse_words(const struct pk_args *args, struct pk_ptbxl_im
     return PK_OK;
 }
 
-static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char *out, double seconds,
-                                    bool json, struct pk_err *err)
+static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char *out,
+                                    double seconds, bool json, struct pk_err *err)
 {
     if (!json) {
         printf("%s: %lld of %lld records imported to %s in %.1f s\n", s->version,
@@ -145,11 +151,13 @@ const struct pk_command pk_cmd_data_import = {
     .details =
         "Sources:\n"
         "  ptbxl   PTB-XL 1.0.1 or 1.0.3: the folder with ptbxl_database.csv\n\n"
-        "Leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored as int16 with an LSB of\n"
+        "Leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored as int16 with an LSB "
+        "of\n"
         "1 uV, unfiltered. All six labellings of PTB-XL come along (likelihoods are ignored), the\n"
         "official folds, hashed patient numbers, and the targets age and sex. Age is the table's:\n"
         "300 stands for 'over 89', only a missing age is NaN; sex is 0 male, 1 female.\n\n"
-        "The corpus is the same, byte for byte, whatever the number of workers. A record that cannot\n"
+        "The corpus is the same, byte for byte, whatever the number of workers. A record that "
+        "cannot\n"
         "be read is left out and listed with its reason in OUT/import_report.json. An interrupted\n"
         "import leaves no valid corpus: start it again, it begins from the first record.",
     .options = options,

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { FOLDS = 64 };  // folds 1 to 63 are listed, 0 stands for none
+enum { FOLDS = 64 }; // folds 1 to 63 are listed, 0 stands for none
 
 static int64_t labelled(const struct pk_task *t, int64_t i)
 {
@@ -90,7 +90,8 @@ static void print_task(const struct pk_dataset *d, const struct pk_task *t)
 {
     int64_t rows = 0;
     for (int64_t i = 0; i < d->count; i++) rows += labelled(t, i);
-    printf("task %s: %d classes, %lld records with a label\n", t->name, t->classes, (long long)rows);
+    printf("task %s: %d classes, %lld records with a label\n", t->name, t->classes,
+           (long long)rows);
     for (int32_t k = 0; k < t->classes; k++)
         printf("  %-22s %lld\n", t->class_name[k], (long long)positives(d, t, k));
     print_folds(d, t, "labelled");
@@ -209,8 +210,10 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
     if (a->count != 1) return pk_fail(err, PK_EUSAGE, "data info needs one corpus");
     PK_TRY(pk_corpus_open(&d, a->word[0], err));
     enum pk_status s = count_patients(&d, &patients, err);
-    if (s == PK_OK && pk_arg(a, "json")) s = print_json(&d, patients, err);
-    else if (s == PK_OK) print_text(&d, patients);
+    if (s == PK_OK && pk_arg(a, "json"))
+        s = print_json(&d, patients, err);
+    else if (s == PK_OK)
+        print_text(&d, patients);
     pk_dataset_free(&d);
     return s;
 }
@@ -218,7 +221,8 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
 static const struct pk_option options[] = {{"json", NULL, "the same as JSON"}, {0}};
 
 static const struct pk_example examples[] = {
-    {"data info demo", "records, patients, leads, statistics, classes and folds of the corpus demo"},
+    {"data info demo",
+     "records, patients, leads, statistics, classes and folds of the corpus demo"},
     {"data info demo --json", "the same for programs"},
     {0}};
 

@@ -31,14 +31,15 @@ static enum pk_status parse_folds(const char *s, uint64_t *set, struct pk_err *e
         if (*end != ',') break;
         p = end + 1;
     }
-    return pk_fail(err, PK_EUSAGE, "--folds %s: folds from 0 to 63 such as 1-8 or 1-4,9 were expected",
-                   s);
+    return pk_fail(err, PK_EUSAGE,
+                   "--folds %s: folds from 0 to 63 such as 1-8 or 1-4,9 were expected", s);
 }
 
 static enum pk_status select_rows(const struct pk_dataset *d, const struct pk_args *a,
                                   struct selection *out, struct pk_err *err)
 {
-    const char *folds = pk_arg(a, "folds"), *source = pk_arg(a, "source"), *task = pk_arg(a, "task");
+    const char *folds = pk_arg(a, "folds"), *source = pk_arg(a, "source"),
+               *task = pk_arg(a, "task");
     const struct pk_task *t = task ? pk_dataset_task(d, task) : NULL;
     uint64_t set = UINT64_MAX;
     int32_t wanted = -1;
@@ -46,11 +47,15 @@ static enum pk_status select_rows(const struct pk_dataset *d, const struct pk_ar
     for (int32_t s = 0; source && s < d->sources; s++)
         if (!strcmp(d->source[s].name, source)) wanted = s;
     if (source && wanted < 0)
-        return pk_fail(err, PK_EUSAGE, "--source %s: %s has none of this name; 'purkinje data info' "
-                       "lists them", source, d->name);
+        return pk_fail(err, PK_EUSAGE,
+                       "--source %s: %s has none of this name; 'purkinje data info' "
+                       "lists them",
+                       source, d->name);
     if (task && !t)
-        return pk_fail(err, PK_EUSAGE, "--task %s: %s has none of this name; 'purkinje data info' "
-                       "lists them", task, d->name);
+        return pk_fail(err, PK_EUSAGE,
+                       "--task %s: %s has none of this name; 'purkinje data info' "
+                       "lists them",
+                       task, d->name);
     PK_TRY(pk_alloc(&out->row, (size_t)d->count, sizeof *out->row, "rows", err));
     for (int64_t i = 0; i < d->count; i++) {
         const struct pk_record *r = &d->record[i];
@@ -120,7 +125,8 @@ static const struct pk_option options[] = {
 
 static const struct pk_example examples[] = {
     {"data stats demo", "mean and std of each lead over the whole corpus demo"},
-    {"data stats demo --folds 1-8 --task rhythm --json", "over the training rows of a task, as JSON"},
+    {"data stats demo --folds 1-8 --task rhythm --json",
+     "over the training rows of a task, as JSON"},
     {0}};
 
 const struct pk_command pk_cmd_data_stats = {

@@ -9,9 +9,14 @@
 
 static struct pk_corpus_spec describe(const struct pk_dataset *d, int64_t shard_records)
 {
-    struct pk_corpus_spec c = {.rate = d->rate, .leads = d->leads, .samples = d->samples,
-                               .sources = d->sources, .tasks = d->tasks, .task = d->task,
-                               .targets = d->targets, .shard_records = shard_records,
+    struct pk_corpus_spec c = {.rate = d->rate,
+                               .leads = d->leads,
+                               .samples = d->samples,
+                               .sources = d->sources,
+                               .tasks = d->tasks,
+                               .task = d->task,
+                               .targets = d->targets,
+                               .shard_records = shard_records,
                                .preprocessing = "none: generated"};
     memcpy(c.modality, d->modality, sizeof c.modality);
     memcpy(c.version, d->version, sizeof c.version);
@@ -84,11 +89,13 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
     PK_TRY(pk_arg_f64(a, "seconds", 1, 3600, &spec.seconds, err));
     PK_TRY(pk_arg_i64(a, "seed", 0, INT64_MAX, &seed, err));
     PK_TRY(pk_arg_i64(a, "shard-records", 1, 1 << 30, &shard_records, err));
-    char path[PK_PATH_MAX];  // said again by the writer, but before the minutes of generating
+    char path[PK_PATH_MAX]; // said again by the writer, but before the minutes of generating
     PK_TRY(pk_path(path, err, "%s/corpus.json", a->word[0]));
     if (pk_exists(path))
-        return pk_fail(err, PK_EWRITE, "%s holds a corpus already; choose another folder or remove "
-                       "it first", a->word[0]);
+        return pk_fail(err, PK_EWRITE,
+                       "%s holds a corpus already; choose another folder or remove "
+                       "it first",
+                       a->word[0]);
     spec.records = records;
     spec.seed = (uint64_t)seed;
     spec.ppg = pk_arg(a, "ppg") != NULL;
@@ -98,7 +105,8 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
     double made = pk_seconds();
     enum pk_status s = write_corpus(&d, a->word[0], shard_records, err);
     if (s == PK_OK && !a->quiet)
-        fprintf(stderr, "%lld records of %d leads x %d samples: generated in %.1f s, written in %.1f s\n",
+        fprintf(stderr,
+                "%lld records of %d leads x %d samples: generated in %.1f s, written in %.1f s\n",
                 (long long)d.count, d.leads, d.samples, made - start, pk_seconds() - made);
     if (s == PK_OK) printf("%s\n", a->word[0]);
     pk_dataset_free(&d);
@@ -124,8 +132,10 @@ const struct pk_command pk_cmd_data_synth = {
     .name = "data synth",
     .synopsis = "OUT",
     .summary = "writes a corpus of synthetic ECG or PPG",
-    .details = "The ECG is a dynamical model (beats of P QRS T waves, a heart vector, 12 leads) with rhythm\n"
-               "and morphology labels; PPG comes from the same beats. Equal options give equal bytes.",
+    .details =
+        "The ECG is a dynamical model (beats of P QRS T waves, a heart vector, 12 leads) with "
+        "rhythm\n"
+        "and morphology labels; PPG comes from the same beats. Equal options give equal bytes.",
     .options = options,
     .examples = examples,
     .run = run};

@@ -24,10 +24,12 @@ static enum pk_status check(const char *dir, const struct pk_args *a, struct pk_
     double start = pk_seconds();
     PK_TRY(pk_corpus_verify(dir, &bad, report, err));
     if (report->failed) return pk_fail(err, PK_ENOMEM, "out of memory: report");
-    if (!bad) PK_TRY(pk_corpus_open(&d, dir, err));  // intact, and of a layout that can be read
+    if (!bad) PK_TRY(pk_corpus_open(&d, dir, err)); // intact, and of a layout that can be read
     pk_dataset_free(&d);
-    if (pk_arg(a, "json")) print_json(bad, report);
-    else if (!bad) printf("%s is intact\n", dir);
+    if (pk_arg(a, "json"))
+        print_json(bad, report);
+    else if (!bad)
+        printf("%s is intact\n", dir);
     if (!a->quiet) fprintf(stderr, "checked in %.1f s\n", pk_seconds() - start);
     if (bad)
         return pk_fail(err, PK_EDATA, "%lld damaged shard%s in %s:\n%.1500s", (long long)bad,

@@ -10,6 +10,7 @@
  * of query rows, so that dV = P^T dO and dK = dS^T Q are reductions in registers too. */
 #include "core/cpu/kernels.h"
 #include "core/cpu/tile.h"
+#include "core/cpu/transpose.h"
 #include "core/cpu/workspace.h"
 
 #include <math.h>
@@ -60,8 +61,7 @@ static void pack(float *dst, int64_t stride, const float *src, int64_t ld, int64
 static void pack_transposed(float *dst, int64_t stride, const float *src, int64_t ld, int64_t rows,
                             int64_t cols)
 {
-    for (int64_t j = 0; j < rows; j++)
-        for (int64_t c = 0; c < cols; c++) dst[c * stride + j] = src[j * ld + c];
+    pk_transpose(dst, stride, src, ld, rows, cols);
     for (int64_t c = 0; c < cols; c++)
         for (int64_t j = rows; j < stride; j++) dst[c * stride + j] = 0;
 }
@@ -190,9 +190,9 @@ static float dot(const float *a, const float *b, int64_t n)
  */
 static void grad_row(float *p, float *ds, int64_t vecs, pk_v bias, float lse, float delta)
 {
-    pk_v l = pk_v_set(lse * LOG2E), d = pk_v_set(delta);
+    pk_v l = pk_v_set(lse), log2e = pk_v_set(LOG2E), d = pk_v_set(delta);
     for (int64_t v = 0; v < vecs; v++, p += PK_V, ds += PK_V) {
-        pk_v x = pk_v_sub(pk_v_load(p), l);
+        pk_v x = pk_v_fnma(l, log2e, pk_v_load(p));
         if (v == vecs - 1) x = pk_v_add(x, bias);
         x = pk_v_exp2(x);
         pk_v_store(p, x);

@@ -354,18 +354,19 @@ static inline pk_v pk_v_exp(pk_v a)
     return pk_v_scale2(p, n);
 }
 
-/* 2^a within 2 ulp for finite a; the low end vanishes smoothly (0 below -150), and no bound on a is
+/* 2^a within 1 ulp for finite a; the low end vanishes smoothly (0 below -150), and no bound on a is
  * needed with AVX-512. Cheaper than pk_v_exp: a softmax keeps its scores in units of log 2. */
 static inline pk_v pk_v_exp2(pk_v a)
 {
 #if !defined(PK_ISA_avx512)
     a = pk_v_min(pk_v_set(130.0f), pk_v_max(pk_v_set(-151.0f), a));
 #endif
-    pk_v n = pk_v_round(a), r = pk_v_sub(a, n), p = pk_v_set(0.00132647352f);
-    p = pk_v_fma(p, r, pk_v_set(0.00967151754f));
-    p = pk_v_fma(p, r, pk_v_set(0.0555073377f));
-    p = pk_v_fma(p, r, pk_v_set(0.24022242f));
-    p = pk_v_fma(p, r, pk_v_set(0.693146978f));
+    pk_v n = pk_v_round(a), r = pk_v_sub(a, n), p = pk_v_set(0.000153533734f);
+    p = pk_v_fma(p, r, pk_v_set(0.00133988789f));
+    p = pk_v_fma(p, r, pk_v_set(0.00961843736f));
+    p = pk_v_fma(p, r, pk_v_set(0.0555033246f));
+    p = pk_v_fma(p, r, pk_v_set(0.240226479f));
+    p = pk_v_fma(p, r, pk_v_set(0.693147203f));
     p = pk_v_fma(p, r, pk_v_set(1.0f));
     return pk_v_scale2(p, n);
 }

@@ -47,8 +47,11 @@ static void make_fake(struct fake *f)
 {
     *f = (struct fake){.task = {.name = "task", .classes = CLASSES}};
     for (int i = 0; i < RECORDS; i++) {
-        f->record[i] = (struct pk_record){.source = i % 7 == 0 ? 1 : i % 10 == 3 ? 2 : 0,
-                                          .length = SAMPLES - i % 4, .lead_mask = i == 5 ? 6 : 7};
+        f->record[i] = (struct pk_record){.source = i % 7 == 0    ? 1
+                                                    : i % 10 == 3 ? 2
+                                                                  : 0,
+                                          .length = SAMPLES - i % 4,
+                                          .lead_mask = i == 5 ? 6 : 7};
         for (int l = 0; l < LEADS; l++) f->record[i].scale[l] = 0.5f + (float)l;
         f->label[i * CLASSES] = (uint8_t)(i & 1);
         f->label[i * CLASSES + 1] = (uint8_t)(i % 3 == 0);
@@ -60,16 +63,30 @@ static void make_fake(struct fake *f)
             f->source[s].std[l] = s == 2 && l == 1 ? 0 : 2 + s;
         }
     f->task.label = f->label;
-    f->d = (struct pk_dataset){.name = "fake", .count = RECORDS, .leads = LEADS, .samples = SAMPLES,
-                               .rate = 10, .record = f->record, .sources = 3, .source = f->source,
-                               .self = f, .read = fake_read, .read_part = fake_part,
+    f->d = (struct pk_dataset){.name = "fake",
+                               .count = RECORDS,
+                               .leads = LEADS,
+                               .samples = SAMPLES,
+                               .rate = 10,
+                               .record = f->record,
+                               .sources = 3,
+                               .source = f->source,
+                               .self = f,
+                               .read = fake_read,
+                               .read_part = fake_part,
                                .record_id = fake_id};
 }
 
 static struct pk_loader_spec make_spec(const struct fake *f)
 {
-    return (struct pk_loader_spec){.data = &f->d, .task = &f->task, .batch = 16, .stride_count = 16,
-                                   .crop = 20, .random_crop = true, .seed = 9, .threads = 2,
+    return (struct pk_loader_spec){.data = &f->d,
+                                   .task = &f->task,
+                                   .batch = 16,
+                                   .stride_count = 16,
+                                   .crop = 20,
+                                   .random_crop = true,
+                                   .seed = 9,
+                                   .threads = 2,
                                    .ahead = 2};
 }
 
@@ -116,14 +133,14 @@ static void test_sequence(const struct fake *f, int threads, int ahead, bool ran
         if (b) check_batch(f, &s, b, step);
         CHECK(waited >= 0);
     }
-    static const int64_t jumps[] = {5, 5, 6, 0, 1000000, 1000001, 3};  // restarts, repeats
+    static const int64_t jumps[] = {5, 5, 6, 0, 1000000, 1000001, 3}; // restarts, repeats
     for (size_t i = 0; i < PK_COUNT(jumps); i++) {
         CHECK_OK(pk_loader_get(l, jumps[i], &b, NULL, &err), &err);
         if (b) check_batch(f, &s, b, jumps[i]);
     }
     CHECK_FAILS(pk_loader_get(l, -1, &b, NULL, &err), PK_EINVAL, &err, "out of range");
     pk_loader_close(l);
-    CHECK_OK(pk_loader_open(&l, &s, &err), &err);  // a fresh one at step 5
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err); // a fresh one at step 5
     CHECK_OK(pk_loader_get(l, 5, &b, NULL, &err), &err);
     if (b) check_batch(f, &s, b, 5);
     pk_loader_close(l);
@@ -185,7 +202,7 @@ static void test_epochs(const struct fake *f)
             for (int64_t i = 0; i < n; i++) wrong += seen[part ? rows[i] : i] != 1;
             CHECK(wrong == 0);
         }
-        CHECK(changed > 29 * n * 9 / 10);  // every epoch has an order of its own
+        CHECK(changed > 29 * n * 9 / 10); // every epoch has an order of its own
     }
 }
 
@@ -218,7 +235,7 @@ static void test_mixture(const struct fake *f)
     }
     double full = 0;
     for (int t = 0; t < SAMPLES; t++) full += start_at[t];
-    for (int t = 0; t <= SAMPLES - s.crop; t++)  // 21 starts, both ends included
+    for (int t = 0; t <= SAMPLES - s.crop; t++) // 21 starts, both ends included
         CHECK_NEAR(start_at[t], full / 21, 5 * sqrt(full / 21));
     CHECK_OK(pk_loader_open(&l, &s, &err), &err);
     for (int64_t step = 0; step < 10; step++) {
@@ -230,7 +247,8 @@ static void test_mixture(const struct fake *f)
 
 static void test_errors(struct fake *f)
 {
-    static const double none[3] = {0, 0, 0}, negative[3] = {1, -1, 1}, not_a_number[3] = {NAN, 1, 1};
+    static const double none[3] = {0, 0, 0}, negative[3] = {1, -1, 1},
+                        not_a_number[3] = {NAN, 1, 1};
     struct pk_err err = {0};
     struct pk_loader *l;
     const struct pk_batch *b;
@@ -265,7 +283,7 @@ static void test_errors(struct fake *f)
     s.batch = s.stride_count = 1;
     CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "row 103");
 
-    s = make_spec(f);  // one bad record among twenty: its batch fails and names it, others do not
+    s = make_spec(f); // one bad record among twenty: its batch fails and names it, others do not
     s.rows = rows;
     s.row_count = 20;
     s.batch = s.stride_count = 4;

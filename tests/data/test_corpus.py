@@ -278,6 +278,18 @@ def test_json(good):
     change("'std' holds something", lambda j: j["sources"][0].update(std=["x"] * 12))
     change("'tasks' has a name", lambda j: j["tasks"][0].update(name="a/b"))
     change("another shape", lambda j: j["tasks"][0]["classes"].append("zebra"))
+    rng = random.Random(2)
+    text = open(f"{good}/corpus.json", "rb").read()
+    for _ in range(60):  # whatever is in it: accepted or refused, never a crash
+        at, copied = rng.randrange(len(text)), bytearray(text)
+        if rng.random() < 0.5:
+            copied[at] = rng.choice(b'0123456789-.,:"{}[]ex')
+        else:
+            del copied[at:at + rng.randrange(1, 40)]
+        copy(good, "broken")
+        open("broken/corpus.json", "wb").write(copied)
+        r = subprocess.run([PROGRAM, "data", "info", "broken"], capture_output=True, text=True)
+        check(r.returncode in (0, 65), f"changed corpus.json: {r.returncode} {r.stderr}")
     copy(good, "broken")
     open("broken/corpus.json", "w").write("{")
     refused("broken", "corpus.json:1:2: bad JSON")

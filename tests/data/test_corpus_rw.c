@@ -1,4 +1,5 @@
-/* test_corpus_rw.c -- a corpus written record by record reads back equal, and says what is wrong. */
+/* test_corpus_rw.c -- a corpus written record by record reads back equal, and says what is wrong.
+ */
 #include "core/rng.h"
 #include "datasets/corpus.h"
 #include "tests/test.h"
@@ -18,11 +19,20 @@ struct shape {
 
 static struct pk_corpus_spec make_spec(const struct shape *s, struct pk_task task[2])
 {
-    struct pk_corpus_spec spec = {.modality = "ecg", .version = "test 1", .units = "mV",
-                                  .preprocessing = "none", .rate = 100, .leads = s->leads,
-                                  .samples = s->samples, .sources = 2, .tasks = 2, .task = task,
-                                  .source_name = {"one", "two"}, .targets = 1,
-                                  .target_name = {"age"}, .shard_records = s->shard_records};
+    struct pk_corpus_spec spec = {.modality = "ecg",
+                                  .version = "test 1",
+                                  .units = "mV",
+                                  .preprocessing = "none",
+                                  .rate = 100,
+                                  .leads = s->leads,
+                                  .samples = s->samples,
+                                  .sources = 2,
+                                  .tasks = 2,
+                                  .task = task,
+                                  .source_name = {"one", "two"},
+                                  .targets = 1,
+                                  .target_name = {"age"},
+                                  .shard_records = s->shard_records};
     task[0] = (struct pk_task){.name = "first", .classes = 3, .class_name = class_a};
     task[1] = (struct pk_task){.name = "second", .classes = 2, .class_name = class_b};
     for (int32_t l = 0; l < s->leads; l++)
@@ -38,8 +48,10 @@ static void make_record(const struct shape *s, int64_t i, struct pk_corpus_recor
     *r = (struct pk_corpus_record){.signal = signal, .label = label, .target = target};
     snprintf(r->id, sizeof r->id, "rec-%03d", (int)i);
     snprintf(r->statements, sizeof r->statements, "%.*s", (int)(i % 9), "statement");
-    r->meta = (struct pk_record){.patient = pk_rng_u64(&rng), .source = (int32_t)(i % 2),
-                                 .length = s->samples - (int32_t)(i % 3), .fold = (int16_t)(i % 10),
+    r->meta = (struct pk_record){.patient = pk_rng_u64(&rng),
+                                 .source = (int32_t)(i % 2),
+                                 .length = s->samples - (int32_t)(i % 3),
+                                 .fold = (int16_t)(i % 10),
                                  .lead_mask = (uint16_t)((1u << s->leads) - 1),
                                  .quality = (uint32_t)i};
     for (int32_t l = 0; l < s->leads; l++) r->meta.scale[l] = 0.001f * (float)(l + 1);
@@ -141,8 +153,10 @@ static void check_stats_values(const struct pk_dataset *d, struct pk_err *err)
                     double raw = x[(size_t)l * (size_t)d->samples + (size_t)t];
                     double v = raw * (double)d->record[i].scale[l];
                     if (raw == PK_INVALID) continue;
-                    if (pass == 0) n++, sum += v;
-                    else squares += (v - sum / n) * (v - sum / n);
+                    if (pass == 0)
+                        n++, sum += v;
+                    else
+                        squares += (v - sum / n) * (v - sum / n);
                 }
             }
         CHECK_NEAR(mean[l], sum / n, 1e-11);
@@ -209,7 +223,7 @@ static void test_errors(void)
     CHECK_OK(pk_corpus_add(w, &r, &err), &err);
     CHECK_FAILS(pk_corpus_open(&d, dir, &err), PK_EMISSING, &err, "not finished");
     pk_corpus_abandon(w);
-    CHECK(rmdir(dir) == 0);  // abandoning left nothing behind
+    CHECK(rmdir(dir) == 0); // abandoning left nothing behind
     CHECK_OK(pk_corpus_create(&w, dir, &spec, &err), &err);
     CHECK_FAILS(pk_corpus_finish(w, &err), PK_EDATA, &err, "no record was added");
     CHECK(rmdir(dir) == 0);

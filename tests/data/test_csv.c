@@ -12,7 +12,9 @@ static enum pk_status parse(struct pk_csv *c, const char *text)
 static void reads(void)
 {
     struct pk_csv c;
-    CHECK_OK(parse(&c, "\xef\xbb\xbf" "a,b,\"c \"\"d\"\"\"\r\n1,\"x,\r\ny\",\n\"\",\xc3\xa4,\"q\""), &err);
+    CHECK_OK(parse(&c, "\xef\xbb\xbf"
+                       "a,b,\"c \"\"d\"\"\"\r\n1,\"x,\r\ny\",\n\"\",\xc3\xa4,\"q\""),
+             &err);
     CHECK(c.columns == 3 && c.rows == 2);
     CHECK(!strcmp(c.header[2].text, "c \"d\""));
     CHECK(!strcmp(pk_csv_text(&c, 0, 1), "x,\r\ny"));
@@ -20,15 +22,15 @@ static void reads(void)
     CHECK(!strcmp(pk_csv_text(&c, 1, 0), "") && !strcmp(pk_csv_text(&c, 1, 1), "\xc3\xa4"));
     CHECK(!strcmp(pk_csv_text(&c, 1, 2), "q"));
     CHECK(c.field[1].line == 2 && c.field[1].column == 3);
-    CHECK(c.field[3].line == 4 && c.field[5].column == 7);  // bytes: the umlaut has two
+    CHECK(c.field[3].line == 4 && c.field[5].column == 7); // bytes: the umlaut has two
     pk_csv_free(&c);
-    CHECK_OK(parse(&c, "one\nx\n\n\r\n"), &err);  // empty lines at the end
+    CHECK_OK(parse(&c, "one\nx\n\n\r\n"), &err); // empty lines at the end
     CHECK(c.columns == 1 && c.rows == 1);
     pk_csv_free(&c);
     CHECK_OK(parse(&c, "one,two"), &err);
     CHECK(c.columns == 2 && c.rows == 0);
     pk_csv_free(&c);
-    pk_csv_free(&c);  // twice is safe
+    pk_csv_free(&c); // twice is safe
 }
 
 static void refuses(void)
@@ -49,11 +51,11 @@ static void refuses(void)
         {"a,b\n1,2\r", "t.csv:2:4: a carriage return"},
         {"a,a\n1,2\n", "t.csv:1:3: column 'a' is there twice"},
         {"a\n\xff\n", "t.csv:2:1: this byte is not UTF-8"},
-        {"a\n\xc0\x80\n", "this byte is not UTF-8"},          // overlong
-        {"a\n\xe0\x80\x80\n", "this byte is not UTF-8"},      // overlong
-        {"a\n\xed\xa0\x80\n", "this byte is not UTF-8"},      // surrogate
-        {"a\n\xf4\x90\x80\x80\n", "this byte is not UTF-8"},  // above U+10FFFF
-        {"a\nx\xc3", "t.csv:2:2: this byte is not UTF-8"},    // cut off
+        {"a\n\xc0\x80\n", "this byte is not UTF-8"},         // overlong
+        {"a\n\xe0\x80\x80\n", "this byte is not UTF-8"},     // overlong
+        {"a\n\xed\xa0\x80\n", "this byte is not UTF-8"},     // surrogate
+        {"a\n\xf4\x90\x80\x80\n", "this byte is not UTF-8"}, // above U+10FFFF
+        {"a\nx\xc3", "t.csv:2:2: this byte is not UTF-8"},   // cut off
     };
     struct pk_csv c;
     for (size_t i = 0; i < PK_COUNT(bad); i++)
@@ -82,12 +84,12 @@ static void numbers(void)
     CHECK_OK(pk_csv_i64(&c, 1, 0, &n, &err), &err);
     CHECK(n == 7);
     CHECK_OK(pk_csv_i64(&c, 1, 2, &n, &err), &err);
-    CHECK(n == 9007199254740993);  // more than a double holds
+    CHECK(n == 9007199254740993); // more than a double holds
     CHECK_FAILS(pk_csv_i64(&c, 1, 1, &n, &err), PK_EDATA, &err,
                 "t.csv:3:5: column 'age': '1.5' is not a whole number");
     CHECK_FAILS(pk_csv_i64(&c, 0, 2, &n, &err), PK_EDATA, &err, "t.csv:2:11: column 'odd '");
     pk_csv_fail(&c, 0, 1, 2, &err, "here");
-    CHECK(!strcmp(err.message, "t.csv:2:7: column 'age': here"));  // after the opening quote
+    CHECK(!strcmp(err.message, "t.csv:2:7: column 'age': here")); // after the opening quote
     pk_csv_free(&c);
 }
 

@@ -13,8 +13,8 @@ enum { ITEMS = 500 };
 struct seen {
     int64_t next, accepted, rejected, wrong;
     char why[ITEMS][96];
-    int64_t stop_at;  // accept fails there
-    bool deadly;      // some items kill or hang their worker
+    int64_t stop_at; // accept fails there
+    bool deadly;     // some items kill or hang their worker
 };
 
 static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_err *err)
@@ -22,7 +22,7 @@ static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_er
     const struct seen *s = self;
     int64_t *out = slot;
     if (out[0] || out[100]) return pk_fail(err, PK_EINTERNAL, "slot not zeroed");
-    if (item % 7 == 3) {  // some are slow, so that others overtake them
+    if (item % 7 == 3) { // some are slow, so that others overtake them
         struct timespec t = {.tv_nsec = 300000};
         nanosleep(&t, NULL);
     }

@@ -9,9 +9,9 @@ static void names(void)
     static const struct {
         const char *name;
         int32_t index;
-    } rows[] = {{"I", 0},    {"i", 0},   {"III", 2}, {"AVR", 3}, {"avr", 3},  {"aVF", 5},
-                {" V6 ", 11}, {"v1", 6},  {"", -1},   {"V7", -1}, {"V", -1},   {"IIII", -1},
-                {"I II", -1}, {"vx", -1}, {"MLII", -1}};
+    } rows[] = {{"I", 0},   {"i", 0},     {"III", 2},   {"AVR", 3}, {"avr", 3},
+                {"aVF", 5}, {" V6 ", 11}, {"v1", 6},    {"", -1},   {"V7", -1},
+                {"V", -1},  {"IIII", -1}, {"I II", -1}, {"vx", -1}, {"MLII", -1}};
     for (size_t i = 0; i < PK_COUNT(rows); i++) CHECK(pk_lead_index(rows[i].name) == rows[i].index);
     CHECK_NEAR(pk_lead_millivolts("mV"), 1, 0);
     CHECK_NEAR(pk_lead_millivolts("uv"), 1e-3, 0);
@@ -31,12 +31,12 @@ static void quantise(void)
     CHECK(dst[0] == 1 && dst[1] == -2 && dst[2] == 32767 && dst[3] == -32767);
     CHECK(dst[4] == 0 && dst[5] == 1 && scale == 0.001f && quality == 0 && present);
 
-    double large[] = {-100, 50, 32.768, 0};  // does not fit: the LSB grows, nothing clips
+    double large[] = {-100, 50, 32.768, 0}; // does not fit: the LSB grows, nothing clips
     CHECK_OK(pk_lead_quantise(large, 4, dst, 6, &scale, &quality, &present, &err), &err);
     CHECK(dst[0] == -32767 && quality == 0 && scale > 0.00305f && scale < 0.00306f);
     CHECK_NEAR(dst[1] * (double)scale, 50, 0.5 * (double)scale);
     CHECK_NEAR(dst[2] * (double)scale, 32.768, 0.5 * (double)scale);
-    CHECK(dst[4] == PK_INVALID && dst[5] == PK_INVALID);  // after the end
+    CHECK(dst[4] == PK_INVALID && dst[5] == PK_INVALID); // after the end
 
     double gaps[] = {NAN, NAN, 1, NAN, NAN, NAN, 2, 5, NAN};
     CHECK_OK(pk_lead_quantise(gaps, 9, dst, 9, &scale, &quality, &present, &err), &err);
@@ -70,7 +70,8 @@ static void never_clips(void)
         uint32_t quality = 0;
         bool present;
         if (pk_lead_quantise(mv, 2, dst, 2, &scale, &quality, &present, &err) != PK_OK) bad++;
-        if (!(fabs(dst[0] * (double)scale - peak) <= 0.500001 * (double)scale) || dst[0] < 16000) bad++;
+        if (!(fabs(dst[0] * (double)scale - peak) <= 0.500001 * (double)scale) || dst[0] < 16000)
+            bad++;
     }
     CHECK(bad == 0);
 }

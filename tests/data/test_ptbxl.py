@@ -228,14 +228,18 @@ def odd_records(tmp):
     write_record(path[12], s[12], LEADS[:11] + ["I"])
     with open(path[13] + ".hea", "w") as f:
         f.write("no header\n")
+    rows.append(row_of(15, CODES[0], 1))
+    write_tables(folder, rows)
+    path[15] = os.path.join(folder, rows[-1]["filename_lr"])
+    write_record(path[15], np.zeros((12, 1001), np.int16))
     os.remove(path[14] + ".dat")
     out = f"{tmp}/odd_out"
-    fails(69, "1 of 14 records of " + folder + " are missing, the first of them "
+    fails(69, "1 of 15 records of " + folder + " are missing, the first of them "
           "records100/00000/00014_lr.dat", "ptbxl", folder, out)
     check(not os.path.exists(out), "a refused import writes nothing")
     code, text, err = run("data", "import", "ptbxl", folder, out, "--allow-missing", "--workers", "3")
-    check(code == 0 and "7 of 14 records imported" in text and "missing:  1" in text and
-          "rejected: 6" in text, f"summary: {text}{err}")
+    check(code == 0 and "7 of 15 records imported" in text and "missing:  1" in text and
+          "rejected: 7" in text, f"summary: {text}{err}")
     c = Corpus(out)
     check(np.array_equal(c.signal(1), s[1]), "leads by name, whatever their case and order")
     check(np.array_equal(c.signal(2), (s[2].astype(int) - 7) * 5), "gain 200, baseline 7: 5 uV a unit")
@@ -264,16 +268,17 @@ def odd_records(tmp):
                              (10, "rejected", "500 samples per second, 100 were expected"),
                              (11, "rejected", "none of its 12 signals"),
                              (12, "rejected", "signals 0 and 11 are both lead I"),
-                             (13, "rejected", "00013_lr.hea:1:4: number of signals 'header'")):
+                             (13, "rejected", "00013_lr.hea:1:4: number of signals 'header'"),
+                             (15, "rejected", "has 1001 samples, at most 1000 were expected")):
         got = why.get(f"{i:05d}", ("", "", 0))
         check(got[0] == problem and text in got[1], f"report of record {i}: {got}")
-    check(len(why) == 7 and c.report["missing"] == 1 and c.report["rejected"] == 6, "report: counts")
+    check(len(why) == 8 and c.report["missing"] == 1 and c.report["rejected"] == 7, "report: counts")
     check(why["00008"][2] == 16, "report: line of the table (each row has a line break in it)")
-    for i in list(range(1, 15)):
+    for i in range(1, 16):
         for suffix in (".hea", ".dat"):
             if os.path.exists(path[i] + suffix):
                 os.truncate(path[i] + suffix, 0)
-    fails(65, "all 13 records were rejected", "ptbxl", folder, f"{tmp}/nothing", "--allow-missing")
+    fails(65, "all 14 records were rejected", "ptbxl", folder, f"{tmp}/nothing", "--allow-missing")
     check(not os.path.exists(f"{tmp}/nothing/corpus.json"), "no corpus of nothing")
 
 
@@ -416,6 +421,24 @@ def official(tmp):
     check(all(len(v) == 1 for v in by_patient.values()) and
           len(set.union(*by_patient.values())) == len(by_patient), "one hash for each patient")
     print(f"{len(chosen)} rows of the official table: labels of all six tasks equal")
+    validation_fold(tmp, source)
+
+
+def validation_fold(tmp, source):
+    """Fold 9 as it is: every sample, and the rate."""
+    folder = os.path.join(tmp, "fold9")
+    subprocess.run([sys.executable, source + "/unpack.py", folder, "9"], check=True,
+                   stdout=subprocess.DEVNULL)
+    code, text, err = run("data", "import", "ptbxl", folder, f"{tmp}/fold9_out", "--folds", "9")
+    check(code == 0 and "2183 of 2183" in text, f"{text}{err}")
+    c = Corpus(f"{tmp}/fold9_out")
+    with open(folder + "/ptbxl_database.csv", newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r["strat_fold"] == "9"]
+    wrong = sum(not np.array_equal(np.fromfile(f"{folder}/{r['filename_lr']}.dat", "<i2").reshape(
+        1000, 12).T, x) for r, x in zip(rows, c.column["signal"][:, :, :1000]))
+    check(wrong == 0 and np.all(c.column["scale"] == np.float32(0.001)), f"{wrong} records differ")
+    check_labels(c, folder, rows, "fold 9")
+    print("2183 records of fold 9: every sample equal")
 
 
 def main():

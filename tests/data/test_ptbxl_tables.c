@@ -28,7 +28,8 @@ static void dicts(void)
                {"{'NORM': 1} x", 11, "text after '}'"},
                {"{'NORM': __import__('os')}", 9, "a number"}};
     int32_t n, column;
-    CHECK_OK(pk_scp_parse("{'NORM': 100.0, \"NST_\": 0.0,'3AVB' : 15}", codes, &n, &column, &err), &err);
+    CHECK_OK(pk_scp_parse("{'NORM': 100.0, \"NST_\": 0.0,'3AVB' : 15}", codes, &n, &column, &err),
+             &err);
     CHECK(n == 3 && !strcmp(codes[1].name, "NST_") && !strcmp(codes[2].name, "3AVB"));
     CHECK_NEAR(codes[0].likelihood, 100, 0);
     CHECK_NEAR(codes[2].likelihood, 15, 0);
@@ -93,7 +94,9 @@ static void official(void)
         no_age += !(p.row[i].age >= 0);
         male += p.row[i].sex == 0;
         ids += p.row[i].ecg_id;
-        if (i) patients_split += p.row[i].patient == p.row[i - 1].patient && p.row[i].fold != p.row[i - 1].fold;
+        if (i)
+            patients_split +=
+                p.row[i].patient == p.row[i - 1].patient && p.row[i].fold != p.row[i - 1].fold;
         if (p.row[i].patient == 0) patients_split++;
     }
     CHECK(very_old == 293 && no_age == 0 && male == 11354 && patients_split == 0);

@@ -71,12 +71,21 @@ static double share(const struct pk_task *t, int64_t count, const char *name)
 
 static void test_labels(const struct pk_dataset *d)
 {
-    static const struct { const char *task, *name; double p; } expected[] = {
-        {"rhythm", "af", 0.18}, {"rhythm", "bradycardia", 0.16}, {"rhythm", "pvc", 0.15},
-        {"rhythm", "sinus", 0.50}, {"rhythm", "tachycardia", 0.16},
-        {"morphology", "lbbb", 0.10}, {"morphology", "lvh", 0.13}, {"morphology", "normal", 0.40},
-        {"morphology", "rbbb", 0.12}, {"morphology", "st_depression", 0.10 + 0.13 * 0.4},
-        {"morphology", "st_elevation", 0.08}, {"morphology", "t_inversion", 0.07 + 0.13 * 0.2}};
+    static const struct {
+        const char *task, *name;
+        double p;
+    } expected[] = {{"rhythm", "af", 0.18},
+                    {"rhythm", "bradycardia", 0.16},
+                    {"rhythm", "pvc", 0.15},
+                    {"rhythm", "sinus", 0.50},
+                    {"rhythm", "tachycardia", 0.16},
+                    {"morphology", "lbbb", 0.10},
+                    {"morphology", "lvh", 0.13},
+                    {"morphology", "normal", 0.40},
+                    {"morphology", "rbbb", 0.12},
+                    {"morphology", "st_depression", 0.10 + 0.13 * 0.4},
+                    {"morphology", "st_elevation", 0.08},
+                    {"morphology", "t_inversion", 0.07 + 0.13 * 0.2}};
     for (size_t i = 0; i < PK_COUNT(expected); i++) {
         double p = expected[i].p, sd = sqrt(p * (1 - p) / (double)d->count);
         const struct pk_task *t = pk_dataset_task(d, expected[i].task);
@@ -156,13 +165,15 @@ static void test_heart_rate(const struct pk_dataset *d)
             squares += rr * rr;
         }
         double mean = sum / (n - 1), cv = sqrt(squares / (n - 1) - mean * mean) / mean;
-        if (rhythm[0]) spread_af += cv, n_af++;
-        else if (!rhythm[2]) spread_other += cv, n_other++;
+        if (rhythm[0])
+            spread_af += cv, n_af++;
+        else if (!rhythm[2])
+            spread_other += cv, n_other++;
         if (rhythm[1]) CHECK(rate->value[i] < 62);
         if (rhythm[4]) CHECK(rate->value[i] > 95);
     }
     CHECK(good >= tried * 95 / 100);
-    CHECK(spread_af / n_af > 0.15);       // irregular
+    CHECK(spread_af / n_af > 0.15); // irregular
     CHECK(spread_other / n_other < 0.08);
     free(x);
 }
@@ -191,7 +202,7 @@ static void test_ppg(void)
         double hr = 60 * 125 / lag_at, want = (double)d.target[0].value[i];
         good += fabs(hr - want) < 0.1 * want;
     }
-    CHECK(good >= 30);  // AF and PVCs are irregular by intent
+    CHECK(good >= 30); // AF and PVCs are irregular by intent
     pk_dataset_free(&d);
 }
 

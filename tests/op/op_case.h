@@ -8,8 +8,10 @@
  *     op_end(&t);
  *
  * Every output is poisoned with NaN (or holds known values where the kernel adds to it) and stands
- * between guard elements; so does the workspace. op_run runs the kernel twice, the second time on a
- * workspace with other rubbish in it, and demands the same bits. */
+ * between guard elements; so do the workspace and the inputs, where the guards are NaN and must not
+ * be read either. op_run runs the kernel twice, the second time on a workspace with other rubbish
+ * in it, and demands the same bits and untouched inputs. op_sweep.h runs one case for all
+ * instruction sets and accumulate bits. */
 #ifndef PK_OP_CASE_H
 #define PK_OP_CASE_H
 
@@ -23,7 +25,7 @@ struct op_case {
     struct pk_value in[PK_NODE_IN], out[PK_NODE_OUT];
     struct pk_node node;
     struct pk_call call;
-    float *in_base[PK_NODE_IN];
+    float *in_base[PK_NODE_IN]; // guard, values, guard
     float *out_base[PK_NODE_OUT]; // guard, values, guard
     float *before[PK_NODE_OUT];   // what an accumulated output held
     struct pk_rng rng;
@@ -94,17 +96,35 @@ static inline double *op_doubles(int64_t n)
     return op_alloc(n, sizeof(double));
 }
 
+static inline size_t op_bytes_(const struct pk_value *v)
+{
+    return (size_t)op_count(v) * pk_dtype_size(v->dtype);
+}
+
+/* Adds an input of zeros, which the caller may change. */
+static inline void *op_in_of(struct op_case *t, int slot, enum pk_dtype dtype, int32_t rank,
+                             const int64_t *dim)
+{
+    const size_t guard = OP_GUARD * sizeof(float);
+    op_shape_(&t->in[slot], rank, dim);
+    t->in[slot].dtype = dtype;
+    size_t bytes = op_bytes_(&t->in[slot]);
+    char *base = op_alloc((int64_t)(bytes + 2 * guard), 1);
+    memset(base, 0xff, bytes + 2 * guard); // NaN as float
+    memset(base + guard, 0, bytes);
+    t->in_base[slot] = (float *)(void *)base;
+    t->call.in[slot] = &t->in[slot];
+    t->call.src[slot] = base + guard;
+    t->node.in[slot] = slot;
+    t->node.n_in = PK_MAX(t->node.n_in, slot + 1);
+    return base + guard;
+}
+
 /* Adds an input of standard normal values, which the caller may change. */
 static inline float *op_in(struct op_case *t, int slot, int32_t rank, const int64_t *dim)
 {
-    op_shape_(&t->in[slot], rank, dim);
-    int64_t n = op_count(&t->in[slot]);
-    float *p = t->in_base[slot] = op_floats(n);
-    for (int64_t i = 0; i < n; i++) p[i] = (float)pk_rng_normal(&t->rng);
-    t->call.in[slot] = &t->in[slot];
-    t->call.src[slot] = p;
-    t->node.in[slot] = slot;
-    t->node.n_in = PK_MAX(t->node.n_in, slot + 1);
+    float *p = op_in_of(t, slot, PK_F32, rank, dim);
+    for (int64_t i = 0; i < op_count(&t->in[slot]); i++) p[i] = (float)pk_rng_normal(&t->rng);
     return p;
 }
 
@@ -156,11 +176,22 @@ static inline void op_turn_(struct op_case *t, pk_kernel kernel, float *work, in
         if (t->out_base[k]) CHECK(op_guard_ok_(t->out_base[k], op_count(&t->out[k]), -777.25f));
 }
 
+/* A hash of each input with its guards. */
+static inline void op_hash_inputs_(const struct op_case *t, uint64_t hash[PK_NODE_IN])
+{
+    for (int i = 0; i < PK_NODE_IN; i++)
+        hash[i] = t->in_base[i] ? pk_hash64(t->in_base[i],
+                                            op_bytes_(&t->in[i]) + 2 * OP_GUARD * sizeof(float), 0)
+                                : 0;
+}
+
 /* Runs the kernel twice; true when it succeeded, kept to its outputs and repeated itself. */
 static inline bool op_run(struct op_case *t, size_t workspace_bytes)
 {
     const int64_t scratch = (int64_t)((workspace_bytes + sizeof(float) - 1) / sizeof(float));
     const int bad = test_bad_;
+    uint64_t inputs[2][PK_NODE_IN];
+    op_hash_inputs_(t, inputs[0]);
     float *work = op_floats(scratch + 2 * OP_GUARD), *first[PK_NODE_OUT] = {NULL};
     pk_kernel kernel = pk_cpu_table(t->isa) ? pk_cpu_table(t->isa)[t->node.op] : NULL;
     t->call.workspace = work + OP_GUARD;
@@ -179,6 +210,8 @@ static inline bool op_run(struct op_case *t, size_t workspace_bytes)
         free(first[k]);
     }
     free(work);
+    op_hash_inputs_(t, inputs[1]);
+    CHECK(!memcmp(inputs[0], inputs[1], sizeof inputs[0]));
     if (test_bad_ > bad)
         fprintf(stderr, "  in %s, %s\n", op_name_(t->node.op), pk_isa_name(t->isa));
     return test_bad_ == bad;

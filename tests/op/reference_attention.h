@@ -26,25 +26,24 @@ static void NAME(attend)(int64_t t, int64_t d, int64_t w, REAL scale, const floa
     }
 }
 
-/* dqkv[t rows of stride 3w], zeroed by the caller, from dout and the p of attend. */
+/* dqkv[t rows of stride 3w], zeroed by the caller, from dout and the p and out of attend. */
 static void NAME(attend_grad)(int64_t t, int64_t d, int64_t w, REAL scale, const float *qkv,
-                              const float *dout, const REAL *p, REAL *dqkv)
+                              const float *dout, const REAL *p, const REAL *out, REAL *dqkv)
 {
     for (int64_t i = 0; i < t; i++) {
         REAL delta = 0;
-        for (int64_t turn = 0; turn < 2; turn++) // first delta, then the gradients
-            for (int64_t j = 0; j < t; j++) {
-                REAL dp = 0, prob = p[i * t + j];
-                for (int64_t c = 0; c < d; c++)
-                    dp += (REAL)dout[i * w + c] * (REAL)qkv[j * 3 * w + 2 * w + c];
-                if (!turn) delta += prob * dp;
-                REAL ds = prob * (dp - delta) * scale;
-                for (int64_t c = 0; turn && c < d; c++) {
-                    dqkv[i * 3 * w + c] += ds * (REAL)qkv[j * 3 * w + w + c];
-                    dqkv[j * 3 * w + w + c] += ds * (REAL)qkv[i * 3 * w + c];
-                    dqkv[j * 3 * w + 2 * w + c] += prob * (REAL)dout[i * w + c];
-                }
+        for (int64_t c = 0; c < d; c++) delta += (REAL)dout[i * w + c] * out[i * w + c];
+        for (int64_t j = 0; j < t; j++) {
+            REAL dp = 0, prob = p[i * t + j];
+            for (int64_t c = 0; c < d; c++)
+                dp += (REAL)dout[i * w + c] * (REAL)qkv[j * 3 * w + 2 * w + c];
+            REAL ds = prob * (dp - delta) * scale;
+            for (int64_t c = 0; c < d; c++) {
+                dqkv[i * 3 * w + c] += ds * (REAL)qkv[j * 3 * w + w + c];
+                dqkv[j * 3 * w + w + c] += ds * (REAL)qkv[i * 3 * w + c];
+                dqkv[j * 3 * w + 2 * w + c] += prob * (REAL)dout[i * w + c];
             }
+        }
     }
 }
 

@@ -36,13 +36,6 @@ static const struct row {
     {1, 600, 1, 12, 1, "backward in several blocks of query rows"},
 };
 
-static float *lowered(const double *x, int64_t n)
-{
-    float *y = op_floats(n);
-    for (int64_t i = 0; i < n; i++) y[i] = (float)x[i];
-    return y;
-}
-
 static void forward(const struct row *s, enum pk_isa isa, bool keep_lse)
 {
     int64_t b = s->batch, t = s->tokens, h = s->heads, d = s->head, w = h * d;
@@ -87,31 +80,28 @@ static void backward(const struct row *s, enum pk_isa isa, bool accumulate)
     op_out(&c, 0, accumulate, OP_DIMS(b, t, 3 * w));
 
     double *p = op_doubles(t * t), *out = op_doubles(b * t * w), *lse = op_doubles(b * h * t);
-    float *pf = op_floats(t * t), *outf = op_floats(b * t * w), *lsef = op_floats(b * h * t);
     double *want = op_doubles(b * t * 3 * w);
-    float *naive = op_floats(b * t * 3 * w);
+    float *pf = op_floats(t * t), *naive = op_floats(b * t * 3 * w);
     for (int64_t i = 0; i < b * h; i++) {
         int64_t at = i / h * t * w + i % h * d, qat = i / h * t * 3 * w + i % h * d;
         attend_exact(t, d, w, scale, qkv + qat, p, out + at, lse + i * t);
-        attend_naive(t, d, w, scale, qkv + qat, pf, outf + at, lsef + i * t);
-        /* Both algorithms start from probabilities as good as float can hold the log-sum-exp. */
-        for (int64_t r = 0; r < t; r++)
+        attend_grad_exact(t, d, w, scale, qkv + qat, dout + at, p, out + at, want + qat);
+        /* The naive algorithm starts from what the op is given: out and lse rounded to float. */
+        for (int64_t r = 0; r < t; r++) {
+            lse_in[i * t + r] = (float)lse[i * t + r];
+            for (int64_t x = 0; x < d; x++) out_in[at + r * w + x] = (float)out[at + r * w + x];
             for (int64_t j = 0; j < t; j++) {
                 float sum = 0;
                 for (int64_t x = 0; x < d; x++)
                     sum += qkv[qat + r * 3 * w + x] * qkv[qat + j * 3 * w + w + x];
-                pf[r * t + j] = expf(sum * scale - (float)lse[i * t + r]);
+                pf[r * t + j] = expf(sum * scale - lse_in[i * t + r]);
             }
-        attend_grad_exact(t, d, w, scale, qkv + qat, dout + at, p, want + qat);
-        attend_grad_naive(t, d, w, scale, qkv + qat, dout + at, pf, naive + qat);
+        }
+        attend_grad_naive(t, d, w, scale, qkv + qat, dout + at, pf, out_in + at, naive + qat);
     }
-    float *o = lowered(out, b * t * w), *l = lowered(lse, b * h * t);
-    memcpy(out_in, o, (size_t)(b * t * w) * sizeof *o);
-    memcpy(lse_in, l, (size_t)(b * h * t) * sizeof *l);
     if (op_run(&c, pk_cpu_attention_grad_workspace(t, d))) op_check(&c, 0, naive, want, s->why);
     op_end(&c);
-    free(p), free(out), free(lse), free(pf), free(outf), free(lsef);
-    free(want), free(naive), free(o), free(l);
+    free(p), free(out), free(lse), free(want), free(pf), free(naive);
 }
 
 static void pooling(const struct row *s, enum pk_isa isa, bool accumulate, unsigned wanted)

@@ -1,5 +1,5 @@
 /* test_elementwise.c -- add, copy, dropout. */
-#include "tests/op/op_kern.h"
+#include "tests/op/op_sweep.h"
 
 static const struct {
     int64_t batch, count;
@@ -12,66 +12,66 @@ static const struct {
     {4, 1999, "last group partly filled"},
 };
 
-static void add(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void add(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    for (int64_t i = 0; i < pk_view_count(&t->in[0].v); i++)
-        y[0][i] = R(case_at(t, 0, i) + case_at(t, 1, i));
+    for (int64_t i = 0; i < pk_view_count(&t->in[0]); i++)
+        y[0][i] = R(sweep_at(t, 0, i) + sweep_at(t, 1, i));
 }
 
-static void copy(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void copy(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
     (void)R;
-    for (int64_t i = 0; i < pk_view_count(&t->in[0].v); i++) y[0][i] = case_at(t, 0, i);
+    for (int64_t i = 0; i < pk_view_count(&t->in[0]); i++) y[0][i] = sweep_at(t, 0, i);
 }
 
-static void dropout(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void dropout(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t batch = t->in[0].v.dim[0], count = t->in[0].v.dim[1];
+    const int64_t batch = t->in[0].dim[0], count = t->in[0].dim[1];
     const double p = (double)t->node.attr.dropout.p, scale = R(1 / R(1 - p));
     for (int64_t b = 0; b < batch; b++) {
         struct pk_rng r =
             pk_rng_make(t->node.attr.dropout.seed, PK_RNG_DROPOUT,
-                        ((const uint64_t *)t->in[1].data)[b], t->node.attr.dropout.site);
+                        ((const uint64_t *)t->call.src[1])[b], t->node.attr.dropout.site);
         for (int64_t i = 0; i < count; i++) {
             uint32_t word[4];
             r.counter[0] = (uint32_t)(i / 4);
             pk_philox(word, r.counter, r.key);
             const bool keep = word[i % 4] >= p * 4294967296.0;
-            y[0][b * count + i] = keep ? R(case_at(t, 0, b * count + i) * scale) : 0;
+            y[0][b * count + i] = keep ? R(sweep_at(t, 0, b * count + i) * scale) : 0;
         }
     }
 }
 
 static void test_plain(size_t s)
 {
-    struct op_case t;
-    case_begin(&t, PK_OP_ADD, shapes[s].why);
+    struct op_sweep t;
+    sweep_begin(&t, PK_OP_ADD, shapes[s].why);
     t.reference = add;
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
-    case_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
-    case_out(&t, PK_F32, false, DIMS(shapes[s].batch, shapes[s].count));
-    case_run(&t);
-    case_begin(&t, PK_OP_COPY, shapes[s].why);
+    sweep_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out(&t, PK_F32, false, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_run(&t);
+    sweep_begin(&t, PK_OP_COPY, shapes[s].why);
     t.reference = copy;
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
-    case_out(&t, PK_F32, true, DIMS(shapes[s].batch, shapes[s].count));
-    case_run(&t);
+    sweep_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out(&t, PK_F32, true, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_run(&t);
 }
 
-static int64_t *dropout_case(struct op_case *t, const char *why, int64_t batch, int64_t count,
+static int64_t *dropout_case(struct op_sweep *t, const char *why, int64_t batch, int64_t count,
                              float p)
 {
-    case_begin(t, PK_OP_DROPOUT, why);
+    sweep_begin(t, PK_OP_DROPOUT, why);
     t->reference = dropout;
-    t->node.attr.dropout.p = p;
-    t->node.attr.dropout.seed = 12345678901234567ull;
-    t->node.attr.dropout.site = 3;
-    case_in(t, PK_F32, DIMS(batch, count));
-    int64_t *sample = case_in(t, PK_I64, DIMS(batch));
+    t->c.node.attr.dropout.p = p;
+    t->c.node.attr.dropout.seed = 12345678901234567ull;
+    t->c.node.attr.dropout.site = 3;
+    sweep_in(t, PK_F32, DIMS(batch, count));
+    int64_t *sample = sweep_in(t, PK_I64, DIMS(batch));
     for (int64_t b = 0; b < batch; b++) sample[b] = 7 * b + ((int64_t)1 << 40);
-    case_out(t, PK_F32, true, DIMS(batch, count));
+    sweep_out(t, PK_F32, true, DIMS(batch, count));
     return sample;
 }
 
@@ -79,12 +79,12 @@ static int64_t *dropout_case(struct op_case *t, const char *why, int64_t batch, 
 static void test_share(float p)
 {
     enum { N = 100000 };
-    struct op_case t;
+    struct op_sweep t;
     struct pk_err err = {0};
     int64_t *sample = dropout_case(&t, "share", 2, N, p);
-    float *y = (float *)t.out[0].data, *x = (float *)t.in[0].data;
+    float *y = (float *)t.c.call.dst[0], *x = (float *)t.c.call.src[0];
     for (int i = 0; i < 2 * N; i++) x[i] = 1;
-    CHECK_OK(case_call(&t, pk_isa_best(), &err), &err);
+    CHECK_OK(sweep_call(&t, pk_isa_best(), &err), &err);
     int zeros = 0, differ = 0;
     for (int i = 0; i < 2 * N; i++) zeros += y[i] == 0;
     for (int i = 0; i < N; i++) differ += y[i] != y[N + i];
@@ -92,9 +92,9 @@ static void test_share(float p)
     CHECK_NEAR(zeros, 2 * N * q, 5 * sigma);
     CHECK_NEAR(differ, N * 2 * q * (1 - q), 5 * sqrt(N / 4.0));
     sample[1] = sample[0];
-    CHECK_OK(case_call(&t, pk_isa_best(), &err), &err);
+    CHECK_OK(sweep_call(&t, pk_isa_best(), &err), &err);
     CHECK(!memcmp(y, y + N, N * sizeof *y)); // the same sample, the same elements
-    case_free(&t);
+    sweep_free(&t);
 }
 
 int main(void)
@@ -102,10 +102,10 @@ int main(void)
     for (size_t s = 0; s < PK_COUNT(shapes); s++) {
         test_plain(s);
         for (int k = 0; k < 3; k++) {
-            struct op_case t;
+            struct op_sweep t;
             dropout_case(&t, shapes[s].why, shapes[s].batch, shapes[s].count,
                          (float[]){0, 0.1f, 0.5f}[k]);
-            case_run(&t);
+            sweep_run(&t);
         }
     }
     test_share(0.1f);

@@ -1,5 +1,5 @@
 /* test_layernorm.c -- layer norm forward, fused with an addition, and backward. */
-#include "tests/op/op_kern.h"
+#include "tests/op/op_sweep.h"
 
 static const struct {
     int64_t rows, cols;
@@ -16,7 +16,7 @@ static const struct {
     {67, 96, 3, "many rows: sums over rows"},
 };
 
-static void stats(const double *x, int64_t cols, double eps, case_round R, double *mean,
+static void stats(const double *x, int64_t cols, double eps, sweep_round R, double *mean,
                   double *rstd)
 {
     double sum = 0, spread = 0;
@@ -30,43 +30,43 @@ static void stats(const double *x, int64_t cols, double eps, case_round R, doubl
 }
 
 /* in: x (, b), gain, bias. */
-static void forward(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void forward(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
     const int two = t->node.op == PK_OP_ADD_LAYERNORM;
-    const int64_t rows = pk_view_rows(&t->in[0].v), cols = pk_view_cols(&t->in[0].v);
+    const int64_t rows = pk_view_rows(&t->in[0]), cols = pk_view_cols(&t->in[0]);
     double *x = malloc((size_t)cols * sizeof *x);
     if (!x) exit(1);
     for (int64_t r = 0; r < rows; r++) {
         double mean, rstd;
         for (int64_t i = 0; i < cols; i++) {
-            x[i] = case_at(t, 0, r * cols + i);
-            if (two) y[0][r * cols + i] = x[i] = R(x[i] + case_at(t, 1, r * cols + i));
+            x[i] = sweep_at(t, 0, r * cols + i);
+            if (two) y[0][r * cols + i] = x[i] = R(x[i] + sweep_at(t, 1, r * cols + i));
         }
         stats(x, cols, (double)t->node.attr.layernorm.eps, R, &mean, &rstd);
         for (int64_t i = 0; i < cols; i++) {
-            double v = R(R(R(x[i] - mean) * rstd) * case_at(t, 1 + two, i));
-            y[two][r * cols + i] = t->in[2 + two].there ? R(v + case_at(t, 2 + two, i)) : v;
+            double v = R(R(R(x[i] - mean) * rstd) * sweep_at(t, 1 + two, i));
+            y[two][r * cols + i] = t->call.src[2 + two] ? R(v + sweep_at(t, 2 + two, i)) : v;
         }
-        if (t->out[1 + two].there) y[1 + two][r] = mean;
-        if (t->out[2 + two].there) y[2 + two][r] = rstd;
+        if (t->call.dst[1 + two]) y[1 + two][r] = mean;
+        if (t->call.dst[2 + two]) y[2 + two][r] = rstd;
     }
     free(x);
 }
 
 /* in: dy, x, gain, mean, rstd. */
-static void backward(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void backward(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t rows = pk_view_rows(&t->in[0].v), cols = pk_view_cols(&t->in[0].v);
+    const int64_t rows = pk_view_rows(&t->in[0]), cols = pk_view_cols(&t->in[0]);
     for (int64_t i = 0; i < cols; i++) {
         if (y[1]) y[1][i] = 0;
         if (y[2]) y[2][i] = 0;
     }
     for (int64_t r = 0; r < rows; r++) {
-        const double mean = case_at(t, 3, r), rstd = case_at(t, 4, r);
+        const double mean = sweep_at(t, 3, r), rstd = sweep_at(t, 4, r);
         double g_sum = 0, gx_sum = 0;
         for (int64_t i = 0; i < cols; i++) {
-            const double dy = case_at(t, 0, r * cols + i), g = R(dy * case_at(t, 2, i));
-            const double xhat = R(R(case_at(t, 1, r * cols + i) - mean) * rstd);
+            const double dy = sweep_at(t, 0, r * cols + i), g = R(dy * sweep_at(t, 2, i));
+            const double xhat = R(R(sweep_at(t, 1, r * cols + i) - mean) * rstd);
             g_sum = R(g_sum + g);
             gx_sum = R(gx_sum + R(g * xhat));
             if (y[1]) y[1][i] = R(y[1][i] + R(dy * xhat));
@@ -74,72 +74,72 @@ static void backward(const struct op_case *t, case_round R, double *const y[PK_N
         }
         const double g_mean = R(g_sum / (double)cols), gx_mean = R(gx_sum / (double)cols);
         for (int64_t i = 0; i < cols; i++) {
-            const double g = R(case_at(t, 0, r * cols + i) * case_at(t, 2, i));
-            const double xhat = R(R(case_at(t, 1, r * cols + i) - mean) * rstd);
+            const double g = R(sweep_at(t, 0, r * cols + i) * sweep_at(t, 2, i));
+            const double xhat = R(R(sweep_at(t, 1, r * cols + i) - mean) * rstd);
             if (y[0]) y[0][r * cols + i] = R(rstd * R(R(g - g_mean) - R(xhat * gx_mean)));
         }
     }
 }
 
-static void shift(struct op_case *t, int k, double by)
+static void shift(struct op_sweep *t, int k, double by)
 {
-    float *x = (float *)t->in[k].data;
-    for (int64_t i = 0; i < pk_view_count(&t->in[k].v); i++) x[i] += (float)by;
+    float *x = (float *)t->c.call.src[k];
+    for (int64_t i = 0; i < pk_view_count(&t->c.in[k]); i++) x[i] += (float)by;
 }
 
 static void test_forward(size_t s, bool two, bool bias, bool saved)
 {
     const int64_t rows = shapes[s].rows, cols = shapes[s].cols;
-    struct op_case t;
-    case_begin(&t, two ? PK_OP_ADD_LAYERNORM : PK_OP_LAYERNORM, shapes[s].why);
+    struct op_sweep t;
+    sweep_begin(&t, two ? PK_OP_ADD_LAYERNORM : PK_OP_LAYERNORM, shapes[s].why);
     t.reference = forward;
-    t.node.attr.layernorm.eps = 1e-6f;
-    case_in(&t, PK_F32, DIMS(1, rows, cols));
+    t.c.node.attr.layernorm.eps = 1e-6f;
+    sweep_in(&t, PK_F32, DIMS(1, rows, cols));
     shift(&t, 0, shapes[s].shift);
-    if (two) case_in(&t, PK_F32, DIMS(1, rows, cols));
-    case_in(&t, PK_F32, DIMS(cols));
+    if (two) sweep_in(&t, PK_F32, DIMS(1, rows, cols));
+    sweep_in(&t, PK_F32, DIMS(cols));
     if (bias)
-        case_in(&t, PK_F32, DIMS(cols));
+        sweep_in(&t, PK_F32, DIMS(cols));
     else
-        case_in_absent(&t);
-    if (two) case_out(&t, PK_F32, false, DIMS(1, rows, cols));
-    case_out(&t, PK_F32, false, DIMS(1, rows, cols));
+        sweep_in_absent(&t);
+    if (two) sweep_out(&t, PK_F32, false, DIMS(1, rows, cols));
+    sweep_out(&t, PK_F32, false, DIMS(1, rows, cols));
     for (int k = 0; k < 2; k++)
         if (saved)
-            case_out(&t, PK_F32, false, DIMS(rows));
+            sweep_out(&t, PK_F32, false, DIMS(rows));
         else
-            case_out_absent(&t);
-    case_run(&t);
+            sweep_out_absent(&t);
+    sweep_run(&t);
 }
 
 /* wanted: bit k says that output k is asked for. */
 static void test_backward(size_t s, int wanted)
 {
     const int64_t rows = shapes[s].rows, cols = shapes[s].cols;
-    struct op_case t;
-    case_begin(&t, PK_OP_LAYERNORM_GRAD, shapes[s].why);
+    struct op_sweep t;
+    sweep_begin(&t, PK_OP_LAYERNORM_GRAD, shapes[s].why);
     t.reference = backward;
-    case_in(&t, PK_F32, DIMS(rows, cols));
-    case_in(&t, PK_F32, DIMS(rows, cols));
+    sweep_in(&t, PK_F32, DIMS(rows, cols));
+    sweep_in(&t, PK_F32, DIMS(rows, cols));
     shift(&t, 1, shapes[s].shift);
-    case_in(&t, PK_F32, DIMS(cols));
-    float *mean = case_in(&t, PK_F32, DIMS(rows)), *rstd = case_in(&t, PK_F32, DIMS(rows));
+    sweep_in(&t, PK_F32, DIMS(cols));
+    float *mean = sweep_in(&t, PK_F32, DIMS(rows)), *rstd = sweep_in(&t, PK_F32, DIMS(rows));
     for (int64_t r = 0; r < rows; r++) {
         double m = 0, v = 0;
-        for (int64_t i = 0; i < cols; i++) m += case_at(&t, 1, r * cols + i) / (double)cols;
+        for (int64_t i = 0; i < cols; i++) m += sweep_at(&t.c, 1, r * cols + i) / (double)cols;
         for (int64_t i = 0; i < cols; i++)
-            v += pow(case_at(&t, 1, r * cols + i) - m, 2) / (double)cols;
+            v += pow(sweep_at(&t.c, 1, r * cols + i) - m, 2) / (double)cols;
         mean[r] = (float)m;
         rstd[r] = (float)(1 / sqrt(v + 1e-6));
     }
     for (int k = 0; k < 3; k++)
         if (!(wanted >> k & 1))
-            case_out_absent(&t);
+            sweep_out_absent(&t);
         else if (k)
-            case_out(&t, PK_F32, true, DIMS(cols));
+            sweep_out(&t, PK_F32, true, DIMS(cols));
         else
-            case_out(&t, PK_F32, true, DIMS(rows, cols));
-    case_run(&t);
+            sweep_out(&t, PK_F32, true, DIMS(rows, cols));
+    sweep_run(&t);
 }
 
 int main(void)

@@ -1,5 +1,5 @@
 /* test_loss.c -- losses, their gradients and the feature moments. */
-#include "tests/op/op_kern.h"
+#include "tests/op/op_sweep.h"
 
 static const struct {
     int64_t rows, cols;
@@ -14,93 +14,93 @@ static const struct {
     {9, 5, 60, "logits where e^z overflows in float"},
 };
 
-static void l1(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void l1(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t n = pk_view_count(&t->in[0].v);
+    const int64_t n = pk_view_count(&t->in[0]);
     double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum = R(sum + fabs(R(case_at(t, 0, i) - case_at(t, 1, i))));
+    for (int64_t i = 0; i < n; i++) sum = R(sum + fabs(R(sweep_at(t, 0, i) - sweep_at(t, 1, i))));
     y[0][0] = R(sum / (double)n);
 }
 
-static void l1_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void l1_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t n = pk_view_count(&t->in[0].v);
+    const int64_t n = pk_view_count(&t->in[0]);
     for (int64_t i = 0; i < n; i++) {
-        const double d = case_at(t, 0, i) - case_at(t, 1, i),
-                     step = R(case_at(t, 2, 0) / (double)n);
+        const double d = sweep_at(t, 0, i) - sweep_at(t, 1, i),
+                     step = R(sweep_at(t, 2, 0) / (double)n);
         y[0][i] = d > 0 ? step : d < 0 ? -step : 0;
     }
 }
 
 static int label_at(const struct op_case *t, int64_t i)
 {
-    return t->in[1].data[i];
+    return ((const uint8_t *)t->call.src[1])[i];
 }
 
-static void bce(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void bce(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t n = pk_view_count(&t->in[0].v);
+    const int64_t n = pk_view_count(&t->in[0]);
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
-        const double z = label_at(t, i) ? case_at(t, 0, i) : -case_at(t, 0, i);
+        const double z = label_at(t, i) ? sweep_at(t, 0, i) : -sweep_at(t, 0, i);
         // -log sigmoid(z)
         sum = R(sum + R(fmax(-z, 0) + R(log1p(R(exp(-fabs(z)))))));
     }
     y[0][0] = R(sum / (double)n);
 }
 
-static void bce_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void bce_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t n = pk_view_count(&t->in[0].v);
+    const int64_t n = pk_view_count(&t->in[0]);
     for (int64_t i = 0; i < n; i++) {
-        const double p = R(1 / R(1 + R(exp(-case_at(t, 0, i)))));
-        y[0][i] = R(R(case_at(t, 2, 0) / (double)n) * R(p - label_at(t, i)));
+        const double p = R(1 / R(1 + R(exp(-sweep_at(t, 0, i)))));
+        y[0][i] = R(R(sweep_at(t, 2, 0) / (double)n) * R(p - label_at(t, i)));
     }
 }
 
-static double lse(const struct op_case *t, int64_t r, case_round R)
+static double lse(const struct op_case *t, int64_t r, sweep_round R)
 {
-    const int64_t n = pk_view_cols(&t->in[0].v);
+    const int64_t n = pk_view_cols(&t->in[0]);
     double top = -INFINITY, sum = 0;
-    for (int64_t k = 0; k < n; k++) top = fmax(top, case_at(t, 0, r * n + k));
-    for (int64_t k = 0; k < n; k++) sum = R(sum + R(exp(R(case_at(t, 0, r * n + k) - top))));
+    for (int64_t k = 0; k < n; k++) top = fmax(top, sweep_at(t, 0, r * n + k));
+    for (int64_t k = 0; k < n; k++) sum = R(sum + R(exp(R(sweep_at(t, 0, r * n + k) - top))));
     return R(top + R(log(sum)));
 }
 
-static void softmax(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void softmax(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t rows = pk_view_rows(&t->in[0].v), n = pk_view_cols(&t->in[0].v);
+    const int64_t rows = pk_view_rows(&t->in[0]), n = pk_view_cols(&t->in[0]);
     double sum = 0;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t k = 0; k < n; k++)
-            if (label_at(t, r * n + k)) sum = R(sum + R(lse(t, r, R) - case_at(t, 0, r * n + k)));
+            if (label_at(t, r * n + k)) sum = R(sum + R(lse(t, r, R) - sweep_at(t, 0, r * n + k)));
     y[0][0] = R(sum / (double)rows);
 }
 
-static void softmax_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void softmax_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t rows = pk_view_rows(&t->in[0].v), n = pk_view_cols(&t->in[0].v);
+    const int64_t rows = pk_view_rows(&t->in[0]), n = pk_view_cols(&t->in[0]);
     for (int64_t r = 0; r < rows; r++) {
         const double l = lse(t, r, R);
         bool any = false;
         for (int64_t k = 0; k < n; k++) any = any || label_at(t, r * n + k);
         for (int64_t k = 0; k < n; k++) {
-            const double p = R(exp(R(case_at(t, 0, r * n + k) - l)));
+            const double p = R(exp(R(sweep_at(t, 0, r * n + k) - l)));
             const double d = any ? R(p - label_at(t, r * n + k)) : 0;
-            y[0][r * n + k] = R(R(case_at(t, 2, 0) / (double)rows) * d);
+            y[0][r * n + k] = R(R(sweep_at(t, 2, 0) / (double)rows) * d);
         }
     }
 }
 
-static void moments(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void moments(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t rows = pk_view_rows(&t->in[0].v), n = pk_view_cols(&t->in[0].v);
+    const int64_t rows = pk_view_rows(&t->in[0]), n = pk_view_cols(&t->in[0]);
     for (int64_t k = 0; k < n; k++) {
         double sum = 0, spread = 0;
-        for (int64_t r = 0; r < rows; r++) sum = R(sum + case_at(t, 0, r * n + k));
+        for (int64_t r = 0; r < rows; r++) sum = R(sum + sweep_at(t, 0, r * n + k));
         const double mean = y[0][k] = R(sum / (double)rows);
         for (int64_t r = 0; r < rows; r++) {
-            const double d = R(case_at(t, 0, r * n + k) - mean);
+            const double d = R(sweep_at(t, 0, r * n + k) - mean);
             spread = R(spread + R(d * d));
         }
         y[0][n + k] = R(spread / (double)rows);
@@ -109,19 +109,19 @@ static void moments(const struct op_case *t, case_round R, double *const y[PK_NO
 
 static void test_l1(size_t s)
 {
-    struct op_case t;
+    struct op_sweep t;
     for (int grad = 0; grad < 2; grad++) {
-        case_begin(&t, grad ? PK_OP_L1_LOSS_GRAD : PK_OP_L1_LOSS, shapes[s].why);
+        sweep_begin(&t, grad ? PK_OP_L1_LOSS_GRAD : PK_OP_L1_LOSS, shapes[s].why);
         t.reference = grad ? l1_grad : l1;
-        float *x = case_in(&t, PK_F32, DIMS(1, shapes[s].rows, shapes[s].cols));
-        float *target = case_in(&t, PK_F32, DIMS(1, shapes[s].rows, shapes[s].cols));
+        float *x = sweep_in(&t, PK_F32, DIMS(1, shapes[s].rows, shapes[s].cols));
+        float *target = sweep_in(&t, PK_F32, DIMS(1, shapes[s].rows, shapes[s].cols));
         x[0] = target[0]; // the corner of the absolute value
-        if (grad) case_in(&t, PK_F32, DIMS(1));
+        if (grad) sweep_in(&t, PK_F32, DIMS(1));
         if (grad)
-            case_out(&t, PK_F32, true, DIMS(1, shapes[s].rows, shapes[s].cols));
+            sweep_out(&t, PK_F32, true, DIMS(1, shapes[s].rows, shapes[s].cols));
         else
-            case_out(&t, PK_F32, false, DIMS(1));
-        case_run(&t);
+            sweep_out(&t, PK_F32, false, DIMS(1));
+        sweep_run(&t);
     }
 }
 
@@ -129,33 +129,33 @@ static void test_labels(size_t s, bool one_hot, bool grad)
 {
     const int64_t rows = shapes[s].rows, cols = shapes[s].cols;
     const enum pk_op op = one_hot ? PK_OP_SOFTMAX_LOSS : PK_OP_BCE_LOSS;
-    struct op_case t;
-    case_begin(&t, grad ? (enum pk_op)(op + 1) : op, shapes[s].why);
+    struct op_sweep t;
+    sweep_begin(&t, grad ? (enum pk_op)(op + 1) : op, shapes[s].why);
     t.reference = one_hot ? grad ? softmax_grad : softmax : grad ? bce_grad : bce;
-    float *z = case_in(&t, PK_F32, DIMS(rows, cols));
+    float *z = sweep_in(&t, PK_F32, DIMS(rows, cols));
     for (int64_t i = 0; i < rows * cols; i++) z[i] *= (float)shapes[s].scale;
-    uint8_t *label = case_in(&t, PK_U8, DIMS(rows, cols));
+    uint8_t *label = sweep_in(&t, PK_U8, DIMS(rows, cols));
     for (int64_t r = 0; r < rows; r++)
         if (one_hot && r != 1) // row 1 has no label
-            label[r * cols + (int64_t)pk_rng_below(&t.rng, (uint64_t)cols)] = 1;
-    for (int64_t i = 0; !one_hot && i < rows * cols; i++) label[i] = pk_rng_below(&t.rng, 3) == 0;
-    if (grad) case_in(&t, PK_F32, DIMS(1));
+            label[r * cols + (int64_t)pk_rng_below(&t.c.rng, (uint64_t)cols)] = 1;
+    for (int64_t i = 0; !one_hot && i < rows * cols; i++) label[i] = pk_rng_below(&t.c.rng, 3) == 0;
+    if (grad) sweep_in(&t, PK_F32, DIMS(1));
     if (grad)
-        case_out(&t, PK_F32, true, DIMS(rows, cols));
+        sweep_out(&t, PK_F32, true, DIMS(rows, cols));
     else
-        case_out(&t, PK_F32, false, DIMS(1));
-    case_run(&t);
+        sweep_out(&t, PK_F32, false, DIMS(1));
+    sweep_run(&t);
 }
 
 static void test_moments(size_t s, float mean)
 {
-    struct op_case t;
-    case_begin(&t, PK_OP_FEATURE_MOMENTS, shapes[s].why);
+    struct op_sweep t;
+    sweep_begin(&t, PK_OP_FEATURE_MOMENTS, shapes[s].why);
     t.reference = moments;
-    float *x = case_in(&t, PK_F32, DIMS(1, shapes[s].rows, shapes[s].cols));
+    float *x = sweep_in(&t, PK_F32, DIMS(1, shapes[s].rows, shapes[s].cols));
     for (int64_t i = 0; i < shapes[s].rows * shapes[s].cols; i++) x[i] += mean;
-    case_out(&t, PK_F32, false, DIMS(2, shapes[s].cols));
-    case_run(&t);
+    sweep_out(&t, PK_F32, false, DIMS(2, shapes[s].cols));
+    sweep_run(&t);
 }
 
 /* Logits of +-1000 give the finite losses that the definition has. */
@@ -164,17 +164,17 @@ static void test_extremes(void)
     struct pk_err err = {0};
     for (int isa = 0; isa <= (int)pk_isa_best(); isa++)
         for (int one_hot = 0; one_hot < 2; one_hot++) {
-            struct op_case t;
-            case_begin(&t, one_hot ? PK_OP_SOFTMAX_LOSS : PK_OP_BCE_LOSS, "extreme logits");
-            float *z = case_in(&t, PK_F32, DIMS(1, 2));
-            uint8_t *label = case_in(&t, PK_U8, DIMS(1, 2));
-            case_out(&t, PK_F32, false, DIMS(1));
+            struct op_sweep t;
+            sweep_begin(&t, one_hot ? PK_OP_SOFTMAX_LOSS : PK_OP_BCE_LOSS, "extreme logits");
+            float *z = sweep_in(&t, PK_F32, DIMS(1, 2));
+            uint8_t *label = sweep_in(&t, PK_U8, DIMS(1, 2));
+            sweep_out(&t, PK_F32, false, DIMS(1));
             z[0] = 1000;
             z[1] = -1000;
             label[1] = 1; // wrong by 2000 (softmax), by 1000 twice (sigmoids)
-            CHECK_OK(case_call(&t, (enum pk_isa)isa, &err), &err);
-            CHECK_NEAR((double)*(float *)t.out[0].data, one_hot ? 2000 : 1000, 1e-3);
-            case_free(&t);
+            CHECK_OK(sweep_call(&t, (enum pk_isa)isa, &err), &err);
+            CHECK_NEAR((double)*(float *)t.c.call.dst[0], one_hot ? 2000 : 1000, 1e-3);
+            sweep_free(&t);
         }
 }
 

@@ -1,5 +1,5 @@
 /* test_tokens.c -- gather, positions, prepend, slice, assemble, mean pool, and their gradients. */
-#include "tests/op/op_kern.h"
+#include "tests/op/op_sweep.h"
 
 static const struct {
     int64_t batch, tokens, cols, keep;
@@ -12,14 +12,14 @@ static const struct {
     {2, 200, 193, 40, "the pretraining mask"},
 };
 
-typedef void (*ref)(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT]);
+typedef void (*ref)(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT]);
 
 /* keep distinct indices below tokens for each record, in no order; the rest go to `other`. */
-static void fill_indices(struct op_case *t, int32_t *index, int32_t *other, size_t s)
+static void fill_indices(struct op_sweep *t, int32_t *index, int32_t *other, size_t s)
 {
     const int64_t n = shapes[s].tokens, keep = shapes[s].keep;
     for (int64_t b = 0; b < shapes[s].batch; b++) {
-        const uint64_t key = pk_rng_u64(&t->rng);
+        const uint64_t key = pk_rng_u64(&t->c.rng);
         for (int64_t i = 0; i < n; i++) {
             const int32_t v = (int32_t)pk_bijection((uint64_t)i, (uint64_t)n, key);
             if (i < keep)
@@ -32,7 +32,7 @@ static void fill_indices(struct op_case *t, int32_t *index, int32_t *other, size
 
 static int32_t index_at(const struct op_case *t, int k, int64_t i)
 {
-    return ((const int32_t *)t->in[k].data)[i];
+    return ((const int32_t *)t->call.src[k])[i];
 }
 
 static void zero(double *y, int64_t n)
@@ -40,277 +40,279 @@ static void zero(double *y, int64_t n)
     for (int64_t i = 0; i < n; i++) y[i] = 0;
 }
 
-static void gather(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void gather(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->in[0].v.dim, keep = t->in[1].v.dim[1];
+    const int64_t *x = t->in[0].dim, keep = t->in[1].dim[1];
     (void)R;
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t k = 0; k < keep; k++)
             for (int64_t c = 0; c < x[2]; c++)
                 y[0][(b * keep + k) * x[2] + c] =
-                    case_at(t, 0, (b * x[1] + index_at(t, 1, b * keep + k)) * x[2] + c);
+                    sweep_at(t, 0, (b * x[1] + index_at(t, 1, b * keep + k)) * x[2] + c);
 }
 
-static void gather_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void gather_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->out[0].v.dim, keep = t->in[1].v.dim[1];
+    const int64_t *x = t->out[0].dim, keep = t->in[1].dim[1];
     (void)R;
     zero(y[0], x[0] * x[1] * x[2]);
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t k = 0; k < keep; k++)
             for (int64_t c = 0; c < x[2]; c++)
                 y[0][(b * x[1] + index_at(t, 1, b * keep + k)) * x[2] + c] =
-                    case_at(t, 0, (b * keep + k) * x[2] + c);
+                    sweep_at(t, 0, (b * keep + k) * x[2] + c);
 }
 
-static void position(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void position(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->in[0].v.dim;
+    const int64_t *x = t->in[0].dim;
     for (int64_t r = 0; r < x[0] * x[1]; r++)
         for (int64_t c = 0; c < x[2]; c++) {
-            const int64_t p = t->in[2].there ? index_at(t, 2, r) : r % x[1];
-            y[0][r * x[2] + c] = R(case_at(t, 0, r * x[2] + c) + case_at(t, 1, p * x[2] + c));
+            const int64_t p = t->call.src[2] ? index_at(t, 2, r) : r % x[1];
+            y[0][r * x[2] + c] = R(sweep_at(t, 0, r * x[2] + c) + sweep_at(t, 1, p * x[2] + c));
         }
 }
 
-static void prepend(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void prepend(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *o = t->out[0].v.dim;
+    const int64_t *o = t->out[0].dim;
     (void)R;
     for (int64_t b = 0; b < o[0]; b++)
         for (int64_t i = 0; i < o[1]; i++)
             for (int64_t c = 0; c < o[2]; c++)
                 y[0][(b * o[1] + i) * o[2] + c] =
-                    i ? case_at(t, 1, (b * (o[1] - 1) + i - 1) * o[2] + c) : case_at(t, 0, c);
+                    i ? sweep_at(t, 1, (b * (o[1] - 1) + i - 1) * o[2] + c) : sweep_at(t, 0, c);
 }
 
-static void prepend_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void prepend_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *d = t->in[0].v.dim;
+    const int64_t *d = t->in[0].dim;
     if (y[0]) zero(y[0], d[2]);
     for (int64_t b = 0; b < d[0]; b++)
         for (int64_t i = 0; i < d[1]; i++)
             for (int64_t c = 0; c < d[2]; c++) {
-                const double v = case_at(t, 0, (b * d[1] + i) * d[2] + c);
+                const double v = sweep_at(t, 0, (b * d[1] + i) * d[2] + c);
                 if (!i && y[0]) y[0][c] = R(y[0][c] + v);
                 if (i && y[1]) y[1][(b * (d[1] - 1) + i - 1) * d[2] + c] = v;
             }
 }
 
-static void slice(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void slice(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->in[0].v.dim, n = t->node.attr.slice.count;
+    const int64_t *x = t->in[0].dim, n = t->node.attr.slice.count;
     (void)R;
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t i = 0; i < n * x[2]; i++)
             y[0][b * n * x[2] + i] =
-                case_at(t, 0, (b * x[1] + t->node.attr.slice.start) * x[2] + i);
+                sweep_at(t, 0, (b * x[1] + t->node.attr.slice.start) * x[2] + i);
 }
 
-static void slice_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void slice_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->out[0].v.dim, n = t->node.attr.slice.count;
+    const int64_t *x = t->out[0].dim, n = t->node.attr.slice.count;
     (void)R;
     zero(y[0], x[0] * x[1] * x[2]);
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t i = 0; i < n * x[2]; i++)
             y[0][(b * x[1] + t->node.attr.slice.start) * x[2] + i] =
-                case_at(t, 0, b * n * x[2] + i);
+                sweep_at(t, 0, b * n * x[2] + i);
 }
 
-static void assemble(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void assemble(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->in[0].v.dim, hide = t->in[4].v.dim[1], n = x[1] + hide;
+    const int64_t *x = t->in[0].dim, hide = t->in[4].dim[1], n = x[1] + hide;
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t i = 0; i < n; i++)
             for (int64_t c = 0; c < x[2]; c++) {
                 const bool kept = i < x[1];
-                const double v = kept ? case_at(t, 0, (b * x[1] + i) * x[2] + c) : case_at(t, 1, c);
+                const double v =
+                    kept ? sweep_at(t, 0, (b * x[1] + i) * x[2] + c) : sweep_at(t, 1, c);
                 const int32_t p =
                     kept ? index_at(t, 3, b * x[1] + i) : index_at(t, 4, b * hide + i - x[1]);
-                y[0][(b * n + i) * x[2] + c] = R(v + case_at(t, 2, p * x[2] + c));
+                y[0][(b * n + i) * x[2] + c] = R(v + sweep_at(t, 2, p * x[2] + c));
             }
 }
 
-static void assemble_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void assemble_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *d = t->in[0].v.dim, keep = t->in[1].v.dim[1];
+    const int64_t *d = t->in[0].dim, keep = t->in[1].dim[1];
     if (y[1]) zero(y[1], d[2]);
     for (int64_t b = 0; b < d[0]; b++)
         for (int64_t i = 0; i < d[1]; i++)
             for (int64_t c = 0; c < d[2]; c++) {
-                const double v = case_at(t, 0, (b * d[1] + i) * d[2] + c);
+                const double v = sweep_at(t, 0, (b * d[1] + i) * d[2] + c);
                 if (i < keep && y[0]) y[0][(b * keep + i) * d[2] + c] = v;
                 if (i >= keep && y[1]) y[1][c] = R(y[1][c] + v);
             }
 }
 
-static void pool(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void pool(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->in[0].v.dim, skip = t->node.attr.pool.skip;
+    const int64_t *x = t->in[0].dim, skip = t->node.attr.pool.skip;
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t c = 0; c < x[2]; c++) {
             double sum = 0;
             for (int64_t i = skip; i < x[1]; i++)
-                sum = R(sum + case_at(t, 0, (b * x[1] + i) * x[2] + c));
+                sum = R(sum + sweep_at(t, 0, (b * x[1] + i) * x[2] + c));
             y[0][b * x[2] + c] = R(sum * R(1 / (double)(x[1] - skip)));
         }
 }
 
-static void pool_grad(const struct op_case *t, case_round R, double *const y[PK_NODE_OUT])
+static void pool_grad(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->out[0].v.dim, skip = t->node.attr.pool.skip;
+    const int64_t *x = t->out[0].dim, skip = t->node.attr.pool.skip;
     for (int64_t b = 0; b < x[0]; b++)
         for (int64_t i = 0; i < x[1]; i++)
             for (int64_t c = 0; c < x[2]; c++)
                 y[0][(b * x[1] + i) * x[2] + c] =
-                    i < skip ? 0 : R(case_at(t, 0, b * x[2] + c) * R(1 / (double)(x[1] - skip)));
+                    i < skip ? 0 : R(sweep_at(t, 0, b * x[2] + c) * R(1 / (double)(x[1] - skip)));
 }
 
-static void start(struct op_case *t, enum pk_op op, ref reference, size_t s)
+static void start(struct op_sweep *t, enum pk_op op, ref reference, size_t s)
 {
-    case_begin(t, op, shapes[s].why);
+    sweep_begin(t, op, shapes[s].why);
     t->reference = reference;
 }
 
 static void test_gather(size_t s)
 {
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols, K = shapes[s].keep;
-    struct op_case t;
+    struct op_sweep t;
     start(&t, PK_OP_GATHER_TOKENS, gather, s);
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(B, T, C));
-    fill_indices(&t, case_in(&t, PK_I32, DIMS(B, K)), NULL, s);
-    case_out(&t, PK_F32, false, DIMS(B, K, C));
-    case_run(&t);
+    sweep_in(&t, PK_F32, DIMS(B, T, C));
+    fill_indices(&t, sweep_in(&t, PK_I32, DIMS(B, K)), NULL, s);
+    sweep_out(&t, PK_F32, false, DIMS(B, K, C));
+    sweep_run(&t);
     start(&t, PK_OP_GATHER_TOKENS_GRAD, gather_grad, s);
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(B, K, C));
-    fill_indices(&t, case_in(&t, PK_I32, DIMS(B, K)), NULL, s);
-    case_out(&t, PK_F32, true, DIMS(B, T, C));
-    case_run(&t);
+    sweep_in(&t, PK_F32, DIMS(B, K, C));
+    fill_indices(&t, sweep_in(&t, PK_I32, DIMS(B, K)), NULL, s);
+    sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+    sweep_run(&t);
 }
 
 static void test_position(size_t s, bool indexed)
 {
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols, K = shapes[s].keep;
-    struct op_case t;
+    struct op_sweep t;
     start(&t, PK_OP_ADD_POSITION, position, s);
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(B, K, C));
-    case_in(&t, PK_F32, DIMS(T, C)); // a table longer than the tokens
+    sweep_in(&t, PK_F32, DIMS(B, K, C));
+    sweep_in(&t, PK_F32, DIMS(T, C)); // a table longer than the tokens
     if (indexed)
-        fill_indices(&t, case_in(&t, PK_I32, DIMS(B, K)), NULL, s);
+        fill_indices(&t, sweep_in(&t, PK_I32, DIMS(B, K)), NULL, s);
     else
-        case_in_absent(&t);
-    case_out(&t, PK_F32, false, DIMS(B, K, C));
-    case_run(&t);
+        sweep_in_absent(&t);
+    sweep_out(&t, PK_F32, false, DIMS(B, K, C));
+    sweep_run(&t);
 }
 
 /* wanted: bit k says that output k of the gradient is asked for. */
 static void test_prepend(size_t s, int wanted)
 {
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols;
-    struct op_case t;
+    struct op_sweep t;
     start(&t, PK_OP_PREPEND_TOKEN, prepend, s);
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(C));
-    case_in(&t, PK_F32, DIMS(B, T, C));
-    case_out(&t, PK_F32, false, DIMS(B, T + 1, C));
-    case_run(&t);
+    sweep_in(&t, PK_F32, DIMS(C));
+    sweep_in(&t, PK_F32, DIMS(B, T, C));
+    sweep_out(&t, PK_F32, false, DIMS(B, T + 1, C));
+    sweep_run(&t);
     start(&t, PK_OP_PREPEND_TOKEN_GRAD, prepend_grad, s);
-    case_in(&t, PK_F32, DIMS(B, T + 1, C));
+    sweep_in(&t, PK_F32, DIMS(B, T + 1, C));
     if (wanted & 1)
-        case_out(&t, PK_F32, true, DIMS(C));
+        sweep_out(&t, PK_F32, true, DIMS(C));
     else
-        case_out_absent(&t);
+        sweep_out_absent(&t);
     if (wanted & 2)
-        case_out(&t, PK_F32, true, DIMS(B, T, C));
+        sweep_out(&t, PK_F32, true, DIMS(B, T, C));
     else
-        case_out_absent(&t);
-    case_run(&t);
+        sweep_out_absent(&t);
+    sweep_run(&t);
 }
 
 static void test_slice(size_t s, int64_t from, int64_t count)
 {
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols;
     if (from + count > T) return;
-    struct op_case t;
+    struct op_sweep t;
     start(&t, PK_OP_SLICE_TOKENS, slice, s);
     t.exact = true;
-    t.node.attr.slice.start = (int32_t)from;
-    t.node.attr.slice.count = (int32_t)count;
-    case_in(&t, PK_F32, DIMS(B, T, C));
-    case_out(&t, PK_F32, false, DIMS(B, count, C));
-    case_run(&t);
+    t.c.node.attr.slice.start = (int32_t)from;
+    t.c.node.attr.slice.count = (int32_t)count;
+    sweep_in(&t, PK_F32, DIMS(B, T, C));
+    sweep_out(&t, PK_F32, false, DIMS(B, count, C));
+    sweep_run(&t);
     start(&t, PK_OP_SLICE_TOKENS_GRAD, slice_grad, s);
     t.exact = true;
-    t.node.attr.slice.start = (int32_t)from;
-    t.node.attr.slice.count = (int32_t)count;
-    case_in(&t, PK_F32, DIMS(B, count, C));
-    case_out(&t, PK_F32, true, DIMS(B, T, C));
-    case_run(&t);
+    t.c.node.attr.slice.start = (int32_t)from;
+    t.c.node.attr.slice.count = (int32_t)count;
+    sweep_in(&t, PK_F32, DIMS(B, count, C));
+    sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+    sweep_run(&t);
 }
 
 static void test_assemble(size_t s, int wanted)
 {
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols, K = shapes[s].keep;
-    struct op_case t;
+    struct op_sweep t;
     start(&t, PK_OP_ASSEMBLE_TOKENS, assemble, s);
     t.exact = true;
-    case_in(&t, PK_F32, DIMS(B, K, C));
-    case_in(&t, PK_F32, DIMS(C));
-    case_in(&t, PK_F32, DIMS(T, C));
-    int32_t *kept = case_in(&t, PK_I32, DIMS(B, K)), *hidden = case_in(&t, PK_I32, DIMS(B, T - K));
+    sweep_in(&t, PK_F32, DIMS(B, K, C));
+    sweep_in(&t, PK_F32, DIMS(C));
+    sweep_in(&t, PK_F32, DIMS(T, C));
+    int32_t *kept = sweep_in(&t, PK_I32, DIMS(B, K)),
+            *hidden = sweep_in(&t, PK_I32, DIMS(B, T - K));
     fill_indices(&t, kept, hidden, s);
-    case_out(&t, PK_F32, false, DIMS(B, T, C));
-    case_run(&t);
+    sweep_out(&t, PK_F32, false, DIMS(B, T, C));
+    sweep_run(&t);
     start(&t, PK_OP_ASSEMBLE_TOKENS_GRAD, assemble_grad, s);
-    case_in(&t, PK_F32, DIMS(B, T, C));
-    case_in(&t, PK_I32, DIMS(B, K));
+    sweep_in(&t, PK_F32, DIMS(B, T, C));
+    sweep_in(&t, PK_I32, DIMS(B, K));
     if (wanted & 1)
-        case_out(&t, PK_F32, true, DIMS(B, K, C));
+        sweep_out(&t, PK_F32, true, DIMS(B, K, C));
     else
-        case_out_absent(&t);
+        sweep_out_absent(&t);
     if (wanted & 2)
-        case_out(&t, PK_F32, true, DIMS(C));
+        sweep_out(&t, PK_F32, true, DIMS(C));
     else
-        case_out_absent(&t);
-    case_run(&t);
+        sweep_out_absent(&t);
+    sweep_run(&t);
 }
 
 static void test_pool(size_t s, int32_t skip)
 {
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols;
     if (skip >= T) return;
-    struct op_case t;
+    struct op_sweep t;
     start(&t, PK_OP_MEAN_POOL, pool, s);
-    t.node.attr.pool.skip = skip;
-    case_in(&t, PK_F32, DIMS(B, T, C));
-    case_out(&t, PK_F32, false, DIMS(B, C));
-    case_run(&t);
+    t.c.node.attr.pool.skip = skip;
+    sweep_in(&t, PK_F32, DIMS(B, T, C));
+    sweep_out(&t, PK_F32, false, DIMS(B, C));
+    sweep_run(&t);
     start(&t, PK_OP_MEAN_POOL_GRAD, pool_grad, s);
-    t.node.attr.pool.skip = skip;
-    case_in(&t, PK_F32, DIMS(B, C));
-    case_in(&t, PK_F32, DIMS(B, T, C));
-    case_out(&t, PK_F32, true, DIMS(B, T, C));
-    case_run(&t);
+    t.c.node.attr.pool.skip = skip;
+    sweep_in(&t, PK_F32, DIMS(B, C));
+    sweep_in(&t, PK_F32, DIMS(B, T, C));
+    sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+    sweep_run(&t);
 }
 
 /* An index out of range is refused, never followed. */
 static void test_bad_index(void)
 {
     struct pk_err err = {0};
-    struct op_case t;
-    case_begin(&t, PK_OP_GATHER_TOKENS, "index out of range");
-    case_in(&t, PK_F32, DIMS(2, 4, 3));
-    int32_t *index = case_in(&t, PK_I32, DIMS(2, 2));
-    case_out(&t, PK_F32, false, DIMS(2, 2, 3));
+    struct op_sweep t;
+    sweep_begin(&t, PK_OP_GATHER_TOKENS, "index out of range");
+    sweep_in(&t, PK_F32, DIMS(2, 4, 3));
+    int32_t *index = sweep_in(&t, PK_I32, DIMS(2, 2));
+    sweep_out(&t, PK_F32, false, DIMS(2, 2, 3));
     index[3] = 4;
-    CHECK_FAILS(case_call(&t, PK_ISA_PORTABLE, &err), PK_EDATA, &err, "index 4");
+    CHECK_FAILS(sweep_call(&t, PK_ISA_PORTABLE, &err), PK_EDATA, &err, "index 4");
     index[3] = -1;
-    CHECK_FAILS(case_call(&t, PK_ISA_PORTABLE, &err), PK_EDATA, &err, "index -1");
-    case_free(&t);
+    CHECK_FAILS(sweep_call(&t, PK_ISA_PORTABLE, &err), PK_EDATA, &err, "index -1");
+    sweep_free(&t);
 }
 
 int main(void)
