@@ -7,6 +7,7 @@ struct block {
     int64_t size, offset;
     int32_t first, last;
     int64_t *where; // in the plan
+    int64_t number; // in order of values, then nodes
 };
 
 static int by_size(const void *a, const void *b)
@@ -14,7 +15,7 @@ static int by_size(const void *a, const void *b)
     const struct block *x = a, *y = b;
     if (x->size != y->size) return x->size < y->size ? 1 : -1;
     if (x->first != y->first) return x->first < y->first ? -1 : 1;
-    return x->where < y->where ? -1 : x->where > y->where; // total order: same plan every time
+    return x->number < y->number ? -1 : 1; // total order: same plan every time
 }
 
 static int by_offset(const void *a, const void *b)
@@ -102,18 +103,24 @@ enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct
     for (int64_t v = 0; v < p->values; v++) {
         out->offset[v] = -1;
         if (p->value[v].storage != PK_STORE_ACT || out->first[v] < 0) continue;
-        block[blocks++] = (struct block){.size = aligned(pk_value_bytes(&p->value[v])),
-                                         .first = out->first[v],
-                                         .last = out->last[v],
-                                         .where = &out->offset[v]};
+        block[blocks] = (struct block){.size = aligned(pk_value_bytes(&p->value[v])),
+                                       .first = out->first[v],
+                                       .last = out->last[v],
+                                       .where = &out->offset[v],
+                                       .number = blocks};
+        blocks++;
     }
     for (int32_t k = 0; k < (int32_t)p->nodes; k++) {
         const struct pk_op_row *row = pk_op_table[p->node[k].op];
         size_t bytes = row->workspace ? row->workspace(p, &p->node[k]) : 0;
         out->workspace[k] = -1;
-        if (bytes)
-            block[blocks++] = (struct block){
-                .size = aligned(bytes), .first = k, .last = k, .where = &out->workspace[k]};
+        if (!bytes) continue;
+        block[blocks] = (struct block){.size = aligned(bytes),
+                                       .first = k,
+                                       .last = k,
+                                       .where = &out->workspace[k],
+                                       .number = blocks};
+        blocks++;
     }
     if ((s = place(block, blocks, &out->arena, err)) != PK_OK) goto fail;
     measure(out, p, block, blocks);
