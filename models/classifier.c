@@ -11,10 +11,14 @@ enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct
     *out = (struct pk_classifier){.classes = classes, .signal = {.shape = *shape, .clip = 5}};
     out->encoder.seed = (uint64_t)pk_recipe_i64(r, "seed");
     out->softmax = !strcmp(pk_recipe_str(r, "objective.loss"), "softmax");
-    if (!strcmp(head, "register_linear")) out->head = PK_HEAD_REGISTER_LINEAR;
-    else if (!strcmp(head, "mean_linear")) out->head = PK_HEAD_MEAN_LINEAR;
-    else if (!strcmp(head, "attentive")) out->head = PK_HEAD_ATTENTIVE;
-    else return pk_fail(err, PK_ERECIPE, "unknown head '%s'", head);
+    if (!strcmp(head, "register_linear"))
+        out->head = PK_HEAD_REGISTER_LINEAR;
+    else if (!strcmp(head, "mean_linear"))
+        out->head = PK_HEAD_MEAN_LINEAR;
+    else if (!strcmp(head, "attentive"))
+        out->head = PK_HEAD_ATTENTIVE;
+    else
+        return pk_fail(err, PK_ERECIPE, "unknown head '%s'", head);
     return PK_OK;
 }
 

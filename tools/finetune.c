@@ -18,20 +18,20 @@ struct finetune {
     struct pk_inputs in;
     struct pk_classifier model;
     struct pk_loader *loader;
-    struct pk_prog prog;          // training program of the current stage
+    struct pk_prog prog; // training program of the current stage
     struct pk_bound bound;
     struct pk_evaluator eval;
     int64_t batch, micro, micros;
-    int32_t *start;               // zeros
-    float *loss;                  // [micros]
-    uint8_t *label;               // of the validation rows
-    float *score;                 // [validation, classes]
+    int32_t *start; // zeros
+    float *loss;    // [micros]
+    uint8_t *label; // of the validation rows
+    float *score;   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
-    double best_score;            // macro AUC, -1 before the first validation of a stage
-    int64_t best_step;            // within the stage
+    double best_score; // macro AUC, -1 before the first validation of a stage
+    int64_t best_step; // within the stage
     double validation_seconds;
-    uint64_t frozen_hash;         // of the encoder, while it is frozen
+    uint64_t frozen_hash; // of the encoder, while it is frozen
 };
 
 static const char *stage_key(char out[128], int64_t stage, const char *key)
@@ -197,21 +197,20 @@ static enum pk_status prepare(struct finetune *f, struct pk_err *err)
 static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
-    struct pk_loader_spec spec = {
-        .data = &f->in.data,
-        .rows = f->in.train.row,
-        .row_count = f->in.train.count,
-        .weight = f->in.weight,
-        .task = f->in.task,
-        .mean = (const double(*)[PK_LEADS_MAX])f->in.mean,
-        .std = (const double(*)[PK_LEADS_MAX])f->in.std,
-        .batch = (int32_t)f->batch,
-        .stride_count = (int32_t)f->batch,
-        .crop = f->in.shape.samples,
-        .random_crop = true,
-        .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-        .threads = (int)pk_recipe_i64(r, "data.threads"),
-        .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    struct pk_loader_spec spec = {.data = &f->in.data,
+                                  .rows = f->in.train.row,
+                                  .row_count = f->in.train.count,
+                                  .weight = f->in.weight,
+                                  .task = f->in.task,
+                                  .mean = (const double(*)[PK_LEADS_MAX])f->in.mean,
+                                  .std = (const double(*)[PK_LEADS_MAX])f->in.std,
+                                  .batch = (int32_t)f->batch,
+                                  .stride_count = (int32_t)f->batch,
+                                  .crop = f->in.shape.samples,
+                                  .random_crop = true,
+                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
+                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
     return pk_loader_open(&f->loader, &spec, err);
 }
 
@@ -239,7 +238,8 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, d
     *loss = 0;
     for (int64_t i = 0; i < f->micros; i++) *loss += (double)f->loss[i] / (double)f->micros;
     if (!isfinite(*loss))
-        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)f->step);
+        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite",
+                       (long long)f->step);
     struct pk_schedule rate =
         pk_recipe_rate(f->t.recipe, stage_key(path, f->stage, "learning_rate"), steps);
     struct pk_schedule decay =
@@ -313,8 +313,8 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
     double loss = 0, norm = 0, sum = 0;
     int64_t count = 0;
     f->frozen_hash = hash_encoder(f);
-    while (f->stage_step < steps && !(patience && f->best_step >= 0 &&
-                                      f->stage_step - f->best_step >= patience)) {
+    while (f->stage_step < steps &&
+           !(patience && f->best_step >= 0 && f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
         PK_TRY(pk_loader_get(f->loader, f->step, &b, NULL, err));
         enum pk_status s = train_step(f, b, &loss, &norm, err);
@@ -361,8 +361,10 @@ static enum pk_status run_stages(struct finetune *f, struct pk_err *err)
 {
     int64_t stages = pk_recipe_count(f->t.recipe, "stages");
     for (bool resumed = f->step > 0; f->stage < stages; f->stage++, resumed = false) {
-        if (!resumed) PK_TRY(start_stage(f, err));
-        else if (f->stage) PK_TRY(build_stage(f, err));
+        if (!resumed)
+            PK_TRY(start_stage(f, err));
+        else if (f->stage)
+            PK_TRY(build_stage(f, err));
         PK_TRY(run_stage(f, err));
         pk_run_log(&f->t.run, "stage %lld: best macro AUC %.4f at step %lld", (long long)f->stage,
                    f->best_score, (long long)f->best_step);

@@ -50,7 +50,8 @@ static bool in_list(const struct pk_recipe *r, const char *path, int fold)
     return false;
 }
 
-/* A record without a fold trains; a fold that is named nowhere trains unless train folds are given. */
+/* A record without a fold trains; a fold that is named nowhere trains unless train folds are given.
+ */
 static bool in_split(const struct pk_recipe *r, const char *path, int fold)
 {
     if (strcmp(path, "data.folds.train")) return fold > 0 && in_list(r, path, fold);
@@ -89,9 +90,9 @@ static enum pk_status find_task(struct pk_inputs *in, const struct pk_recipe *r,
     struct pk_text have = {0};
     for (int32_t i = 0; i < in->data.tasks; i++)
         pk_text_add(&have, "%s%s", i ? ", " : "", in->data.task[i].name);
-    enum pk_status s = pk_fail(err, PK_EDATA, "%s: %s has no task '%s'; it has: %s",
-                               pk_recipe_origin(r, "data.task"), in->data.name, name,
-                               have.s ? have.s : "none");
+    enum pk_status s =
+        pk_fail(err, PK_EDATA, "%s: %s has no task '%s'; it has: %s",
+                pk_recipe_origin(r, "data.task"), in->data.name, name, have.s ? have.s : "none");
     pk_text_free(&have);
     return s;
 }
@@ -112,7 +113,7 @@ static enum pk_status source_stats(struct pk_inputs *in, int32_t source, int thr
     enum pk_status s = n ? pk_dataset_stats(&in->data, rows, n, threads, mean, std, err) : PK_OK;
     free(rows);
     for (int32_t l = 0; l < in->data.leads; l++)
-        if (!(std[l] > 0)) std[l] = 1;  // a lead that is never there, or no record at all
+        if (!(std[l] > 0)) std[l] = 1; // a lead that is never there, or no record at all
     for (int32_t k = 0; k < in->data.sources; k++) {
         if (source >= 0 && k != source) continue;
         memcpy(in->mean[k], mean, sizeof mean);
@@ -187,8 +188,9 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
     if (s == PK_OK) s = normalise(out, r, err);
     if (s != PK_OK) goto fail;
     if (!quiet)
-        fprintf(stderr, "data: %s, %lld records of %d leads at %g Hz; train %lld, validation %lld, "
-                        "test %lld (%.1f s)\n",
+        fprintf(stderr,
+                "data: %s, %lld records of %d leads at %g Hz; train %lld, validation %lld, "
+                "test %lld (%.1f s)\n",
                 out->data.name, (long long)out->data.count, out->data.leads, out->data.rate,
                 (long long)out->train.count, (long long)out->validation.count,
                 (long long)out->test.count, pk_seconds() - start);

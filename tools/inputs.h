@@ -1,4 +1,5 @@
-/* inputs.h -- the data of a run as its recipe says: dataset, rows by fold and task, normalisation. */
+/* inputs.h -- the data of a run as its recipe says: dataset, rows by fold and task, normalisation.
+ */
 #ifndef PK_INPUTS_H
 #define PK_INPUTS_H
 
@@ -7,17 +8,17 @@
 #include "models/signal.h"
 
 struct pk_rows {
-    int64_t *row;             // [count] record indices, ascending
+    int64_t *row; // [count] record indices, ascending
     int64_t count;
 };
 
 struct pk_inputs {
     struct pk_dataset data;
-    struct pk_batch_shape shape;     // of a batch with the recipe's crop
+    struct pk_batch_shape shape; // of a batch with the recipe's crop
     struct pk_rows train, validation, test;
-    const struct pk_task *task;      // of data.task, or NULL
-    double *weight;                  // [data.sources] mixture weights, or NULL
-    double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX];  // [data.sources]
+    const struct pk_task *task;                         // of data.task, or NULL
+    double *weight;                                     // [data.sources] mixture weights, or NULL
+    double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [data.sources]
 };
 
 /* Opens data.corpus or makes data.synthetic, selects rows and computes the normalisation.

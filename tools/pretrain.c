@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct variant {                  // the program for one number of kept tokens
+struct variant { // the program for one number of kept tokens
     struct pk_prog prog;
     struct pk_bound bound;
     bool built;
@@ -24,14 +24,14 @@ struct pretrain {
     struct pk_inputs in;
     struct pk_jepa model;
     struct pk_loader *loader;
-    struct variant *variant;      // [keep_max + 1]
+    struct variant *variant; // [keep_max + 1]
     int64_t batch, micro, micros, parts, steps;
     struct pk_schedule rate, decay, momentum;
-    int32_t *start;               // [batch] zeros: the loader delivers the crop itself
-    float *loss, *moments, *embedding;  // of each micro-batch of one part
+    int32_t *start;                    // [batch] zeros: the loader delivers the crop itself
+    float *loss, *moments, *embedding; // of each micro-batch of one part
     double loss_sum, target_variance, norm;
     int64_t loss_count, skipped;
-    double waited, since;         // seconds of data wait, and when the interval began
+    double waited, since; // seconds of data wait, and when the interval began
 };
 
 static enum pk_status get_variant(struct pretrain *p, int32_t keep, struct variant **out,
@@ -58,7 +58,7 @@ static enum pk_status prepare_model(struct pretrain *p, struct pk_err *err)
     p->micros = p->batch / p->parts / p->micro;
     most = pk_jepa_keep_max(&p->model);
     PK_TRY(pk_alloc(&p->variant, (size_t)most + 1, sizeof *p->variant, "programs", err));
-    PK_TRY(get_variant(p, most, &v, err));  // makes the parameter table
+    PK_TRY(get_variant(p, most, &v, err)); // makes the parameter table
     PK_TRY(pk_trainer_arenas(&p->t, true, err));
     PK_TRY(pk_exec_bind(&p->t.exec, &v->bound, &v->prog, err));
     v->built = true;
@@ -100,21 +100,20 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
 static enum pk_status open_loader(struct pretrain *p, struct pk_err *err)
 {
     const struct pk_recipe *r = p->t.recipe;
-    struct pk_loader_spec spec = {
-        .data = &p->in.data,
-        .rows = p->in.train.row,
-        .row_count = p->in.train.count,
-        .weight = p->in.weight,
-        .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
-        .std = (const double(*)[PK_LEADS_MAX])p->in.std,
-        .batch = (int32_t)p->batch,
-        .first = 0,
-        .stride_count = (int32_t)p->batch,
-        .crop = p->in.shape.samples,
-        .random_crop = true,
-        .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-        .threads = (int)pk_recipe_i64(r, "data.threads"),
-        .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    struct pk_loader_spec spec = {.data = &p->in.data,
+                                  .rows = p->in.train.row,
+                                  .row_count = p->in.train.count,
+                                  .weight = p->in.weight,
+                                  .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
+                                  .std = (const double(*)[PK_LEADS_MAX])p->in.std,
+                                  .batch = (int32_t)p->batch,
+                                  .first = 0,
+                                  .stride_count = (int32_t)p->batch,
+                                  .crop = p->in.shape.samples,
+                                  .random_crop = true,
+                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
+                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
     return pk_loader_open(&p->loader, &spec, err);
 }
 
@@ -176,8 +175,11 @@ static enum pk_status train_step(struct pretrain *p, int64_t step, const struct 
     }
     if (!isfinite(*loss))
         return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)step);
-    struct pk_optim_arenas a = {.weight = p->t.exec.weight, .m = p->t.m, .v = p->t.v,
-                                .ema = p->t.exec.ema, .grad = p->t.exec.grad};
+    struct pk_optim_arenas a = {.weight = p->t.exec.weight,
+                                .m = p->t.m,
+                                .v = p->t.v,
+                                .ema = p->t.exec.ema,
+                                .grad = p->t.exec.grad};
     struct pk_optim_step s = {.step = step,
                               .learning_rate = pk_schedule_at(&p->rate, step),
                               .weight_decay = pk_schedule_at(&p->decay, step),
@@ -228,18 +230,17 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                           "warning: the encoder collapses: target variance %.2g, effective rank "
                           "%.1f of %lld; lower the learning rate or raise the EMA momentum",
                           variance, e.effective_rank, (long long)width);
-    struct pk_progress_field field[] = {
-        {"loss", loss, PK_FORMAT_GENERAL},
-        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
-        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
-        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
-        {"grad", p->norm, PK_FORMAT_GENERAL},
-        {"std", e.mean_std, PK_FORMAT_GENERAL},
-        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
-        {"tvar", variance, PK_FORMAT_GENERAL},
-        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
-        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
-        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
+    struct pk_progress_field field[] = {{"loss", loss, PK_FORMAT_GENERAL},
+                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
+                                        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
+                                        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
+                                        {"grad", p->norm, PK_FORMAT_GENERAL},
+                                        {"std", e.mean_std, PK_FORMAT_GENERAL},
+                                        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
+                                        {"tvar", variance, PK_FORMAT_GENERAL},
+                                        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
+                                        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
+                                        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
     p->loss_count = 0;
@@ -257,8 +258,10 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         double waited, loss, begun = pk_seconds();
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         enum pk_status s = train_step(p, *step, b, &loss, err);
-        if (s == PK_EDIVERGED) s = diverged(p, *step, b, err);
-        else if (s == PK_OK) p->loss_sum += loss;
+        if (s == PK_EDIVERGED)
+            s = diverged(p, *step, b, err);
+        else if (s == PK_OK)
+            p->loss_sum += loss;
         PK_TRY(s);
         ++*step;
         p->loss_count++;
@@ -283,14 +286,15 @@ static void describe(struct pretrain *p)
     p->t.info.encoder = p->model.encoder;
     pk_model_info_input(&p->t.info, &p->model.signal, &p->in);
     if (p->t.quiet) return;
-    fprintf(stderr,
-            "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
-            "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
-            p->model.encoder.width, p->model.encoder.depth, p->model.encoder.heads,
-            (long long)pk_params_total(&p->t.params, "encoder."),
-            (long long)pk_params_total(&p->t.params, "predictor."), p->model.signal.tokens,
-            p->model.signal.patch, (long long)p->batch, (long long)p->micro, p->t.exec.threads,
-            pk_isa_name(p->t.exec.isa));
+    fprintf(
+        stderr,
+        "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
+        "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
+        p->model.encoder.width, p->model.encoder.depth, p->model.encoder.heads,
+        (long long)pk_params_total(&p->t.params, "encoder."),
+        (long long)pk_params_total(&p->t.params, "predictor."), p->model.signal.tokens,
+        p->model.signal.patch, (long long)p->batch, (long long)p->micro, p->t.exec.threads,
+        pk_isa_name(p->t.exec.isa));
 }
 
 static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,

@@ -116,10 +116,14 @@ enum { FILES = 5 };
 static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[FILES],
                                  struct pk_tensor_ref *refs[FILES], int *count, struct pk_err *err)
 {
-    const struct { const char *name, *prefix; float *arena; } all[FILES] = {
-        {"model.safetensors", "", t->exec.weight}, {"moment1.safetensors", "", t->m},
-        {"moment2.safetensors", "", t->v},         {"ema.safetensors", "encoder.", t->exec.ema},
-        {"best.safetensors", "", t->best}};
+    const struct {
+        const char *name, *prefix;
+        float *arena;
+    } all[FILES] = {{"model.safetensors", "", t->exec.weight},
+                    {"moment1.safetensors", "", t->m},
+                    {"moment2.safetensors", "", t->v},
+                    {"ema.safetensors", "encoder.", t->exec.ema},
+                    {"best.safetensors", "", t->best}};
     *count = 0;
     for (int i = 0; i < FILES; i++) {
         int64_t n;

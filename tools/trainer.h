@@ -17,16 +17,16 @@ struct pk_trainer {
     struct pk_params params;
     struct pk_exec exec;
     struct pk_optim *optim;
-    float *m, *v;                   // [params.elements]
-    float *best;                    // fine-tuning: weights of the best validation, or NULL
+    float *m, *v; // [params.elements]
+    float *best;  // fine-tuning: weights of the best validation, or NULL
     struct pk_run run;
     bool run_open;
     struct pk_tfevents events;
     struct pk_progress progress;
     struct pk_model_info info;
     bool quiet;
-    double started;                 // pk_seconds when this process began to train
-    double last_checkpoint;         // pk_seconds
+    double started;         // pk_seconds when this process began to train
+    double last_checkpoint; // pk_seconds
 };
 
 /* Reads "PREFIX.start|peak|end|warmup|shape" into a schedule over `steps`. */

@@ -37,8 +37,10 @@ static enum pk_status open_checkpoint(struct pk_model_file *m, const char *path,
     struct pk_json state = {0};
     const char *name = "model.safetensors";
     PK_TRY(pk_ckpt_open(&c, path, err));
-    if (pk_ckpt_has(&c, "best.safetensors")) name = "best.safetensors";
-    else if (ema && pk_ckpt_has(&c, "ema.safetensors")) name = "ema.safetensors";
+    if (pk_ckpt_has(&c, "best.safetensors"))
+        name = "best.safetensors";
+    else if (ema && pk_ckpt_has(&c, "ema.safetensors"))
+        name = "ema.safetensors";
     enum pk_status s = pk_path(file, err, "%s/%s", c.path, name);
     if (s == PK_OK) s = pk_json_parse(&state, c.state, strlen(c.state), c.path, err);
     if (s == PK_OK) s = read_info(m, &state, c.path, err);
