@@ -81,11 +81,11 @@ static enum pk_status flush(struct chunk *c, struct pk_evaluator *e, int32_t lea
                              {"offset", c->offset, micro * l * sizeof *c->offset},
                              {"start", c->start, 0},
                              {"sample", c->sample, 0}};
-    struct pk_fetch fetch[] = {{"logits", c->logit}, {"embedding", c->embedding}};
+    struct pk_fetch fetch[] = {{"embedding", c->embedding}, {"logits", c->logit}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
                                 .fetch = fetch,
-                                .fetches = (int)PK_COUNT(fetch),
+                                .fetches = e->model.head == PK_HEAD_NONE ? 1 : 2,
                                 .micros = (c->count + PK_EVAL_MICRO - 1) / PK_EVAL_MICRO};
     if (!c->count) return PK_OK;
     PK_TRY(pk_exec_run(e->exec, &e->bound, &run, err));

@@ -30,6 +30,7 @@ struct pk_model_info {
     char task[PK_NAME_MAX], loss[PK_NAME_MAX];
     int32_t classes;
     char class_name[PK_CLASSES_MAX][PK_NAME_MAX];
+    bool single_label;             // only records with exactly one label count
     double window, stride;         // s, of evaluation
     char aggregation[PK_NAME_MAX];
 };
