@@ -116,6 +116,7 @@ static void describe(struct finetune *f)
     snprintf(m->task, sizeof m->task, "%.31s", f->in.task->name);
     snprintf(m->aggregation, sizeof m->aggregation, "%.31s",
              pk_recipe_str(r, "evaluation.aggregation"));
+    m->single_label = pk_recipe_bool(r, "objective.single_label");
     m->window = f->eval.window / m->rate;
     m->stride = f->eval.stride / m->rate;
     m->classes = f->in.task->classes;
