@@ -62,8 +62,8 @@ static void yaml_string(struct pk_text *out, const char *s)
 /* Licences that are known for sure; for anything else the card says where to look. */
 static const char *licence_of(const struct pk_model_info *m)
 {
-    if (strstr(m->data, "PTB-XL")) return "cc-by-4.0";
-    if (!strncmp(m->data, "synthetic", 9)) return "none: generated signals";
+    if (strstr(m->data, "PTB-XL")) return "CC BY 4.0";
+    if (!strncmp(m->data, "synthetic", 9)) return "none needed, the signals are generated";
     return NULL;
 }
 
@@ -152,6 +152,9 @@ static void say_results(struct pk_text *out, const struct pk_json *result)
         pk_text_add(out, "\n");
     }
     const struct pk_json *p = pk_json_get(result, "protocol");
+    if (*pk_json_string(p, "init_from", ""))
+        pk_text_add(out, "\nThe encoder was taken from %s (%s weights).\n",
+                    pk_json_string(p, "init_from", ""), pk_json_string(p, "weights", "?"));
     pk_text_add(out,
                 "\nProtocol: recipe %s, %s, windows of %g s every %g s, %s; checkpoint selected by "
                 "%s, seed %lld.\n",

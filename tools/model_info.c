@@ -83,6 +83,14 @@ static bool read_names(char *out, size_t size, int32_t most, int32_t *count,
     return true;
 }
 
+/* Values that a signal is divided by, or that lengths are made of. */
+static bool positive(const double *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (!(x[i] > 0 && x[i] < 1e9)) return false;
+    return true;
+}
+
 static bool read_input(struct pk_model_info *m, const struct pk_json *j)
 {
     m->rate = pk_json_f64(j, "rate_hz", 0);
@@ -95,7 +103,8 @@ static bool read_input(struct pk_model_info *m, const struct pk_json *j)
            read_names(m->lead_name[0], sizeof m->lead_name[0], PK_LEADS_MAX, &m->leads,
                       pk_json_get(j, "leads")) &&
            read_numbers(m->mean, pk_json_get(j, "mean"), m->leads) &&
-           read_numbers(m->std, pk_json_get(j, "std"), m->leads);
+           read_numbers(m->std, pk_json_get(j, "std"), m->leads) && m->leads > 0 &&
+           positive(m->std, m->leads);
 }
 
 /* A member that must lie within [low, high]; -1, which no range holds, where it does not. */
@@ -141,7 +150,7 @@ enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_jso
         m->single_label = single ? single->boolean : !strcmp(m->loss, "softmax");
         m->window = pk_json_f64(head, "window_s", 0);
         m->stride = pk_json_f64(head, "stride_s", m->window);
-        ok = m->window > 0 && m->stride > 0 &&
+        ok = positive(&m->window, 1) && positive(&m->stride, 1) &&
              read_names(m->class_name[0], sizeof m->class_name[0], PK_CLASSES_MAX, &m->classes,
                         pk_json_get(head, "classes"));
     }
