@@ -2,21 +2,10 @@
 #include "tools/cli.h"
 #include "tools/finetune.h"
 #include "tools/pretrain.h"
+#include "tools/shape.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Loads a recipe and words its errors: all of them, already with prefixes. */
-static enum pk_status load(struct pk_recipe **r, const char *path, int overrides, char **override,
-                           struct pk_err *err)
-{
-    struct pk_text report = {0};
-    enum pk_status s = pk_recipe_load(r, path, overrides, override, &report, err);
-    if (s == PK_ERECIPE && report.s && report.len >= sizeof err->message)
-        fprintf(stderr, "%s", report.s);
-    pk_text_free(&report);
-    return s;
-}
 
 static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode, bool quiet,
                             bool expect_jepa, struct pk_err *err)
@@ -33,7 +22,7 @@ static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_e
 {
     struct pk_recipe *r;
     if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
-    PK_TRY(load(&r, a->word[0], a->count - 1, a->word + 1, err));
+    PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
     enum pk_status s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a->quiet, jepa, err);
     if (s == PK_OK && !a->quiet) {
         char dir[PK_PATH_MAX];
@@ -73,7 +62,7 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
     snprintf(dir, sizeof dir, "output.dir=%s", a->word[0]);
     override[0] = dir;
     for (int i = 1; i < a->count; i++) override[i] = a->word[i];
-    enum pk_status s = load(&r, path, a->count, override, err);
+    enum pk_status s = pk_recipe_open(&r, path, a->count, override, err);
     free(override);
     if (s != PK_OK) return s;
     bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
