@@ -55,38 +55,6 @@ static void put_state(struct pk_json_writer *w, void *ctx)
     pk_json_put_i64(w, "best_step", f->best_step);
 }
 
-/* Architecture, patch and leads come from the encoder file where there is one. */
-static enum pk_status take_architecture(struct finetune *f, const struct pk_model_file *file,
-                                        struct pk_err *err)
-{
-    const struct pk_model_info *m = &file->info;
-    struct pk_signal *s = &f->model.signal;
-    if (fabs(m->rate - s->shape.rate) > 1e-9)
-        return pk_fail(err, PK_EDATA, "the encoder was trained at %g Hz, the data has %g Hz",
-                       m->rate, s->shape.rate);
-    s->patch = m->patch;
-    s->tokens = s->shape.samples / m->patch;
-    s->leads = 0;
-    for (int32_t i = 0; i < m->leads; i++) {
-        int32_t at = 0;
-        while (at < s->shape.leads && strcmp(s->shape.lead_name[at], m->lead_name[i])) at++;
-        if (at == s->shape.leads)
-            return pk_fail(err, PK_EDATA, "the encoder needs lead %s, which the data does not have",
-                           m->lead_name[i]);
-        s->lead[s->leads++] = (uint8_t)at;
-    }
-    if (s->shape.samples % m->patch)
-        return pk_fail(err, PK_ERECIPE,
-                       "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
-                       pk_recipe_origin(f->t.recipe, "data.crop"), s->shape.samples, m->patch);
-    uint64_t seed = f->model.encoder.seed;
-    f->model.encoder = m->encoder;
-    f->model.encoder.tokens = s->tokens;
-    f->model.encoder.seed = seed;
-    f->model.encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);
-    return PK_OK;
-}
-
 static enum pk_status configure(struct finetune *f, struct pk_model_file *file, bool *has_file,
                                 struct pk_err *err)
 {
@@ -99,7 +67,7 @@ static enum pk_status configure(struct finetune *f, struct pk_model_file *file, 
         PK_TRY(pk_recipe_path(r, "init_from", path, err));
         PK_TRY(pk_model_open(file, path, !strcmp(pk_recipe_str(r, "weights"), "ema"), err));
         PK_TRY(pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err));
-        return take_architecture(f, file, err);
+        return pk_model_info_architecture(&f->model, &file->info, r, err);
     }
     return pk_classifier_config(&f->model, r, &f->in.shape, f->in.task->classes, err);
 }
@@ -171,7 +139,7 @@ static enum pk_status prepare(struct finetune *f, struct pk_err *err)
     if (f->eval.window != f->in.shape.samples)
         s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                     pk_recipe_origin(r, "evaluation.window"));
-    if (s == PK_OK) s = pk_micro_batch(r, f->batch, f->model.signal.tokens, &f->micro, err);
+    if (s == PK_OK) s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width, &f->micro, err);
     f->micros = f->batch / f->micro;
     if (s == PK_OK) s = build_stage(f, err);
     if (s == PK_OK) s = pk_trainer_arenas(&f->t, false, err);

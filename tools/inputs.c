@@ -169,11 +169,10 @@ static enum pk_status mixture(struct pk_inputs *in, const struct pk_recipe *r, s
     return PK_OK;
 }
 
-enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, bool quiet,
-                              struct pk_err *err)
+enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r,
+                                struct pk_err *err)
 {
     enum pk_status s;
-    double start = pk_seconds();
     *out = (struct pk_inputs){0};
     if ((s = open_dataset(out, r, err)) != PK_OK) return s;
     if ((s = check_shape(out, r, err)) != PK_OK) goto fail;
@@ -185,8 +184,22 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
         s = pk_fail(err, PK_EDATA, "%s: no record of %s is left to train on (folds, task)",
                     pk_recipe_origin(r, "data.folds.train"), out->data.name);
     if (s == PK_OK) s = mixture(out, r, err);
-    if (s == PK_OK) s = normalise(out, r, err);
-    if (s != PK_OK) goto fail;
+    if (s == PK_OK) return PK_OK;
+fail:
+    pk_inputs_close(out);
+    return s;
+}
+
+enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, bool quiet,
+                              struct pk_err *err)
+{
+    double start = pk_seconds();
+    PK_TRY(pk_inputs_select(out, r, err));
+    enum pk_status s = normalise(out, r, err);
+    if (s != PK_OK) {
+        pk_inputs_close(out);
+        return s;
+    }
     if (!quiet)
         fprintf(stderr,
                 "data: %s, %lld records of %d leads at %g Hz; train %lld, validation %lld, "
@@ -195,9 +208,6 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
                 (long long)out->train.count, (long long)out->validation.count,
                 (long long)out->test.count, pk_seconds() - start);
     return PK_OK;
-fail:
-    pk_inputs_close(out);
-    return s;
 }
 
 void pk_inputs_close(struct pk_inputs *in)

@@ -25,6 +25,9 @@ struct pk_inputs {
  * crop: seconds, e.g. data.crop. Progress of slow parts goes to stderr unless quiet. */
 enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, bool quiet,
                               struct pk_err *err);
+/* The same without the normalisation, which reads every record: mean and std stay NULL. */
+enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r,
+                                struct pk_err *err);
 void pk_inputs_close(struct pk_inputs *in);
 
 #endif

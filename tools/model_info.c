@@ -1,6 +1,7 @@
 /* model_info.c -- model descriptions as JSON (see model_info.h). */
 #include "tools/model_info.h"
 
+#include <math.h>
 #include <string.h>
 
 static void put_numbers(struct pk_json_writer *w, const char *key, const double *x, int32_t n)
@@ -176,4 +177,34 @@ void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
     snprintf(m->source, sizeof m->source, "%.*s", PK_NAME_MAX - 1,
              in->data.sources ? in->data.source[0].name : in->data.name);
     snprintf(m->data, sizeof m->data, "%s", in->data.version);
+}
+
+enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct pk_model_info *m,
+                                          const struct pk_recipe *r, struct pk_err *err)
+{
+    struct pk_signal *s = &c->signal;
+    if (fabs(m->rate - s->shape.rate) > 1e-9)
+        return pk_fail(err, PK_EDATA, "the encoder was trained at %g Hz, the data has %g Hz",
+                       m->rate, s->shape.rate);
+    s->patch = m->patch;
+    s->tokens = s->shape.samples / m->patch;
+    s->leads = 0;
+    for (int32_t i = 0; i < m->leads; i++) {
+        int32_t at = 0;
+        while (at < s->shape.leads && strcmp(s->shape.lead_name[at], m->lead_name[i])) at++;
+        if (at == s->shape.leads)
+            return pk_fail(err, PK_EDATA, "the encoder needs lead %s, which the data does not have",
+                           m->lead_name[i]);
+        s->lead[s->leads++] = (uint8_t)at;
+    }
+    if (s->shape.samples % m->patch)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
+                       pk_recipe_origin(r, "data.crop"), s->shape.samples, m->patch);
+    uint64_t seed = c->encoder.seed;
+    c->encoder = m->encoder;
+    c->encoder.tokens = s->tokens;
+    c->encoder.seed = seed;
+    c->encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);
+    return PK_OK;
 }
