@@ -161,7 +161,7 @@ static int report(const struct pk_err *err, enum pk_status s)
 int pk_main(int argc, char **argv)
 {
     struct pk_err err = {0};
-    struct pk_args args = {0};
+    struct pk_args args = {.argc = argc, .argv = argv};
     bool help = false;
     int used = 0;
     if (argc < 2) {

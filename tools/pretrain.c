@@ -30,8 +30,10 @@ struct pretrain {
     int32_t *start;               // [batch] zeros: the loader delivers the crop itself
     float *loss, *moments, *embedding;  // of each micro-batch of one part
     double loss_sum, target_variance, norm;
-    int64_t loss_count, skipped;
-    double waited, since;         // seconds of data wait, and when the interval began
+    int64_t loss_count;           // steps that loss_sum adds up, since the last line of the log
+    int64_t skipped;              // steps not taken, in the whole run
+    int64_t timed;                // steps of this process in the interval
+    double waited, since;         // seconds of data wait, and of all, in the interval
 };
 
 static enum pk_status get_variant(struct pretrain *p, int32_t keep, struct variant **out,
@@ -217,7 +219,7 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
         {"embedding/embedding_std", e.mean_std},
         {"embedding/effective_rank", e.effective_rank},
         {"embedding/target_variance", variance},
-        {"speed/records_per_s", (double)(p->loss_count * p->batch) / interval},
+        {"speed/records_per_s", (double)(p->timed * p->batch) / interval},
         {"speed/data_wait", p->waited / interval},
         {"speed/peak_memory", pk_peak_memory()},
         {"speed/seconds", seconds},
@@ -242,9 +244,32 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
         {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
-    p->loss_count = 0;
+    p->loss_count = p->timed = 0;
     p->waited = 0;
     p->since = 0;
+    return PK_OK;
+}
+
+/* What a resumed run needs so that its next line of the log is the one it would have been. */
+static void put_state(struct pk_json_writer *w, void *ctx)
+{
+    const struct pretrain *p = ctx;
+    pk_json_put_f64(w, "loss_sum", p->loss_sum);
+    pk_json_put_i64(w, "loss_count", p->loss_count);
+    pk_json_put_i64(w, "skipped", p->skipped);
+}
+
+static enum pk_status load_state(struct pretrain *p, int64_t *step, struct pk_err *err)
+{
+    struct pk_json state;
+    PK_TRY(pk_trainer_load(&p->t, step, &state, err));
+    p->loss_sum = pk_json_f64(&state, "loss_sum", 0);
+    p->loss_count = pk_json_i64(&state, "loss_count", 0);
+    p->skipped = pk_json_i64(&state, "skipped", 0);
+    pk_json_free(&state);
+    if (*step > p->steps)
+        return pk_fail(err, PK_EUSAGE, "%s has %lld steps already, more than train.steps=%lld",
+                       p->t.run.dir, (long long)*step, (long long)p->steps);
     return PK_OK;
 }
 
@@ -258,17 +283,17 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         enum pk_status s = train_step(p, *step, b, &loss, err);
         if (s == PK_EDIVERGED) s = diverged(p, *step, b, err);
-        else if (s == PK_OK) p->loss_sum += loss;
+        else if (s == PK_OK) p->loss_sum += loss, p->loss_count++;
         PK_TRY(s);
         ++*step;
-        p->loss_count++;
+        p->timed++;
         p->waited += waited;
         p->since += pk_seconds() - begun;
         if (*step % every == 0 || *step == p->steps)
             PK_TRY(log_interval(p, *step, pk_seconds() - p->t.started, err));
         bool stop = pk_stop_requested() && *step < p->steps;
         if (stop || *step == p->steps || pk_trainer_due(&p->t, *step))
-            PK_TRY(pk_trainer_save(&p->t, *step, NULL, NULL, err));
+            PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop)
             return pk_fail(err, PK_ESTOPPED,
                            "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
@@ -297,23 +322,24 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
                             struct pk_err *err)
 {
     char dir[PK_PATH_MAX];
-    PK_TRY(pk_trainer_open_run(&p->t, o->mode, err));
+    bool resume = o->mode == PK_RUN_RESUME;
+    /* First, so that a signal during a long preparation leaves a run that can be resumed. */
+    PK_TRY(pk_stop_install(err));
+    PK_TRY(pk_recipe_path(p->t.recipe, "output.dir", dir, err));
+    PK_TRY(resume ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
+                  : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
     PK_TRY(prepare_model(p, err));
     PK_TRY(open_loader(p, err));
     describe(p);
-    if (o->mode == PK_RUN_RESUME && p->t.run.last_step > 0) {
-        struct pk_json state;
-        PK_TRY(pk_trainer_load(&p->t, step, &state, err));
-        pk_json_free(&state);
-    } else {
-        PK_TRY(init_weights(p, err));
-    }
+    if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
+    /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
+    if (resume) PK_TRY(load_state(p, step, err));
+    else PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(p->t.recipe, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", p->t.run.dir));
-        PK_TRY(pk_tfevents_open(&p->t.events, dir, *step ? *step : -1, err));
+        PK_TRY(pk_tfevents_open(&p->t.events, dir, resume ? *step : -1, err));
     }
-    PK_TRY(pk_stop_install(err));
     pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step, (long long)p->steps);
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->steps, 10, o->quiet,
                       pk_seconds());

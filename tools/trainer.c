@@ -81,12 +81,13 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
     return PK_OK;
 }
 
-enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, struct pk_err *err)
+enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
+                                   char **argv, struct pk_err *err)
 {
     char dir[PK_PATH_MAX], path[PK_PATH_MAX];
     struct pk_text text = {0};
     PK_TRY(pk_recipe_path(t->recipe, "output.dir", dir, err));
-    PK_TRY(pk_run_open(&t->run, dir, mode, 0, NULL, err));
+    PK_TRY(pk_run_open(&t->run, dir, mode, argc, argv, err));
     t->run_open = true;
     if (t->run.note[0] && !t->quiet) fprintf(stderr, "note: %s\n", t->run.note);
     PK_TRY(pk_ckpt_clean(t->run.checkpoints, err));
@@ -167,6 +168,16 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     return s;
 }
 
+bool pk_trainer_has_checkpoint(const char *dir)
+{
+    char path[PK_PATH_MAX];
+    int64_t *steps = NULL, count = 0;
+    if (pk_path(path, NULL, "%s/checkpoints", dir) != PK_OK) return false;
+    pk_ckpt_steps(path, &steps, &count, NULL);
+    free(steps);
+    return count > 0;
+}
+
 enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_json *state,
                                struct pk_err *err)
 {
@@ -174,6 +185,9 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     struct pk_ckpt_file file[FILES];
     struct pk_tensor_ref *refs[FILES] = {NULL};
     int files = 0;
+    *step = 0;
+    *state = (struct pk_json){0};
+    if (!pk_trainer_has_checkpoint(t->run.dir)) return pk_run_rewind(&t->run, 0, err);
     PK_TRY(pk_ckpt_open(&c, t->run.checkpoints, err));
     if (c.warning[0] && !t->quiet) fprintf(stderr, "warning: %s\n", c.warning);
     enum pk_status s = list_files(t, file, refs, &files, err);
@@ -249,7 +263,8 @@ enum pk_status pk_trainer_keep_batch(struct pk_trainer *t, int64_t step, const s
         {"sample", PK_TENSOR_I64, 1, {b->n}, b->sample},
         {"row", PK_TENSOR_I64, 1, {b->n}, b->row}};
     PK_TRY(pk_safetensors_write(path, refs, (int64_t)PK_COUNT(refs), NULL, 0, err));
-    fprintf(stderr, "the batch is kept in %s\n", path);
+    pk_run_log(&t->run, "the batch of step %lld is kept in %s", (long long)step, path);
+    pk_progress_print(&t->progress, "the batch is kept in %s", path);
     return PK_OK;
 }
 

@@ -40,8 +40,11 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
 
 /* After the parameters are known: arenas and moments. ema: with the EMA copy. */
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
-/* Opens the run directory and writes recipe.yaml into it. */
-enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, struct pk_err *err);
+/* Opens the run directory and writes recipe.yaml into it. argv: for run.json, borrowed. */
+enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
+                                   char **argv, struct pk_err *err);
+/* Whether a run's folder has a checkpoint, valid or not. */
+bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
 
 /* One checkpoint: model, moments, EMA, best, and state.json with the members that `put` writes. */
@@ -49,7 +52,8 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
                                void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
                                struct pk_err *err);
 /* Restores the newest valid checkpoint of the run; *state gets its state.json (free it) and *step
- * the number of steps done. */
+ * the number of steps done. A run that was interrupted before its first checkpoint starts anew:
+ * *step is 0, *state empty and no weight touched. Metrics after *step are cut off. */
 enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_json *state,
                                struct pk_err *err);
 /* True when recipe and clock ask for a checkpoint after `step` steps. */
