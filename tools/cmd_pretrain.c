@@ -112,10 +112,10 @@ static const struct pk_option options[] = {
     {"overwrite", NULL, "delete what an earlier run left in output.dir"}, {0}};
 
 static const struct pk_example pretrain_examples[] = {
-    {"pretrain jepa_demo train.steps=4 output.dir=runs/demo",
+    {"pretrain jepa_demo train.steps=4 train.learning_rate.warmup=1 output.dir=runs/demo",
      "four steps of the demo recipe: synthetic ECGs, no file needed"},
-    {"pretrain jepa_demo train.steps=2 data.synthetic.records=64 train.batch_size=16 "
-     "output.dir=runs/small --quiet",
+    {"pretrain jepa_demo train.steps=2 train.learning_rate.warmup=0 data.synthetic.records=64 "
+     "train.batch_size=16 output.dir=runs/small --quiet",
      "settings of the recipe changed on the command line"},
     {0}};
 
@@ -131,14 +131,14 @@ const struct pk_command pk_cmd_pretrain = {
     .run = run_pretrain};
 
 static const struct pk_example finetune_examples[] = {
-    {"finetune probe_attentive data.synthetic.records=200 data.rate=100 data.task=rhythm "
+    {"finetune probe_attentive data.corpus= data.synthetic.records=200 data.task=rhythm "
      "init_from=runs/demo stages.0.steps=4 evaluation.every=2 evaluation.bootstrap=0 "
      "train.batch_size=16 output.dir=runs/probe",
      "a short probe of the demo run's encoder on synthetic records"},
-    {"finetune finetune_scratch data.synthetic.records=200 data.rate=100 data.task=rhythm "
-     "model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 model.encoder.patch=50ms "
-     "stages.0.steps=2 evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 "
-     "output.dir=runs/scratch --quiet",
+    {"finetune finetune_scratch data.corpus= data.synthetic.records=200 data.rate=100Hz "
+     "data.task=rhythm model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 "
+     "model.encoder.patch=50ms stages.0.steps=2 stages.0.learning_rate.warmup=0 "
+     "evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 output.dir=runs/scratch --quiet",
      "the same data, a small encoder from random weights"},
     {0}};
 

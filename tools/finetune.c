@@ -73,6 +73,42 @@ static enum pk_status load_state(struct finetune *f, struct pk_err *err)
     return PK_OK;
 }
 
+/* What the recipe says itself about the encoder must be what the file holds. */
+static enum pk_status agree(const struct finetune *f, const struct pk_model_info *m,
+                            struct pk_err *err)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    const struct { const char *key; double have; } all[] = {
+        {"data.rate", m->rate},
+        {"model.encoder.width", m->encoder.width},
+        {"model.encoder.depth", m->encoder.depth},
+        {"model.encoder.heads", m->encoder.heads},
+        {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
+        {"model.encoder.registers", m->registers},
+        {"model.encoder.patch", m->patch / m->rate},
+        {"data.leads", m->leads}};
+    for (size_t i = 0; i < PK_COUNT(all); i++) {
+        bool list = !strcmp(all[i].key, "data.leads");
+        int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;
+        if (!pk_recipe_given(r, all[i].key) || (list && !leads)) continue;
+        double want = list ? (double)leads : pk_recipe_f64(r, all[i].key);
+        bool same = fabs(want - all[i].have) < 1e-9 * fmax(1, want);
+        for (int32_t k = 0; same && k < leads; k++)
+            same = !strcmp(pk_recipe_item_str(r, all[i].key, k), m->lead_name[k]);
+        if (!same && list)
+            return pk_fail(err, PK_ERECIPE,
+                           "%s: data.leads are not the %d leads of the encoder in their order; leave "
+                           "the key out to take them from init_from",
+                           pk_recipe_origin(r, all[i].key), m->leads);
+        if (!same)
+            return pk_fail(err, PK_ERECIPE,
+                           "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
+                           "init_from",
+                           pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
+    }
+    return PK_OK;
+}
+
 /* Architecture, patch and leads come from the encoder file where there is one. */
 static enum pk_status take_architecture(struct finetune *f, const struct pk_model_file *file,
                                         struct pk_err *err)
@@ -120,6 +156,7 @@ static enum pk_status configure(struct finetune *f, const char *own, struct pk_m
         PK_TRY(pk_model_open(file, own ? own : path, ema, err));
         enum pk_status s =
             pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err);
+        if (s == PK_OK) s = agree(f, &file->info, err);
         if (s == PK_OK) s = take_architecture(f, file, err);
         if (s != PK_OK) pk_model_close(file);
         return s;
@@ -331,19 +368,6 @@ static enum pk_status check_frozen(struct finetune *f, struct pk_err *err)
     return PK_OK;
 }
 
-/* A step whose loss or gradient is not finite: the weights have not changed. Stop, or skip it. */
-static enum pk_status diverged(struct finetune *f, const struct pk_batch *b, struct pk_err *err)
-{
-    struct pk_err why = *err, ignored;
-    pk_trainer_keep_batch(&f->t, f->step, b, &ignored);
-    if (!strcmp(pk_recipe_str(f->t.recipe, "train.on_nan"), "skip")) {
-        pk_progress_print(&f->t.progress, "warning: %s; the step is skipped", why.message);
-        return PK_OK;
-    }
-    *err = why;
-    return PK_EDIVERGED;
-}
-
 static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
@@ -356,9 +380,14 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
         const struct pk_batch *b;
         PK_TRY(pk_loader_get(f->loader, f->step, &b, NULL, err));
         enum pk_status s = train_step(f, b, &loss, err);
-        if (s == PK_EDIVERGED) s = diverged(f, b, err);
-        else if (s == PK_OK) f->loss_sum += loss, f->loss_count++;
-        PK_TRY(s);
+        if (s == PK_EDIVERGED) {
+            PK_TRY(pk_trainer_diverged(&f->t, f->step, b, f->in.task->classes, err));
+        } else {
+            PK_TRY(s);
+            f->t.skipped = 0;
+            f->loss_sum += loss;
+            f->loss_count++;
+        }
         f->step++;
         f->stage_step++;
         if (f->stage_step % every == 0 || f->stage_step == steps) PK_TRY(validate(f, err));

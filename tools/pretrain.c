@@ -187,21 +187,6 @@ static enum pk_status train_step(struct pretrain *p, int64_t step, const struct 
     return pk_optim_step(p->t.optim, p->t.exec.pool, &a, &s, &p->norm, err);
 }
 
-/* A step whose loss or gradient is not finite: the weights have not changed. Stop, or skip it. */
-static enum pk_status diverged(struct pretrain *p, int64_t step, const struct pk_batch *b,
-                               struct pk_err *err)
-{
-    struct pk_err why = *err, ignored;
-    pk_trainer_keep_batch(&p->t, step, b, &ignored);
-    p->skipped++;
-    if (!strcmp(pk_recipe_str(p->t.recipe, "train.on_nan"), "skip")) {
-        pk_progress_print(&p->t.progress, "warning: %s; the step is skipped", why.message);
-        return PK_OK;
-    }
-    *err = why;
-    return PK_EDIVERGED;
-}
-
 static enum pk_status log_interval(struct pretrain *p, int64_t step, double seconds,
                                    struct pk_err *err)
 {
@@ -267,9 +252,6 @@ static enum pk_status load_state(struct pretrain *p, int64_t *step, struct pk_er
     p->loss_count = pk_json_i64(&state, "loss_count", 0);
     p->skipped = pk_json_i64(&state, "skipped", 0);
     pk_json_free(&state);
-    if (*step > p->steps)
-        return pk_fail(err, PK_EUSAGE, "%s has %lld steps already, more than train.steps=%lld",
-                       p->t.run.dir, (long long)*step, (long long)p->steps);
     return PK_OK;
 }
 
@@ -282,9 +264,15 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         double waited, loss, begun = pk_seconds();
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         enum pk_status s = train_step(p, *step, b, &loss, err);
-        if (s == PK_EDIVERGED) s = diverged(p, *step, b, err);
-        else if (s == PK_OK) p->loss_sum += loss, p->loss_count++;
-        PK_TRY(s);
+        if (s == PK_EDIVERGED) {
+            PK_TRY(pk_trainer_diverged(&p->t, *step, b, 0, err));
+            p->skipped++;
+        } else {
+            PK_TRY(s);
+            p->t.skipped = 0;
+            p->loss_sum += loss;
+            p->loss_count++;
+        }
         ++*step;
         p->timed++;
         p->waited += waited;
