@@ -120,26 +120,33 @@ static enum pk_status open_append(int *fd, const struct pk_run *r, const char *n
     return PK_OK;
 }
 
-static bool holds_run(const struct pk_run *r)
+static bool holds_run(const char *dir)
 {
     char path[PK_PATH_MAX];
     int64_t *steps = NULL, count = 0;
-    if (pk_path(path, NULL, "%s/run.json", r->dir) == PK_OK && pk_exists(path)) return true;
-    pk_ckpt_steps(r->checkpoints, &steps, &count, NULL);
+    if (pk_path(path, NULL, "%s/run.json", dir) == PK_OK && pk_exists(path)) return true;
+    if (pk_path(path, NULL, "%s/checkpoints", dir) == PK_OK)
+        pk_ckpt_steps(path, &steps, &count, NULL);
     free(steps);
     return count > 0;
 }
 
-static enum pk_status prepare(struct pk_run *r, enum pk_run_mode mode, struct pk_err *err)
+enum pk_status pk_run_check(const char *dir, enum pk_run_mode mode, struct pk_err *err)
 {
-    bool there = holds_run(r);
+    bool there = holds_run(dir);
     if (mode == PK_RUN_NEW && there)
         return pk_fail(err, PK_EUSAGE,
                        "%s holds a run already; 'purkinje resume %s' continues it, --overwrite "
                        "deletes it, or give another folder with output.dir=...",
-                       r->dir, r->dir);
+                       dir, dir);
     if (mode == PK_RUN_RESUME && !there)
-        return pk_fail(err, PK_EMISSING, "%s holds no run to resume", r->dir);
+        return pk_fail(err, PK_EMISSING, "%s holds no run to resume", dir);
+    return PK_OK;
+}
+
+static enum pk_status prepare(struct pk_run *r, enum pk_run_mode mode, struct pk_err *err)
+{
+    PK_TRY(pk_run_check(r->dir, mode, err));
     if (mode == PK_RUN_OVER) return delete_run(r, err);
     if (mode == PK_RUN_RESUME) PK_TRY(read_json(r, err));
     return pk_ckpt_clean(r->checkpoints, err);
@@ -152,8 +159,7 @@ enum pk_status pk_run_open(struct pk_run *r, const char *dir, enum pk_run_mode m
         .lock_fd = -1, .metrics_fd = -1, .log_fd = -1, .last_step = -1, .argc = argc, .argv = argv};
     PK_TRY(pk_path(r->dir, err, "%s", dir));
     PK_TRY(pk_path(r->checkpoints, err, "%s/checkpoints", dir));
-    if (mode == PK_RUN_RESUME && !holds_run(r))
-        return pk_fail(err, PK_EMISSING, "%s holds no run to resume", dir);
+    if (mode == PK_RUN_RESUME) PK_TRY(pk_run_check(dir, mode, err));
     PK_TRY(pk_mkdirs(dir, err));
     now(r->started);
     enum pk_status s = pk_run_lock(r, err);

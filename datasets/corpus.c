@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -146,6 +147,10 @@ static enum pk_status check_record(const struct pk_dataset *d, const struct pk_s
     if (r->source < 0 || r->source >= d->sources || r->length < 1 || r->length > d->samples)
         return pk_fail(err, PK_EDATA, "%s: record %s has source %d of %d and length %d of %d", path,
                        s->id[i], r->source, d->sources, r->length, d->samples);
+    for (int32_t l = 0; l < d->leads; l++)
+        if (!(r->scale[l] > 0 && isfinite(r->scale[l])))
+            return pk_fail(err, PK_EDATA, "%s: record %s has scale %g of lead %s", path, s->id[i],
+                           (double)r->scale[l], d->lead_name[l]);
     return PK_OK;
 }
 

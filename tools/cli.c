@@ -153,7 +153,8 @@ static enum pk_status parse(struct pk_args *a, int argc, char **argv, int first,
 static int report(const struct pk_err *err, enum pk_status s)
 {
     const char *text = err->message[0] ? err->message : pk_status_text(s);
-    bool done = !strncmp(text, "error: ", 7); // a list of errors brings its own prefixes
+    // A list of errors brings its own prefixes; being stopped on request is no error.
+    bool done = !strncmp(text, "error: ", 7) || s == PK_ESTOPPED;
     fprintf(stderr, "%s%s\n", done ? "" : "error: ", text);
     return pk_exit_code(s);
 }
@@ -161,7 +162,7 @@ static int report(const struct pk_err *err, enum pk_status s)
 int pk_main(int argc, char **argv)
 {
     struct pk_err err = {0};
-    struct pk_args args = {0};
+    struct pk_args args = {.argc = argc, .argv = argv};
     bool help = false;
     int used = 0;
     if (argc < 2) {

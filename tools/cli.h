@@ -24,6 +24,8 @@ struct pk_args {
     const struct pk_command *command;
     const char *given[24]; // by index into command->options: value, "" for a flag, NULL if absent
     bool quiet, verbose;
+    int argc; // the whole command line, for a run's records; borrowed
+    char **argv;
 };
 
 struct pk_command {

@@ -280,7 +280,7 @@ static const struct pk_option options[] = {
 static const struct pk_example examples[] = {
     {"inspect model.safetensors", "lists tensors with shape, range, mean, spread and NaN count"},
     {"inspect runs/demo", "state of a run, and which of its checkpoints verify"},
-    {"inspect runs/demo/checkpoints/step-000000003 --json", "a verified checkpoint, for scripts"},
+    {"inspect runs/demo/checkpoints/step-000000006 --json", "a verified checkpoint, for scripts"},
     {0}};
 
 const struct pk_command pk_cmd_inspect = {

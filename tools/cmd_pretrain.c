@@ -7,15 +7,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode, bool quiet,
-                            bool expect_jepa, struct pk_err *err)
+/* What the recipe leaves to init_from comes from the recipe of that run. Elsewhere (an export) the
+ * model's own description is all there is, and fine-tuning takes it from there. */
+static enum pk_status inherit(struct pk_recipe *r, struct pk_err *err)
+{
+    char dir[PK_PATH_MAX], path[PK_PATH_MAX];
+    struct pk_recipe *from;
+    struct pk_text report = {0};
+    if (!*pk_recipe_str(r, "init_from")) return PK_OK;
+    PK_TRY(pk_recipe_path(r, "init_from", dir, err));
+    PK_TRY(pk_path(path, err, "%s/recipe.yaml", dir));
+    if (!pk_exists(path)) PK_TRY(pk_path(path, err, "%s/../../recipe.yaml", dir)); // a checkpoint
+    if (!pk_exists(path)) return PK_OK;
+    PK_TRY(pk_recipe_open(&from, path, 0, NULL, err));
+    enum pk_status s = pk_recipe_inherit(r, from, &report, err);
+    if (s == PK_ERECIPE && report.s && report.len >= sizeof err->message)
+        fprintf(stderr, "%s", report.s);
+    pk_text_free(&report);
+    pk_recipe_free(from);
+    return s;
+}
+
+static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
+                            const struct pk_args *a, bool expect_jepa, struct pk_err *err)
 {
     bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
     if (jepa != expect_jepa)
         return pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
                        pk_recipe_origin(r, "objective.kind"), jepa ? "pretrain" : "finetune");
-    if (jepa) return pk_pretrain(r, &(struct pk_pretrain_options){mode, quiet}, err);
-    return pk_finetune(r, &(struct pk_finetune_options){mode, quiet}, err);
+    enum pk_status s = PK_OK;
+    if (jepa) s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
+    else s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, a->argc, a->argv}, err);
+    char dir[PK_PATH_MAX];
+    if (s == PK_OK && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
+    return s;
 }
 
 static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_err *err)
@@ -23,11 +48,9 @@ static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_e
     struct pk_recipe *r;
     if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
     PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
-    enum pk_status s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a->quiet, jepa, err);
-    if (s == PK_OK && !a->quiet) {
-        char dir[PK_PATH_MAX];
-        if (pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
-    }
+    enum pk_status s = inherit(r, err);
+    if (s == PK_OK)
+        s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, jepa, err);
     pk_recipe_free(r);
     return s;
 }
@@ -57,7 +80,10 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
                            a->word[i], a->word[0]);
     PK_TRY(pk_path(path, err, "%s/recipe.yaml", a->word[0]));
     if (!pk_exists(path))
-        return pk_fail(err, PK_EMISSING, "%s holds no run: there is no recipe.yaml", a->word[0]);
+        return pk_fail(err, PK_EMISSING,
+                       "%s holds no run that has begun: there is no recipe.yaml; start it with "
+                       "'purkinje pretrain' or 'purkinje finetune'",
+                       a->word[0]);
     PK_TRY(pk_alloc(&override, (size_t)a->count, sizeof *override, "overrides", err));
     snprintf(dir, sizeof dir, "output.dir=%s", a->word[0]);
     override[0] = dir;
@@ -66,7 +92,7 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
     free(override);
     if (s != PK_OK) return s;
     bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
-    s = train(r, PK_RUN_RESUME, a->quiet, jepa, err);
+    s = train(r, PK_RUN_RESUME, a, jepa, err);
     pk_recipe_free(r);
     return s;
 }
@@ -75,10 +101,10 @@ static const struct pk_option options[] = {
     {"overwrite", NULL, "delete what an earlier run left in output.dir"}, {0}};
 
 static const struct pk_example pretrain_examples[] = {
-    {"pretrain jepa_demo train.steps=4 output.dir=runs/demo",
+    {"pretrain jepa_demo train.steps=4 train.learning_rate.warmup=1 output.dir=runs/demo",
      "four steps of the demo recipe: synthetic ECGs, no file needed"},
-    {"pretrain jepa_demo train.steps=2 data.synthetic.records=64 train.batch_size=16 "
-     "output.dir=runs/small --quiet",
+    {"pretrain jepa_demo train.steps=2 train.learning_rate.warmup=0 data.synthetic.records=64 "
+     "train.batch_size=16 output.dir=runs/small --quiet",
      "settings of the recipe changed on the command line"},
     {0}};
 
@@ -94,14 +120,14 @@ const struct pk_command pk_cmd_pretrain = {
     .run = run_pretrain};
 
 static const struct pk_example finetune_examples[] = {
-    {"finetune probe_attentive data.synthetic.records=200 data.rate=100 data.task=rhythm "
+    {"finetune probe_attentive data.corpus= data.synthetic.records=200 data.task=rhythm "
      "init_from=runs/demo stages.0.steps=4 evaluation.every=2 evaluation.bootstrap=0 "
      "train.batch_size=16 output.dir=runs/probe",
      "a short probe of the demo run's encoder on synthetic records"},
-    {"finetune finetune_scratch data.synthetic.records=200 data.rate=100 data.task=rhythm "
-     "model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 model.encoder.patch=50ms "
-     "stages.0.steps=2 evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 "
-     "output.dir=runs/scratch --quiet",
+    {"finetune finetune_scratch data.corpus= data.synthetic.records=200 data.rate=100Hz "
+     "data.task=rhythm model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 "
+     "model.encoder.patch=50ms stages.0.steps=2 stages.0.learning_rate.warmup=0 "
+     "evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 output.dir=runs/scratch --quiet",
      "the same data, a small encoder from random weights"},
     {0}};
 

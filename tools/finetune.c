@@ -28,8 +28,10 @@ struct finetune {
     float *score;   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
-    double best_score; // macro AUC, -1 before the first validation of a stage
-    int64_t best_step; // within the stage
+    double best_score;            // macro AUC, -1 before the first validation of a stage
+    int64_t best_step;            // within the stage
+    double loss_sum, norm;        // since the last validation; gradient norm of the last step
+    int64_t loss_count;
     double validation_seconds;
     uint64_t frozen_hash; // of the encoder, while it is frozen
 };
@@ -53,21 +55,79 @@ static void put_state(struct pk_json_writer *w, void *ctx)
     pk_json_put_i64(w, "stage_step", f->stage_step);
     pk_json_put_f64(w, "best_score", f->best_score);
     pk_json_put_i64(w, "best_step", f->best_step);
+    pk_json_put_f64(w, "loss_sum", f->loss_sum);
+    pk_json_put_i64(w, "loss_count", f->loss_count);
 }
 
-static enum pk_status configure(struct finetune *f, struct pk_model_file *file, bool *has_file,
-                                struct pk_err *err)
+static enum pk_status load_state(struct finetune *f, struct pk_err *err)
+{
+    struct pk_json state;
+    PK_TRY(pk_trainer_load(&f->t, &f->step, &state, err));
+    f->stage = pk_json_i64(&state, "stage", 0);
+    f->stage_step = pk_json_i64(&state, "stage_step", 0);
+    f->best_score = pk_json_f64(&state, "best_score", -1);
+    f->best_step = pk_json_i64(&state, "best_step", -1);
+    f->loss_sum = pk_json_f64(&state, "loss_sum", 0);
+    f->loss_count = pk_json_i64(&state, "loss_count", 0);
+    pk_json_free(&state);
+    return PK_OK;
+}
+
+/* What the recipe says itself about the encoder must be what the file holds. */
+static enum pk_status agree(const struct finetune *f, const struct pk_model_info *m,
+                            struct pk_err *err)
+{
+    const struct pk_recipe *r = f->t.recipe;
+    const struct { const char *key; double have; } all[] = {
+        {"data.rate", m->rate},
+        {"model.encoder.width", m->encoder.width},
+        {"model.encoder.depth", m->encoder.depth},
+        {"model.encoder.heads", m->encoder.heads},
+        {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
+        {"model.encoder.registers", m->registers},
+        {"model.encoder.patch", m->patch / m->rate},
+        {"data.leads", m->leads}};
+    for (size_t i = 0; i < PK_COUNT(all); i++) {
+        bool list = !strcmp(all[i].key, "data.leads");
+        int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;
+        if (!pk_recipe_given(r, all[i].key) || (list && !leads)) continue;
+        double want = list ? (double)leads : pk_recipe_f64(r, all[i].key);
+        bool same = fabs(want - all[i].have) < 1e-9 * fmax(1, want);
+        for (int32_t k = 0; same && k < leads; k++)
+            same = !strcmp(pk_recipe_item_str(r, all[i].key, k), m->lead_name[k]);
+        if (!same && list)
+            return pk_fail(err, PK_ERECIPE,
+                           "%s: data.leads are not the %d leads of the encoder in their order; leave "
+                           "the key out to take them from init_from",
+                           pk_recipe_origin(r, all[i].key), m->leads);
+        if (!same)
+            return pk_fail(err, PK_ERECIPE,
+                           "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
+                           "init_from",
+                           pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
+    }
+    return PK_OK;
+}
+
+/* A run that goes on has its own weights, so that it does not need init_from's file any more. */
+static enum pk_status configure(struct finetune *f, const char *own, struct pk_model_file *file,
+                                bool *has_file, struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
     char path[PK_PATH_MAX];
-    *has_file = *pk_recipe_str(r, "init_from") != 0;
+    *has_file = own || *pk_recipe_str(r, "init_from");
     if (!f->in.task)
         return pk_fail(err, PK_ERECIPE, "data.task is not set: which labels are to be learned?");
     if (*has_file) {
-        PK_TRY(pk_recipe_path(r, "init_from", path, err));
-        PK_TRY(pk_model_open(file, path, !strcmp(pk_recipe_str(r, "weights"), "ema"), err));
-        PK_TRY(pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err));
-        return pk_model_info_architecture(&f->model, &file->info, r, err);
+        if (!own) PK_TRY(pk_recipe_path(r, "init_from", path, err));
+        bool ema = !strcmp(pk_recipe_str(r, "weights"), "ema");
+        PK_TRY(pk_model_open(file, own ? own : path, ema, err));
+        enum pk_status s =
+            pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err);
+        if (s == PK_OK) s = agree(f, &file->info, err);
+        if (s == PK_OK) s = pk_model_info_architecture(&f->model, &file->info, r, err);
+        if (s != PK_OK) pk_model_close(file);
+        return s;
     }
     return pk_classifier_config(&f->model, r, &f->in.shape, f->in.task->classes, err);
 }
@@ -125,12 +185,13 @@ static uint64_t hash_encoder(const struct finetune *f)
     return h;
 }
 
-static enum pk_status prepare(struct finetune *f, struct pk_err *err)
+/* own: the folder of a run that goes on from a checkpoint, else NULL. */
+static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
     struct pk_model_file file;
     bool has_file = false;
-    PK_TRY(configure(f, &file, &has_file, err));
+    PK_TRY(configure(f, own, &file, &has_file, err));
     f->batch = pk_recipe_i64(r, "train.batch_size");
     f->eval.window = (int32_t)lround(pk_recipe_f64(r, "evaluation.window") * f->in.data.rate);
     f->eval.stride = (int32_t)lround(pk_recipe_f64(r, "evaluation.stride") * f->in.data.rate);
@@ -184,7 +245,7 @@ static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
 }
 
 static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
-                                 double *norm, struct pk_err *err)
+                                 struct pk_err *err)
 {
     char path[128];
     size_t micro = (size_t)f->micro, leads = (size_t)b->leads;
@@ -218,7 +279,7 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, d
     struct pk_optim_step s = {.step = f->stage_step,
                               .learning_rate = pk_schedule_at(&rate, f->stage_step),
                               .weight_decay = pk_schedule_at(&decay, f->stage_step)};
-    return pk_optim_step(f->t.optim, f->t.exec.pool, &a, &s, norm, err);
+    return pk_optim_step(f->t.optim, f->t.exec.pool, &a, &s, &f->norm, err);
 }
 
 static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows, float *score,
@@ -236,10 +297,10 @@ static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows,
     return pk_metrics_compute(out, &in, &o, err);
 }
 
-static enum pk_status validate(struct finetune *f, double loss, double norm, struct pk_err *err)
+static enum pk_status validate(struct finetune *f, struct pk_err *err)
 {
-    struct pk_metrics m;
-    double begun = pk_seconds();
+    struct pk_metrics m = {0};
+    double begun = pk_seconds(), loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
     enum pk_status s = score_rows(f, &f->in.validation, f->score, f->label, 0, &m, err);
     double auc = m.macro_auc;
     pk_metrics_free(&m);
@@ -251,7 +312,7 @@ static enum pk_status validate(struct finetune *f, double loss, double norm, str
         memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
     }
     struct pk_scalar scalar[] = {{"train/loss", loss},
-                                 {"train/grad_norm", norm},
+                                 {"train/grad_norm", f->norm},
                                  {"validation/macro_auc", auc},
                                  {"validation/best_macro_auc", f->best_score},
                                  {"train/stage", (double)f->stage},
@@ -259,10 +320,12 @@ static enum pk_status validate(struct finetune *f, double loss, double norm, str
     PK_TRY(pk_trainer_metrics(&f->t, f->step, "validation", scalar, (int)PK_COUNT(scalar), err));
     struct pk_progress_field field[] = {{"stage", (double)f->stage, PK_FORMAT_COUNT},
                                         {"loss", loss, PK_FORMAT_GENERAL},
-                                        {"grad", norm, PK_FORMAT_GENERAL},
+                                        {"grad", f->norm, PK_FORMAT_GENERAL},
                                         {"val", auc, PK_FORMAT_GENERAL},
                                         {"best", f->best_score, PK_FORMAT_GENERAL}};
     pk_progress_update(&f->t.progress, f->step, pk_seconds(), field, (int)PK_COUNT(field));
+    f->loss_sum = 0;
+    f->loss_count = 0;
     return PK_OK;
 }
 
@@ -279,29 +342,24 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
     const struct pk_recipe *r = f->t.recipe;
     int64_t steps = stage_i64(f, "steps"), patience = stage_i64(f, "patience");
     int64_t every = pk_recipe_i64(r, "evaluation.every");
-    double loss = 0, norm = 0, sum = 0;
-    int64_t count = 0;
+    double loss = 0;
     f->frozen_hash = hash_encoder(f);
     while (f->stage_step < steps &&
            !(patience && f->best_step >= 0 && f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
         PK_TRY(pk_loader_get(f->loader, f->step, &b, NULL, err));
-        enum pk_status s = train_step(f, b, &loss, &norm, err);
+        enum pk_status s = train_step(f, b, &loss, err);
         if (s == PK_EDIVERGED) {
-            struct pk_err why = *err;
-            pk_trainer_keep_batch(&f->t, f->step, b, err);
-            *err = why;
+            PK_TRY(pk_trainer_diverged(&f->t, f->step, b, f->in.task->classes, err));
+        } else {
+            PK_TRY(s);
+            f->t.skipped = 0;
+            f->loss_sum += loss;
+            f->loss_count++;
         }
-        PK_TRY(s);
         f->step++;
         f->stage_step++;
-        sum += loss;
-        count++;
-        if (f->stage_step % every == 0 || f->stage_step == steps) {
-            PK_TRY(validate(f, sum / (double)count, norm, err));
-            sum = 0;
-            count = 0;
-        }
+        if (f->stage_step % every == 0 || f->stage_step == steps) PK_TRY(validate(f, err));
         bool stop = pk_stop_requested() != 0;
         if (stop || pk_trainer_due(&f->t, f->step))
             PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
@@ -320,6 +378,8 @@ static enum pk_status start_stage(struct finetune *f, struct pk_err *err)
     f->stage_step = 0;
     f->best_score = -1;
     f->best_step = -1;
+    f->loss_sum = 0;
+    f->loss_count = 0;
     memset(f->t.m, 0, bytes);
     memset(f->t.v, 0, bytes);
     memcpy(f->t.best, f->t.exec.weight, bytes);
@@ -433,25 +493,23 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     char dir[PK_PATH_MAX];
     const struct pk_recipe *r = f->t.recipe;
     int64_t total = 0;
-    PK_TRY(pk_trainer_open_run(&f->t, o->mode, err));
+    bool resume = o->mode == PK_RUN_RESUME;
+    /* First, so that a signal during a long preparation leaves a run that can be resumed. */
+    PK_TRY(pk_stop_install(err));
+    PK_TRY(pk_recipe_path(r, "output.dir", dir, err));
+    PK_TRY(resume ? pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err)
+                  : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
-    PK_TRY(prepare(f, err));
+    PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
     PK_TRY(open_loader(f, err));
     describe(f);
-    if (o->mode == PK_RUN_RESUME && f->t.run.last_step > 0) {
-        struct pk_json state;
-        PK_TRY(pk_trainer_load(&f->t, &f->step, &state, err));
-        f->stage = pk_json_i64(&state, "stage", 0);
-        f->stage_step = pk_json_i64(&state, "stage_step", 0);
-        f->best_score = pk_json_f64(&state, "best_score", -1);
-        f->best_step = pk_json_i64(&state, "best_step", -1);
-        pk_json_free(&state);
-    }
+    /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
+    if (resume) PK_TRY(load_state(f, err));
+    else PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(r, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", f->t.run.dir));
-        PK_TRY(pk_tfevents_open(&f->t.events, dir, f->step ? f->step : -1, err));
+        PK_TRY(pk_tfevents_open(&f->t.events, dir, resume ? f->step : -1, err));
     }
-    PK_TRY(pk_stop_install(err));
     for (int64_t i = 0; i < pk_recipe_count(r, "stages"); i++) {
         char path[128];
         total += pk_recipe_i64(r, stage_key(path, i, "steps"));

@@ -8,6 +8,8 @@
 struct pk_finetune_options {
     enum pk_run_mode mode;
     bool quiet;
+    int argc;    // for run.json; borrowed
+    char **argv;
 };
 /* Runs all stages of the recipe and, if asked for, the test; writes RUN/result.json. */
 enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_options *o,

@@ -22,6 +22,10 @@ static enum pk_status open_dataset(struct pk_inputs *in, const struct pk_recipe 
                               .ppg = pk_recipe_bool(r, "data.synthetic.ppg"),
                               .seed = (uint64_t)pk_recipe_i64(r, "data.synthetic.seed"),
                               .threads = (int)pk_recipe_i64(r, "data.threads")};
+    if (!(s.rate > 0))
+        return pk_fail(err, PK_ERECIPE,
+                       "synthetic records of which sampling rate? Give data.rate: init_from names no "
+                       "run whose recipe has one");
     return pk_synth_open(&in->data, &s, err);
 }
 

@@ -17,8 +17,10 @@ struct pretrain {
     struct pk_jepa_step s;
     struct pk_loader *loader;
     double loss_sum;
-    int64_t loss_count, skipped;
-    double waited, since;         // seconds of data wait, and when the interval began
+    int64_t loss_count;   // steps that loss_sum adds up, since the last line of the log
+    int64_t skipped;      // steps not taken, in the whole run
+    int64_t timed;        // steps of this process in the interval
+    double waited, since; // seconds of data wait, and of all, in the interval
 };
 
 static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
@@ -61,21 +63,6 @@ static enum pk_status open_loader(struct pretrain *p, struct pk_err *err)
     return pk_loader_open(&p->loader, &spec, err);
 }
 
-/* A step whose loss or gradient is not finite: the weights have not changed. Stop, or skip it. */
-static enum pk_status diverged(struct pretrain *p, int64_t step, const struct pk_batch *b,
-                               struct pk_err *err)
-{
-    struct pk_err why = *err, ignored;
-    pk_trainer_keep_batch(&p->t, step, b, &ignored);
-    p->skipped++;
-    if (!strcmp(pk_recipe_str(p->t.recipe, "train.on_nan"), "skip")) {
-        pk_progress_print(&p->t.progress, "warning: %s; the step is skipped", why.message);
-        return PK_OK;
-    }
-    *err = why;
-    return PK_EDIVERGED;
-}
-
 static enum pk_status log_interval(struct pretrain *p, int64_t step, double seconds,
                                    struct pk_err *err)
 {
@@ -93,7 +80,7 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
         {"embedding/embedding_std", e.mean_std},
         {"embedding/effective_rank", e.effective_rank},
         {"embedding/target_variance", variance},
-        {"speed/records_per_s", (double)(p->loss_count * p->s.batch) / interval},
+        {"speed/records_per_s", (double)(p->timed * p->s.batch) / interval},
         {"speed/data_wait", p->waited / interval},
         {"speed/peak_memory", pk_peak_memory()},
         {"speed/seconds", seconds},
@@ -118,9 +105,29 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
         {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
-    p->loss_count = 0;
+    p->loss_count = p->timed = 0;
     p->waited = 0;
     p->since = 0;
+    return PK_OK;
+}
+
+/* What a resumed run needs so that its next line of the log is the one it would have been. */
+static void put_state(struct pk_json_writer *w, void *ctx)
+{
+    const struct pretrain *p = ctx;
+    pk_json_put_f64(w, "loss_sum", p->loss_sum);
+    pk_json_put_i64(w, "loss_count", p->loss_count);
+    pk_json_put_i64(w, "skipped", p->skipped);
+}
+
+static enum pk_status load_state(struct pretrain *p, int64_t *step, struct pk_err *err)
+{
+    struct pk_json state;
+    PK_TRY(pk_trainer_load(&p->t, step, &state, err));
+    p->loss_sum = pk_json_f64(&state, "loss_sum", 0);
+    p->loss_count = pk_json_i64(&state, "loss_count", 0);
+    p->skipped = pk_json_i64(&state, "skipped", 0);
+    pk_json_free(&state);
     return PK_OK;
 }
 
@@ -134,18 +141,24 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         enum pk_status s =
             pk_jepa_step_run(&p->s, *step, pk_jepa_keep(&p->s.model, *step), b, &loss, err);
-        if (s == PK_EDIVERGED) s = diverged(p, *step, b, err);
-        else if (s == PK_OK) p->loss_sum += loss;
-        PK_TRY(s);
+        if (s == PK_EDIVERGED) {
+            PK_TRY(pk_trainer_diverged(&p->t, *step, b, 0, err));
+            p->skipped++;
+        } else {
+            PK_TRY(s);
+            p->t.skipped = 0;
+            p->loss_sum += loss;
+            p->loss_count++;
+        }
         ++*step;
-        p->loss_count++;
+        p->timed++;
         p->waited += waited;
         p->since += pk_seconds() - begun;
         if (*step % every == 0 || *step == p->s.steps)
             PK_TRY(log_interval(p, *step, pk_seconds() - p->t.started, err));
         bool stop = pk_stop_requested() && *step < p->s.steps;
         if (stop || *step == p->s.steps || pk_trainer_due(&p->t, *step))
-            PK_TRY(pk_trainer_save(&p->t, *step, NULL, NULL, err));
+            PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop)
             return pk_fail(err, PK_ESTOPPED,
                            "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
@@ -174,23 +187,24 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
                             struct pk_err *err)
 {
     char dir[PK_PATH_MAX];
-    PK_TRY(pk_trainer_open_run(&p->t, o->mode, err));
+    bool resume = o->mode == PK_RUN_RESUME;
+    /* First, so that a signal during a long preparation leaves a run that can be resumed. */
+    PK_TRY(pk_stop_install(err));
+    PK_TRY(pk_recipe_path(p->t.recipe, "output.dir", dir, err));
+    PK_TRY(resume ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
+                  : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
     PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(open_loader(p, err));
     describe(p);
-    if (o->mode == PK_RUN_RESUME && p->t.run.last_step > 0) {
-        struct pk_json state;
-        PK_TRY(pk_trainer_load(&p->t, step, &state, err));
-        pk_json_free(&state);
-    } else {
-        PK_TRY(init_weights(p, err));
-    }
+    if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
+    /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
+    if (resume) PK_TRY(load_state(p, step, err));
+    else PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(p->t.recipe, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", p->t.run.dir));
-        PK_TRY(pk_tfevents_open(&p->t.events, dir, *step ? *step : -1, err));
+        PK_TRY(pk_tfevents_open(&p->t.events, dir, resume ? *step : -1, err));
     }
-    PK_TRY(pk_stop_install(err));
     pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step, (long long)p->s.steps);
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, o->quiet,
                       pk_seconds());

@@ -8,6 +8,8 @@
 struct pk_pretrain_options {
     enum pk_run_mode mode;
     bool quiet;
+    int argc;    // for run.json; borrowed
+    char **argv;
 };
 /* Runs to the end of the recipe, or to a signal: PK_ESTOPPED after a checkpoint. */
 enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_options *o,

@@ -80,20 +80,27 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
     return PK_OK;
 }
 
-enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, struct pk_err *err)
+static enum pk_status write_recipe(struct pk_trainer *t, struct pk_err *err)
 {
-    char dir[PK_PATH_MAX], path[PK_PATH_MAX];
+    char path[PK_PATH_MAX];
     struct pk_text text = {0};
-    PK_TRY(pk_recipe_path(t->recipe, "output.dir", dir, err));
-    PK_TRY(pk_run_open(&t->run, dir, mode, 0, NULL, err));
-    t->run_open = true;
-    if (t->run.note[0] && !t->quiet) fprintf(stderr, "note: %s\n", t->run.note);
-    PK_TRY(pk_ckpt_clean(t->run.checkpoints, err));
-    PK_TRY(pk_path(path, err, "%s/recipe.yaml", dir));
+    PK_TRY(pk_path(path, err, "%s/recipe.yaml", t->run.dir));
     enum pk_status s = pk_recipe_print(t->recipe, &text, err);
     if (s == PK_OK) s = pk_write_file(path, text.s, text.len, err);
     pk_text_free(&text);
     return s;
+}
+
+enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
+                                   char **argv, struct pk_err *err)
+{
+    char dir[PK_PATH_MAX];
+    PK_TRY(pk_recipe_path(t->recipe, "output.dir", dir, err));
+    PK_TRY(pk_run_open(&t->run, dir, mode, argc, argv, err));
+    t->run_open = true;
+    if (t->run.note[0] && !t->quiet) fprintf(stderr, "note: %s\n", t->run.note);
+    PK_TRY(pk_ckpt_clean(t->run.checkpoints, err));
+    return mode == PK_RUN_RESUME ? PK_OK : write_recipe(t, err);
 }
 
 void pk_trainer_free(struct pk_trainer *t)
@@ -170,6 +177,16 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     return s;
 }
 
+bool pk_trainer_has_checkpoint(const char *dir)
+{
+    char path[PK_PATH_MAX];
+    int64_t *steps = NULL, count = 0;
+    if (pk_path(path, NULL, "%s/checkpoints", dir) != PK_OK) return false;
+    pk_ckpt_steps(path, &steps, &count, NULL);
+    free(steps);
+    return count > 0;
+}
+
 enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_json *state,
                                struct pk_err *err)
 {
@@ -177,14 +194,25 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     struct pk_ckpt_file file[FILES];
     struct pk_tensor_ref *refs[FILES] = {NULL};
     int files = 0;
+    *step = 0;
+    *state = (struct pk_json){0};
+    int64_t steps = pk_recipe_i64(t->recipe, "train.steps");  // 0 for stages
+    if (!pk_trainer_has_checkpoint(t->run.dir)) {
+        PK_TRY(pk_run_rewind(&t->run, 0, err));
+        return write_recipe(t, err);
+    }
     PK_TRY(pk_ckpt_open(&c, t->run.checkpoints, err));
     if (c.warning[0] && !t->quiet) fprintf(stderr, "warning: %s\n", c.warning);
     enum pk_status s = list_files(t, file, refs, &files, err);
+    if (s == PK_OK && steps && c.step > steps)
+        s = pk_fail(err, PK_EUSAGE, "%s has %lld steps already, more than train.steps=%lld",
+                    t->run.dir, (long long)c.step, (long long)steps);
     for (int i = 0; s == PK_OK && i < files; i++)
         s = pk_ckpt_read(&c, file[i].name, file[i].tensor, file[i].count, true, err);
     if (s == PK_OK) s = pk_json_parse(state, c.state, strlen(c.state), c.path, err);
     if (s == PK_OK) s = pk_ckpt_drop_after(t->run.checkpoints, c.step, err);
     if (s == PK_OK) s = pk_run_rewind(&t->run, c.step, err);
+    if (s == PK_OK) s = write_recipe(t, err);
     *step = c.step;
     for (int i = 0; i < FILES; i++) free(refs[i]);
     pk_ckpt_close(&c);
@@ -240,8 +268,8 @@ enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t st
     return s;
 }
 
-enum pk_status pk_trainer_keep_batch(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
-                                     struct pk_err *err)
+static enum pk_status keep_batch(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
+                                 int32_t classes, struct pk_err *err)
 {
     char path[PK_PATH_MAX];
     PK_TRY(pk_path(path, err, "%s/nan-step-%lld.safetensors", t->run.dir, (long long)step));
@@ -250,9 +278,30 @@ enum pk_status pk_trainer_keep_batch(struct pk_trainer *t, int64_t step, const s
         {"gain", PK_TENSOR_F32, 2, {b->n, b->leads}, b->gain},
         {"offset", PK_TENSOR_F32, 2, {b->n, b->leads}, b->offset},
         {"sample", PK_TENSOR_I64, 1, {b->n}, b->sample},
-        {"row", PK_TENSOR_I64, 1, {b->n}, b->row}};
-    PK_TRY(pk_safetensors_write(path, refs, (int64_t)PK_COUNT(refs), NULL, 0, err));
-    fprintf(stderr, "the batch is kept in %s\n", path);
+        {"row", PK_TENSOR_I64, 1, {b->n}, b->row},
+        {"label", PK_TENSOR_U8, 2, {b->n, classes}, b->label}};
+    int64_t count = (int64_t)PK_COUNT(refs) - (b->label ? 0 : 1);
+    PK_TRY(pk_safetensors_write(path, refs, count, NULL, 0, err));
+    pk_run_log(&t->run, "the batch of step %lld is kept in %s", (long long)step, path);
+    pk_progress_print(&t->progress, "the batch is kept in %s", path);
+    return PK_OK;
+}
+
+enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
+                                   int32_t classes, struct pk_err *err)
+{
+    enum { SKIPS_MAX = 10, KEPT_MAX = 8 };
+    struct pk_err why = *err, keeping = {0};
+    if (t->skipped++ == 0 && t->kept++ < KEPT_MAX &&
+        keep_batch(t, step, b, classes, &keeping) != PK_OK)
+        pk_progress_print(&t->progress, "warning: the batch is not kept: %s", keeping.message);
+    *err = why;
+    if (strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")) return PK_EDIVERGED;
+    if (t->skipped >= SKIPS_MAX) {
+        pk_err_context(err, "%d steps in a row were skipped", t->skipped);
+        return PK_EDIVERGED;
+    }
+    pk_progress_print(&t->progress, "warning: %s; the step is skipped", why.message);
     return PK_OK;
 }
 

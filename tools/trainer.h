@@ -25,8 +25,10 @@ struct pk_trainer {
     struct pk_progress progress;
     struct pk_model_info info;
     bool quiet;
-    double started;         // pk_seconds when this process began to train
-    double last_checkpoint; // pk_seconds
+    int skipped;                    // steps in a row whose loss or gradient was not finite
+    int kept;                       // batches kept of such steps
+    double started;                 // pk_seconds when this process began to train
+    double last_checkpoint;         // pk_seconds
 };
 
 /* Reads "PREFIX.start|peak|end|warmup|shape" into a schedule over `steps`. */
@@ -49,8 +51,12 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
 
 /* After the parameters are known: arenas and moments. ema: with the EMA copy. */
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
-/* Opens the run directory and writes recipe.yaml into it. */
-enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, struct pk_err *err);
+/* Opens the run directory and writes recipe.yaml into it; that of a resumed run is written when
+ * pk_trainer_load has succeeded. argv: for run.json, borrowed. */
+enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
+                                   char **argv, struct pk_err *err);
+/* Whether a run's folder has a checkpoint, valid or not. */
+bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
 
 /* One checkpoint: model, moments, EMA, best, and state.json with the members that `put` writes. */
@@ -58,7 +64,9 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
                                void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
                                struct pk_err *err);
 /* Restores the newest valid checkpoint of the run; *state gets its state.json (free it) and *step
- * the number of steps done. */
+ * the number of steps done. A run that was interrupted before its first checkpoint starts anew:
+ * *step is 0, *state empty and no weight touched. Metrics after *step are cut off.
+ * PK_EUSAGE: there are more steps already than train.steps. */
 enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_json *state,
                                struct pk_err *err);
 /* True when recipe and clock ask for a checkpoint after `step` steps. */
@@ -69,10 +77,13 @@ enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char
 /* Ends the run: state, progress, log; passes s on, adding the run's folder for a stopped run. */
 enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
                               struct pk_err *err);
-/* Keeps a batch whose loss or gradient was not finite, RUN/nan-step-N.safetensors. */
+/* A step whose loss or gradient was not finite, as *err says; the weights have not changed. Keeps
+ * the batch, RUN/nan-step-N.safetensors (the first of a row of such steps, and at most 8 of a
+ * process, since a batch may be large). PK_OK: the recipe skips such steps; PK_EDIVERGED: it does
+ * not, or this is the tenth in a row. classes: columns of the batch's labels, 0 without. */
 struct pk_batch;
-enum pk_status pk_trainer_keep_batch(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
-                                     struct pk_err *err);
+enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
+                                   int32_t classes, struct pk_err *err);
 /* Largest resident set so far, bytes. */
 double pk_peak_memory(void);
 

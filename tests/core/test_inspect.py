@@ -77,13 +77,13 @@ def check_examples():
 
 
 def check_damage():
-    folder = "runs/demo/checkpoints/step-000000003"
+    folder = "runs/demo/checkpoints/step-000000006"
     got = listing(folder)
-    assert got["kind"] == "checkpoint" and got["step"] == 3 and got["state"]["step"] == 3
+    assert got["kind"] == "checkpoint" and got["step"] == 6 and got["state"]["step"] == 6
     names = [t["name"] for f in got["files"] for t in f["tensors"]]
     assert sorted(names) == ["cursor", "encoder.weight", "encoder.weight"], names
     got = listing("runs/demo")
-    assert [(c["step"], c["valid"]) for c in got["checkpoints"]] == [(2, True), (3, True)], got
+    assert [(c["step"], c["valid"]) for c in got["checkpoints"]] == [(5, True), (6, True)], got
     with open(folder + "/model.safetensors", "r+b") as f:
         f.seek(700)
         byte = f.read(1)
@@ -102,7 +102,7 @@ def check_damage():
 with tempfile.TemporaryDirectory() as scratch:
     os.chdir(scratch)
     subprocess.run([BUILD + "/test_safetensors", "write", "model.safetensors"], check=True)
-    subprocess.run([BUILD + "/test_ckpt", "write", "runs/demo/checkpoints", "1", "3"], check=True)
+    subprocess.run([BUILD + "/test_ckpt", "write", "runs/demo/checkpoints", "1", "6"], check=True)
     check_examples()
     check_statistics()
     check_damage()
