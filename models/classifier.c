@@ -5,10 +5,14 @@
 
 enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err *err)
 {
-    if (!strcmp(name, "register_linear")) *out = PK_HEAD_REGISTER_LINEAR;
-    else if (!strcmp(name, "mean_linear")) *out = PK_HEAD_MEAN_LINEAR;
-    else if (!strcmp(name, "attentive")) *out = PK_HEAD_ATTENTIVE;
-    else return pk_fail(err, PK_ERECIPE, "unknown head '%s'", name);
+    if (!strcmp(name, "register_linear"))
+        *out = PK_HEAD_REGISTER_LINEAR;
+    else if (!strcmp(name, "mean_linear"))
+        *out = PK_HEAD_MEAN_LINEAR;
+    else if (!strcmp(name, "attentive"))
+        *out = PK_HEAD_ATTENTIVE;
+    else
+        return pk_fail(err, PK_ERECIPE, "unknown head '%s'", name);
     return PK_OK;
 }
 

@@ -33,8 +33,8 @@ enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct
 /* The head that a recipe or a model file names, "attentive". */
 enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err *err);
 /* train: loss and gradients, dropout on, input label [records, classes]. Else: forward only.
- * Outputs: logits [records, classes] unless the head is NONE; embedding [records, width] (mean of patch tokens) when not
- * training. Parameters: encoder.* and head.*. */
+ * Outputs: logits [records, classes] unless the head is NONE; embedding [records, width] (mean of
+ * patch tokens) when not training. Parameters: encoder.* and head.*. */
 enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params,
                                    const struct pk_classifier *c, int64_t records, bool train,
                                    struct pk_err *err);

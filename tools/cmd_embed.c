@@ -105,18 +105,6 @@ static enum pk_status print(const struct embedding *e, bool json, struct pk_err 
     return s;
 }
 
-/* The model's rate is needed to generate a synthetic corpus, so its description is read first. */
-static enum pk_status open_data(struct embedding *e, const char *name, bool ema, struct pk_err *err)
-{
-    struct pk_model_file *f;
-    PK_TRY(pk_alloc(&f, 1, sizeof *f, "model description", err));
-    enum pk_status s = pk_model_open(f, e->model_path, ema, err);
-    if (s == PK_OK) s = pk_dataset_named(&e->data, name, f->info.rate, err);
-    pk_model_close(f);
-    free(f);
-    return s;
-}
-
 static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct pk_err *err)
 {
     uint64_t folds[2];
@@ -128,8 +116,9 @@ static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct
     PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &window, err));
     PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &stride, err));
     PK_TRY(pk_folds_parse(folds, pk_arg(a, "folds"), err));
-    PK_TRY(open_data(e, a->word[1], ema, err));
-    PK_TRY(pk_model_on(&e->model, e->model_path, ema, &e->data, window, stride, err));
+    PK_TRY(pk_model_open(&e->model.file, e->model_path, ema, err));
+    PK_TRY(pk_dataset_named(&e->data, a->word[1], e->model.file.info.rate, err));
+    PK_TRY(pk_model_on(&e->model, &e->data, window, stride, err));
     PK_TRY(pk_rows_select(&e->rows, &e->data, folds, NULL, false, err));
     e->window = e->model.eval.window / e->data.rate;
     e->stride = e->model.eval.stride / e->data.rate;

@@ -58,26 +58,23 @@ static enum pk_status find_task(struct evaluation *e, const char *name, struct p
     return s;
 }
 
-/* Opens the data, at the model's rate when it has to be generated. */
-static enum pk_status open_data(struct evaluation *e, const char *name, struct pk_err *err)
+/* Opens model and data, which is generated at the model's rate if at all. */
+static enum pk_status open_both(struct evaluation *e, const char *corpus, struct pk_err *err)
 {
-    struct pk_model_file *f;
-    PK_TRY(pk_alloc(&f, 1, sizeof *f, "model description", err));
-    enum pk_status s = pk_model_open(f, e->model_path, true, err);
-    if (s == PK_OK && !f->info.head[0])
-        s = pk_fail(err, PK_EUSAGE,
-                    "%s is an encoder without a head; 'purkinje finetune' makes a classifier of it "
-                    "(init_from=%s), 'purkinje embed' computes its embeddings",
-                    e->model_path, e->model_path);
-    if (s == PK_OK) s = pk_dataset_named(&e->data, name, f->info.rate, err);
-    if (s == PK_OK && !e->folds_text && !strcmp(e->data.version, f->info.data))
-        s = pk_fail(err, PK_EUSAGE,
-                    "the model was trained on records of this data (%s): say with --folds which "
-                    "ones to evaluate",
-                    e->data.version);
-    pk_model_close(f);
-    free(f);
-    return s;
+    const struct pk_model_info *m = &e->model.file.info;
+    PK_TRY(pk_model_open(&e->model.file, e->model_path, true, err));
+    if (!m->head[0])
+        return pk_fail(err, PK_EUSAGE,
+                       "%s is an encoder without a head; 'purkinje finetune' makes a classifier of "
+                       "it (init_from=%s), 'purkinje embed' computes its embeddings",
+                       e->model_path, e->model_path);
+    PK_TRY(pk_dataset_named(&e->data, corpus, m->rate, err));
+    if (!e->folds_text && !strcmp(e->data.version, m->data))
+        return pk_fail(err, PK_EUSAGE,
+                       "the model was trained on records of this data (%s): say with --folds which "
+                       "ones to evaluate",
+                       e->data.version);
+    return PK_OK;
 }
 
 static void put_protocol(struct pk_json_writer *w, const struct evaluation *e)
@@ -150,8 +147,8 @@ static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, st
     PK_TRY(pk_arg_i64(a, "bootstrap", 0, 1000000, &resamples, err));
     PK_TRY(pk_arg_i64(a, "bootstrap-seed", 0, INT64_MAX, &seed, err));
     PK_TRY(pk_folds_parse(folds, e->folds_text, err));
-    PK_TRY(open_data(e, a->word[1], err));
-    PK_TRY(pk_model_on(&e->model, e->model_path, true, &e->data, 0, 0, err));
+    PK_TRY(open_both(e, a->word[1], err));
+    PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
     PK_TRY(find_task(e, task ? task : e->model.file.info.task, err));
     PK_TRY(
         pk_rows_select(&e->rows, &e->data, folds, e->task, e->model.file.info.single_label, err));

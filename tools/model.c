@@ -93,8 +93,8 @@ static enum pk_status take_statistics(struct pk_model *m, const struct pk_datase
     return PK_OK;
 }
 
-static enum pk_status prepare(struct pk_model *m, const struct pk_dataset *d, double window,
-                              double stride, struct pk_err *err)
+enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *d, double window,
+                           double stride, struct pk_err *err)
 {
     const struct pk_model_info *info = &m->file.info;
     double own = info->head[0] ? info->window : info->tokens * info->patch / info->rate;
@@ -117,17 +117,6 @@ static enum pk_status prepare(struct pk_model *m, const struct pk_dataset *d, do
     PK_TRY(pk_exec_create(&m->exec, &(struct pk_exec_spec){.params = &m->params}, err));
     PK_TRY(pk_evaluator_open(&m->eval, &m->exec, &m->params, &m->net, err));
     return pk_model_read(&m->file, &m->params, part_of(info), m->exec.weight, err);
-}
-
-enum pk_status pk_model_on(struct pk_model *m, const char *path, bool ema,
-                           const struct pk_dataset *data, double window, double stride,
-                           struct pk_err *err)
-{
-    memset(m, 0, sizeof *m);
-    PK_TRY(pk_model_open(&m->file, path, ema, err));
-    enum pk_status s = prepare(m, data, window, stride, err);
-    if (s != PK_OK) pk_model_free(m);
-    return s;
 }
 
 void pk_model_free(struct pk_model *m)

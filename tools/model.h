@@ -26,12 +26,12 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
  * laid out by m->params; free it. Close m with pk_model_free. */
 enum pk_status pk_model_load(struct pk_model *m, const char *path, bool ema, float **weight,
                              struct pk_err *err);
-/* Opens PATH for windows of records of a dataset. window, stride: seconds; 0 stands for the model's
- * own protocol, which for an encoder is windows as long as those of its training, one after the
- * other. Use m->eval with pk_evaluate. Close with pk_model_free. */
-enum pk_status pk_model_on(struct pk_model *m, const char *path, bool ema,
-                           const struct pk_dataset *data, double window, double stride,
-                           struct pk_err *err);
+/* Makes a model whose file is open (pk_model_open(&m->file, ...), all else zero) ready for windows
+ * of records of a dataset: use m->eval with pk_evaluate. window, stride: seconds; 0 stands for the
+ * model's own protocol, which for an encoder is windows as long as those of its training, one after
+ * the other. Close with pk_model_free, after a failure too. */
+enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *data, double window,
+                           double stride, struct pk_err *err);
 void pk_model_free(struct pk_model *m);
 
 /* Opens what a command line names as CORPUS: a folder, or synthetic:N for N generated records of

@@ -116,7 +116,8 @@ static int32_t bounded(const struct pk_json *j, const char *key, int64_t fallbac
     return v < low || v > high ? -1 : (int32_t)v;
 }
 
-/* The bounds are far above any model there is; they keep a damaged file from asking for terabytes. */
+/* The bounds are far above any model there is; they keep a damaged file from asking for terabytes.
+ */
 static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
 {
     m->encoder.width = bounded(j, "width", 0, 2, 1 << 16);
@@ -129,7 +130,8 @@ static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
     m->tokens = m->encoder.tokens = bounded(j, "tokens", 0, 1, 1 << 20);
     return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 &&
            m->encoder.width % m->encoder.heads == 0 && m->encoder.mlp_ratio > 0 &&
-           m->encoder.eps > 0 && m->registers > 0 && m->patch > 0 && m->tokens > 0 && !strcmp(pk_json_string(j, "kind", ""), "vit");
+           m->encoder.eps > 0 && m->registers > 0 && m->patch > 0 && m->tokens > 0 &&
+           !strcmp(pk_json_string(j, "kind", ""), "vit");
 }
 
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,

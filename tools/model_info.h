@@ -14,24 +14,24 @@
 enum { PK_CLASSES_MAX = 512 };
 
 struct pk_model_info {
-    char objective[PK_NAME_MAX];   // "jepa", "classify"
-    struct pk_vit encoder;         // width, depth, heads, mlp_ratio, eps
+    char objective[PK_NAME_MAX]; // "jepa", "classify"
+    struct pk_vit encoder;       // width, depth, heads, mlp_ratio, eps
     int32_t registers;
-    double rate;                   // Hz
-    int32_t patch, tokens;         // samples of a patch; positions trained on
+    double rate;           // Hz
+    int32_t patch, tokens; // samples of a patch; positions trained on
     int32_t leads;
     char lead_name[PK_LEADS_MAX][8];
     float clip;
-    double mean[PK_LEADS_MAX], std[PK_LEADS_MAX];  // of the first source, mV
-    char source[PK_NAME_MAX];      // whose statistics these are
+    double mean[PK_LEADS_MAX], std[PK_LEADS_MAX]; // of the first source, mV
+    char source[PK_NAME_MAX];                     // whose statistics these are
     char data[256], preprocessing[512];
     /* with a head: */
-    char head[PK_NAME_MAX];        // "" without
+    char head[PK_NAME_MAX]; // "" without
     char task[PK_NAME_MAX], loss[PK_NAME_MAX];
     int32_t classes;
     char class_name[PK_CLASSES_MAX][PK_NAME_MAX];
-    bool single_label;             // only records with exactly one label count
-    double window, stride;         // s, of evaluation
+    bool single_label;     // only records with exactly one label count
+    double window, stride; // s, of evaluation
     char aggregation[PK_NAME_MAX];
 };
 
