@@ -9,6 +9,13 @@
 
 enum { SYNTHETIC_MAX = 64 << 20 }; // bytes of synthetic records that are worth making to count them
 
+/* The first line of a message. */
+static void note(struct pk_recipe_plan *out, const struct pk_err *why)
+{
+    snprintf(out->data_note, sizeof out->data_note, "%.500s", why->message);
+    out->data_note[strcspn(out->data_note, "\n")] = 0;
+}
+
 /* Rows and classes of the data if it is here; else out->data_note says why not. */
 static bool look_at_data(struct pk_inputs *in, struct pk_recipe_plan *out,
                          const struct pk_recipe *r)
@@ -25,14 +32,14 @@ static bool look_at_data(struct pk_inputs *in, struct pk_recipe_plan *out,
             return false;
         }
     } else if (pk_recipe_path(r, "data.corpus", dir, &why) != PK_OK) {
-        snprintf(out->data_note, sizeof out->data_note, "%.500s", why.message);
+        note(out, &why);
         return false;
     } else if (!pk_exists(dir)) {
         snprintf(out->data_note, sizeof out->data_note, "%.400s is not here", dir);
         return false;
     }
     if (pk_inputs_select(in, r, &why) != PK_OK) {
-        snprintf(out->data_note, sizeof out->data_note, "%.500s", why.message);
+        note(out, &why);
         return false;
     }
     out->train_records = in->train.count;
@@ -183,7 +190,6 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
 {
     struct pk_classifier *c = &out->classifier;
     if (!classes) classes = here && in->task ? in->task->classes : known_classes(r);
-    out->classes_known = classes > 0;
     if (!classes)
         return pk_fail(err, PK_EDATA,
                        "how many classes task '%s' has is only known from its corpus (%s); give "

@@ -24,7 +24,6 @@ struct pk_recipe_plan {
     struct pk_classifier classifier; // else
     const struct pk_vit *encoder;
     const struct pk_signal *signal;
-    bool classes_known;        // from the corpus, --classes or the task's name
     int32_t keep[3];           // least, mean, most; 0 for a classifier
     int64_t batch, parts, micro, micros;
     int threads;
