@@ -76,6 +76,18 @@ def every_recipe():
     assert 2 < trained["flops_per_record"] / frozen["flops_per_record"] < 3.1, (frozen, trained)
 
 
+def micro_batches():
+    """Chosen by constants, never by the machine: the numbers that were measured best, and the ends of the rule."""
+    def micro(*args):
+        return plan(*args)["micro_batch"]
+
+    assert micro("jepa_vit_tiny_ptbxl_100hz") == 2 and micro("jepa_vit_xs_500hz") == 4 == micro("jepa_vit_b_500hz")
+    assert micro("jepa_vit_xs_500hz", "train.batch_size=16") == 2  # 8 shards, so that 8 threads have work
+    assert micro("jepa_vit_xs_500hz", "train.batch_size=4") == 1 and micro("finetune_scratch") == 16
+    assert micro("jepa_vit_tiny_ptbxl_100hz", "train.micro_batch=32") == 32
+    assert "train.micro_batch" in call("plan", "jepa_demo", "train.micro_batch=5", code=2).stderr
+
+
 def memory_is_what_training_takes():
     for extra in ([], ["train.micro_batch=1"], ["train.threads=3", "train.accumulate=2"]):
         want = plan(*TINY, *extra)
@@ -178,7 +190,7 @@ os.environ.pop("PRETRAINED", None)
 os.environ.setdefault("RUNS", "runs")
 with tempfile.TemporaryDirectory() as scratch:
     os.chdir(scratch)
-    for test in (published_sizes, work, every_recipe, memory_is_what_training_takes, checkpoint_and_protocol, listing,
+    for test in (published_sizes, work, every_recipe, micro_batches, memory_is_what_training_takes, checkpoint_and_protocol, listing,
                  bench_step, examples, against_a_peer):
         test()
     os.chdir("/")
