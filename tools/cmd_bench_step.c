@@ -19,11 +19,11 @@ struct bench {
     struct pk_trainer t;
     struct pk_jepa_step s;
     struct pk_batch batch;
-    int64_t steps, keep;       // keep 0: as drawn in training
+    int64_t steps, keep; // keep 0: as drawn in training
     bool profile;
-    double *time;              // [steps] seconds
-    double flops, total;       // of all timed steps; seconds of all timed steps
-    double loss, ceiling;      // of the last step; FLOP/s
+    double *time;         // [steps] seconds
+    double flops, total;  // of all timed steps; seconds of all timed steps
+    double loss, ceiling; // of the last step; FLOP/s
 };
 
 /* Random samples of about two standard deviations, all leads present. */
@@ -228,8 +228,10 @@ static enum pk_status print_json(const struct bench *b, double median, struct pk
     if (b->profile) put_profile(b, &w);
     pk_json_close(&w);
     enum pk_status s = PK_OK;
-    if (text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: results");
-    else printf("%s\n", text.s);
+    if (text.failed)
+        s = pk_fail(err, PK_ENOMEM, "out of memory: results");
+    else
+        printf("%s\n", text.s);
     pk_text_free(&text);
     return s;
 }
@@ -240,7 +242,8 @@ static void print_table(const struct bench *b, double median)
     printf("%s: %lld records, micro-batches of %lld, %d threads, %s kernels, GEMM by %s\n",
            pk_recipe_str(b->t.recipe, "name"), (long long)b->s.batch, (long long)b->s.micro,
            b->t.exec.threads, pk_isa_name(b->t.exec.isa), pk_gemm_library());
-    if (b->keep) printf("%lld steps, %lld tokens kept", (long long)b->steps, (long long)b->keep);
+    if (b->keep)
+        printf("%lld steps, %lld tokens kept", (long long)b->steps, (long long)b->keep);
     else
         printf("%lld steps, %d to %d tokens kept as in training", (long long)b->steps,
                pk_jepa_keep_min(&b->s.model), pk_jepa_keep_max(&b->s.model));
@@ -325,12 +328,13 @@ const struct pk_command pk_cmd_bench_step = {
     .name = "bench step",
     .synopsis = "RECIPE [key=value ...]",
     .summary = "speed of a recipe's whole training step",
-    .details = "Forward, backward, AdamW and EMA on a random batch that is already in memory. GFLOP\n"
-               "counts are 2 per multiply-add of linear layers and attention, backward twice the\n"
-               "forward, nothing that is computed again. The ceiling is GEMM at the recipe's shapes\n"
-               "on all threads at once, measured before and after; the faster counts. With\n"
-               "--profile the rates are of one worker and count what its kernels compute. Recipes\n"
-               "in bf16 need train.precision=fp32 without a GPU.",
+    .details =
+        "Forward, backward, AdamW and EMA on a random batch that is already in memory. GFLOP\n"
+        "counts are 2 per multiply-add of linear layers and attention, backward twice the\n"
+        "forward, nothing that is computed again. The ceiling is GEMM at the recipe's shapes\n"
+        "on all threads at once, measured before and after; the faster counts. With\n"
+        "--profile the rates are of one worker and count what its kernels compute. Recipes\n"
+        "in bf16 need train.precision=fp32 without a GPU.",
     .options = options,
     .examples = examples,
     .run = run};

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A step is assumed to do its work at this share of the GEMM ceiling. It is what 'purkinje bench
- * step' measures for ViT-XS; models with narrower layers reach less. */
+/* A step is assumed to do its work at this share of the GEMM ceiling: the target set for ViT-XS on
+ * the CPU, an assumption and not a measurement. 'purkinje bench step' measures a recipe's own. */
 static const double ASSUMED_SHARE = 0.6;
 
 struct ceiling {
@@ -21,10 +21,9 @@ static enum pk_status measure(struct ceiling *out, const struct pk_recipe_plan *
                               struct pk_err *err)
 {
     const struct pk_jepa *m = &p->model;
-    const struct pk_probe_tower tower[] = {
-        {p->encoder, p->micro * (p->signal->tokens + 1), 1},
-        {p->encoder, p->micro * (p->keep[1] + 1), 3},
-        {&m->predictor, p->micro * p->signal->tokens, 3}};
+    const struct pk_probe_tower tower[] = {{p->encoder, p->micro * (p->signal->tokens + 1), 1},
+                                           {p->encoder, p->micro * (p->keep[1] + 1), 3},
+                                           {&m->predictor, p->micro * p->signal->tokens, 3}};
     enum { STREAM_MAX = 4 << 20 }; // a node's values, not all that ever lived in the arena
     size_t bytes = (size_t)PK_MIN(p->arena, (int64_t)STREAM_MAX);
     PK_TRY(pk_probe_gemm(tower, p->jepa ? 3 : 1, p->threads, 0.2, &out->flops, err));
@@ -55,8 +54,10 @@ static void print_memory(const struct pk_recipe_plan *p)
     print_size("ACT", p->arena * p->threads, act);
     print_size("CONST", p->constants, "position tables of all programs");
     print_size("AdamW m, v", p->moments, "");
-    if (p->jepa) print_size("EMA", p->ema, "target encoder, in the layout of all parameters");
-    else print_size("best", p->best, "weights of the best validation");
+    if (p->jepa)
+        print_size("EMA", p->ema, "target encoder, in the layout of all parameters");
+    else
+        print_size("best", p->best, "weights of the best validation");
     print_size("total", pk_recipe_plan_memory(p), "");
     print_size("checkpoint", p->checkpoint, "on disk, each; headers and state add a few KB");
 }
@@ -101,11 +102,16 @@ static void print_work(const struct pk_recipe_plan *p)
 
 static void print_duration(double seconds)
 {
-    if (seconds < 1) printf("%.3g ms", 1e3 * seconds);
-    else if (seconds < 120) printf("%.3g s", seconds);
-    else if (seconds < 7200) printf("%.3g min", seconds / 60);
-    else if (seconds < 172800) printf("%.3g h", seconds / 3600);
-    else printf("%.3g days", seconds / 86400);
+    if (seconds < 1)
+        printf("%.3g ms", 1e3 * seconds);
+    else if (seconds < 120)
+        printf("%.3g s", seconds);
+    else if (seconds < 7200)
+        printf("%.3g min", seconds / 60);
+    else if (seconds < 172800)
+        printf("%.3g h", seconds / 3600);
+    else
+        printf("%.3g days", seconds / 86400);
 }
 
 static void print_time(const struct pk_recipe_plan *p, const struct ceiling *c)
@@ -221,8 +227,10 @@ static enum pk_status print_json(const struct pk_recipe_plan *p, const char *nam
     }
     pk_json_close(&w);
     enum pk_status s = PK_OK;
-    if (text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: results");
-    else printf("%s\n", text.s);
+    if (text.failed)
+        s = pk_fail(err, PK_ENOMEM, "out of memory: results");
+    else
+        printf("%s\n", text.s);
     pk_text_free(&text);
     return s;
 }
@@ -240,8 +248,10 @@ static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct
                1e3 * pk_plan_seconds(&p->listing, &rates), 1e-9 * rates.flops, 1e-9 * rates.bytes);
     printf("\n");
     pk_plan_print(&p->listing_plan, &p->listing, &rates, &text);
-    if (text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: listing");
-    else printf("%s", text.s);
+    if (text.failed)
+        s = pk_fail(err, PK_ENOMEM, "out of memory: listing");
+    else
+        printf("%s", text.s);
     pk_text_free(&text);
     return s;
 }
@@ -288,7 +298,8 @@ static const struct pk_option options[] = {
 
 static const struct pk_example examples[] = {
     {"plan jepa_vit_s_500hz", "parameters, work, memory and predicted time of a ViT-S run"},
-    {"plan jepa_demo train.batch_size=128 --listing --no-probe", "the demo's program, node by node"},
+    {"plan jepa_demo train.batch_size=128 --listing --no-probe",
+     "the demo's program, node by node"},
     {"plan finetune_scratch data.task=superdiagnostic --json --no-probe",
      "a fine-tuning protocol, for a script"},
     {0}};
@@ -297,11 +308,12 @@ const struct pk_command pk_cmd_plan = {
     .name = "plan",
     .synopsis = "RECIPE [key=value ...]",
     .summary = "what a recipe will cost, without data or GPU",
-    .details = "Builds the programs of the recipe and plans their memory as training would. Where\n"
-               "the corpus is not here, shapes come from data.rate, data.crop and data.leads; the\n"
-               "encoder of a protocol comes from its init_from. Times are a model: the work over an\n"
-               "assumed share of the GEMM rate, which a measurement of 0.2 s gives at the recipe's\n"
-               "shapes. In the listing, a node takes the longer of computing and moving its bytes.",
+    .details =
+        "Builds the programs of the recipe and plans their memory as training would. Where\n"
+        "the corpus is not here, shapes come from data.rate, data.crop and data.leads; the\n"
+        "encoder of a protocol comes from its init_from. Times are a model: the work over an\n"
+        "assumed share of the GEMM rate, which a measurement of 0.2 s gives at the recipe's\n"
+        "shapes. In the listing, a node takes the longer of computing and moving its bytes.",
     .options = options,
     .examples = examples,
     .run = run};

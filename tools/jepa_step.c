@@ -104,11 +104,8 @@ enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t ke
     }
     if (!isfinite(*loss))
         return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)step);
-    struct pk_optim_arenas a = {.weight = t->exec.weight,
-                                .m = t->m,
-                                .v = t->v,
-                                .ema = t->exec.ema,
-                                .grad = t->exec.grad};
+    struct pk_optim_arenas a = {
+        .weight = t->exec.weight, .m = t->m, .v = t->v, .ema = t->exec.ema, .grad = t->exec.grad};
     struct pk_optim_step o = {.step = step,
                               .learning_rate = pk_schedule_at(&s->rate, step),
                               .weight_decay = pk_schedule_at(&s->decay, step),

@@ -24,10 +24,10 @@ struct pk_jepa_step {
     int64_t micro, micros;           // records of a micro-batch, micro-batches of a part
     int64_t steps;                   // of the run, for the schedules
     struct pk_schedule rate, decay, momentum;
-    int32_t *start; // [batch] zeros: the loader delivers the crop itself
-    float *loss;    // [micros] of the last part, as are:
-    float *moments; // [micros, 2, width] of the targets
-    float *embedding; // [micros * micro, width]
+    int32_t *start;           // [batch] zeros: the loader delivers the crop itself
+    float *loss;              // [micros] of the last part, as are:
+    float *moments;           // [micros, 2, width] of the targets
+    float *embedding;         // [micros * micro, width]
     double norm;              // of the last gradient
     double optimizer_seconds; // spent in AdamW and EMA so far
 };

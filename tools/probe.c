@@ -20,8 +20,10 @@ static void work(void *ctx, int worker)
 {
     struct lane *l = (struct lane *)ctx + worker;
     for (int64_t i = 0; i < l->turns && l->status == PK_OK; i++) {
-        if (l->stream) l->flat->add(l->a, l->b, l->stream);
-        else l->status = pk_gemm_f32(&l->gemm, &l->err);
+        if (l->stream)
+            l->flat->add(l->a, l->b, l->stream);
+        else
+            l->status = pk_gemm_f32(&l->gemm, &l->err);
     }
 }
 
@@ -88,9 +90,16 @@ static enum pk_status probe_tower(struct pk_pool *pool, struct lane *lane,
         int64_t n = layer[k][0], in = layer[k][1];
         double least, weight = t->passes * t->vit->depth;
         for (int i = 0; i < pk_pool_workers(pool); i++)
-            lane[i].gemm = (struct pk_gemm){.m = t->rows, .n = n, .k = in, .trans_b = true,
-                                            .a = lane[i].a, .lda = in, .b = lane[i].b, .ldb = in,
-                                            .c = lane[i].c, .ldc = n};
+            lane[i].gemm = (struct pk_gemm){.m = t->rows,
+                                            .n = n,
+                                            .k = in,
+                                            .trans_b = true,
+                                            .a = lane[i].a,
+                                            .lda = in,
+                                            .b = lane[i].b,
+                                            .ldb = in,
+                                            .c = lane[i].c,
+                                            .ldc = n};
         PK_TRY(least_time(pool, lane, seconds / LAYERS, &least, err));
         *flops += weight * 2 * (double)t->rows * (double)n * (double)in * pk_pool_workers(pool);
         *time += weight * least;

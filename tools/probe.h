@@ -6,10 +6,10 @@
 #include "core/exec.h"
 #include "models/vit.h"
 
-struct pk_probe_tower {          // the linear layers of a transformer
+struct pk_probe_tower { // the linear layers of a transformer
     const struct pk_vit *vit;
-    int64_t rows;                // tokens of a micro-batch
-    double passes;               // how often it is run in a step: 1 forward, 3 with backward
+    int64_t rows;  // tokens of a micro-batch
+    double passes; // how often it is run in a step: 1 forward, 3 with backward
 };
 /* FLOP/s of pk_gemm_f32 on these layers, each weighted with its share of the work: `threads`
  * threads at once, each with its own random data, the fastest of the calls made in `seconds`.

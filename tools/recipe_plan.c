@@ -9,6 +9,13 @@
 
 enum { SYNTHETIC_MAX = 64 << 20 }; // bytes of synthetic records that are worth making to count them
 
+/* The first line of a message. */
+static void note(struct pk_recipe_plan *out, const struct pk_err *why)
+{
+    snprintf(out->data_note, sizeof out->data_note, "%.500s", why->message);
+    out->data_note[strcspn(out->data_note, "\n")] = 0;
+}
+
 /* Rows and classes of the data if it is here; else out->data_note says why not. */
 static bool look_at_data(struct pk_inputs *in, struct pk_recipe_plan *out,
                          const struct pk_recipe *r)
@@ -25,14 +32,14 @@ static bool look_at_data(struct pk_inputs *in, struct pk_recipe_plan *out,
             return false;
         }
     } else if (pk_recipe_path(r, "data.corpus", dir, &why) != PK_OK) {
-        snprintf(out->data_note, sizeof out->data_note, "%.500s", why.message);
+        note(out, &why);
         return false;
     } else if (!pk_exists(dir)) {
         snprintf(out->data_note, sizeof out->data_note, "%.400s is not here", dir);
         return false;
     }
     if (pk_inputs_select(in, r, &why) != PK_OK) {
-        snprintf(out->data_note, sizeof out->data_note, "%.500s", why.message);
+        note(out, &why);
         return false;
     }
     out->train_records = in->train.count;
@@ -42,7 +49,10 @@ static bool look_at_data(struct pk_inputs *in, struct pk_recipe_plan *out,
 /* Class numbers of the tasks that importers make: PTB-XL's (Wagner et al. 2020) and ours. */
 static int32_t known_classes(const struct pk_recipe *r)
 {
-    static const struct { const char *task; int32_t ptbxl, synthetic; } known[] = {
+    static const struct {
+        const char *task;
+        int32_t ptbxl, synthetic;
+    } known[] = {
         {"all", 71, 0},  {"diagnostic", 44, 0}, {"subdiagnostic", 23, 0}, {"superdiagnostic", 5, 0},
         {"form", 19, 0}, {"rhythm", 12, 5},     {"morphology", 0, 7}};
     const char *task = pk_recipe_str(r, "data.task");
@@ -52,7 +62,14 @@ static int32_t known_classes(const struct pk_recipe *r)
     return 0;
 }
 
-/* Builds, plans and frees one program; arenas and constants become the largest so far. */
+/* Frees what a failed build left. */
+static enum pk_status built(struct pk_prog *prog, enum pk_status s)
+{
+    if (s != PK_OK) pk_prog_free(prog);
+    return s;
+}
+
+/* Plans and frees one program; arenas and constants become the largest so far. */
 static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
                               struct pk_plan_part *part, int64_t records, bool keep,
                               struct pk_err *err)
@@ -99,7 +116,7 @@ static enum pk_status plan_jepa(struct pk_recipe_plan *out, const struct pk_reci
     for (int32_t k = out->keep[0]; k <= out->keep[2]; k++) { // every one has its own constants
         struct pk_prog prog = {0};
         bool mean = k == out->keep[1];
-        PK_TRY(pk_jepa_build(&prog, &out->params, m, out->micro, k, err));
+        PK_TRY(built(&prog, pk_jepa_build(&prog, &out->params, m, out->micro, k, err)));
         out->constants += prog.constant_len;
         PK_TRY(measure(out, &prog, mean ? part : NULL, out->micro, mean, err));
     }
@@ -110,11 +127,10 @@ static double classifier_flops(const struct pk_classifier *c)
 {
     const struct pk_vit *e = &c->encoder;
     double width = e->width, tokens = c->signal.tokens, classes = c->classes;
-    double encoder = pk_vit_flops(e, tokens + 1) +
-                     2 * tokens * c->signal.leads * c->signal.patch * width;
+    double encoder =
+        pk_vit_flops(e, tokens + 1) + 2 * tokens * c->signal.leads * c->signal.patch * width;
     double head = 2 * width * classes;
-    if (c->head == PK_HEAD_ATTENTIVE)
-        head += (tokens + 1) * (4 * width * width + 4 * width);
+    if (c->head == PK_HEAD_ATTENTIVE) head += (tokens + 1) * (4 * width * width + 4 * width);
     return (c->frozen ? 1 : 3) * encoder + 3 * head;
 }
 
@@ -166,13 +182,13 @@ static enum pk_status plan_stages(struct pk_recipe_plan *out, const struct pk_re
         c->frozen = pk_recipe_bool(r, path);
         snprintf(path, sizeof path, "stages.%lld.dropout", (long long)i);
         c->encoder.dropout = (float)pk_recipe_f64(r, path);
-        PK_TRY(pk_classifier_build(&prog, &out->params, c, out->micro, true, err));
+        PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, out->micro, true, err)));
         constants = PK_MAX(constants, prog.constant_len);
         part->record_flops = classifier_flops(c);
         PK_TRY(measure(out, &prog, part, out->micro, i == 0, err));
         prog = (struct pk_prog){0};
     }
-    PK_TRY(pk_classifier_build(&prog, &out->params, c, PK_EVAL_MICRO, false, err));
+    PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, PK_EVAL_MICRO, false, err)));
     out->constants = constants + prog.constant_len;
     return measure(out, &prog, NULL, PK_EVAL_MICRO, false, err);
 }
@@ -183,7 +199,6 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
 {
     struct pk_classifier *c = &out->classifier;
     if (!classes) classes = here && in->task ? in->task->classes : known_classes(r);
-    out->classes_known = classes > 0;
     if (!classes)
         return pk_fail(err, PK_EDATA,
                        "how many classes task '%s' has is only known from its corpus (%s); give "

@@ -8,37 +8,36 @@
 
 enum { PK_PLAN_PARTS = 8 }; // as many stages as a recipe may have
 
-struct pk_plan_part {          // what is repeated: the JEPA step, or the step of one stage
+struct pk_plan_part { // what is repeated: the JEPA step, or the step of one stage
     char name[64];
     int64_t steps;
-    double record_flops;       // work of one record (2 per multiply-add, nothing twice)
-    double program_flops;      // what the program computes for one record
-    double program_bytes;      // that its nodes read and write for one record
+    double record_flops;  // work of one record (2 per multiply-add, nothing twice)
+    double program_flops; // what the program computes for one record
+    double program_bytes; // that its nodes read and write for one record
     int64_t nodes;
 };
 
 struct pk_recipe_plan {
     bool jepa;
     struct pk_params params;
-    struct pk_jepa model;      // jepa
+    struct pk_jepa model;            // jepa
     struct pk_classifier classifier; // else
     const struct pk_vit *encoder;
     const struct pk_signal *signal;
-    bool classes_known;        // from the corpus, --classes or the task's name
-    int32_t keep[3];           // least, mean, most; 0 for a classifier
+    int32_t keep[3]; // least, mean, most; 0 for a classifier
     int64_t batch, parts, micro, micros;
     int threads;
-    int64_t train_records;     // -1: the corpus is not here
-    char data_note[512];       // why not, or ""
+    int64_t train_records; // -1: the corpus is not here
+    char data_note[512];   // why not, or ""
     struct pk_plan_part part[PK_PLAN_PARTS];
     int part_count;
     struct pk_jepa_flops flops; // of a record at the mean keep, jepa
     /* bytes */
-    int64_t in;                // batches of the loader
+    int64_t in; // batches of the loader
     int64_t weight, ema, grad, moments, best, constants;
     int64_t arena, arena_bound; // of one thread: as planned, and the least that any plan needs
-    int64_t checkpoint;        // tensors; headers and state add a few KB
-    struct pk_prog listing;    // of the first part, at the mean keep
+    int64_t checkpoint;         // tensors; headers and state add a few KB
+    struct pk_prog listing;     // of the first part, at the mean keep
     struct pk_plan listing_plan;
 };
 

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Purkinje's training step against a peer's on this machine: A, B, A, B ..., ratio with median and range.
+
+    tools/bench_vs_torch.py --ours "purkinje bench step jepa_vit_xs_500hz train.precision=fp32 train.batch_size=64
+        --keep 40 --steps 5 --json" --peer "python3 PEER.py --size xs --device cpu --dtype fp32 --mode eager
+        --batch 64 --keep 40 --steps 5" --rounds 3 [--peer-env NAME=VALUE ...] [--json]
+
+Both commands are given whole, so the table can be reproduced from them. Each must print JSON with batch, keep, ms,
+ms_min, ms_max and records_per_s (the last JSON object counts), and the peer tflops. A comparison of unlike things is
+refused: the batch, the kept tokens and the FLOPs per record must agree. The peer runs with the environment that makes
+PyTorch's CPU path fastest here (PEER_ENV below) unless --peer-env says otherwise.
+"""
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+
+# OpenBLAS 0.3.21 takes Zen 5 for Haswell: half its speed. PyTorch picks its kernels the same way.
+PEER_ENV = ["OMP_NUM_THREADS=2", "OPENBLAS_CORETYPE=COOPERLAKE", "ATEN_CPU_CAPABILITY=avx512"]
+
+
+def last_json(text):
+    """The last complete JSON object of the text, pretty-printed or one to a line."""
+    decoder, found, at = json.JSONDecoder(), None, text.find("{")
+    while at >= 0:
+        try:
+            found, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            end = at + 1
+        at = text.find("{", end)
+    return found
+
+
+def run(command, env):
+    r = subprocess.run(shlex.split(command), capture_output=True, text=True, env=env)
+    if r.returncode != 0:
+        sys.exit(f"error: exit code {r.returncode} from: {command}\n{r.stderr[-2000:]}")
+    result = last_json(r.stdout)
+    missing = [k for k in ("batch", "keep", "ms", "ms_min", "ms_max", "records_per_s") if k not in (result or {})]
+    if missing:
+        sys.exit(f"error: no {', '.join(missing)} in the output of: {command}\n{r.stdout[-500:]}")
+    return result
+
+
+def flops_per_record(r):
+    return r["flops_per_record"] if "flops_per_record" in r else 1e9 * r["tflops"] * r["ms"] / r["batch"]
+
+
+def check_alike(a, b):
+    for key in ("batch", "keep"):
+        if a[key] != b[key]:
+            sys.exit(f"error: {key} is {a[key]} here and {b[key]} there; that is no comparison")
+    x, y = flops_per_record(a), flops_per_record(b)
+    if not abs(x / y - 1) < 0.02:  # the peer's tflops has two decimals
+        sys.exit(f"error: {x:.5g} FLOP per record here and {y:.5g} there; that is no comparison")
+
+
+def side(runs):
+    return {
+        "ms": statistics.median(r["ms"] for r in runs),
+        "ms_min": min(r["ms_min"] for r in runs),
+        "ms_max": max(r["ms_max"] for r in runs),
+        "records_per_s": statistics.median(r["records_per_s"] for r in runs),
+        "gflops_per_s": 1e-9 * statistics.median(flops_per_record(r) * r["records_per_s"] for r in runs),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", required=True, metavar="COMMAND")
+    parser.add_argument("--peer", required=True, metavar="COMMAND")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-env", action="append", metavar="NAME=VALUE")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    extra = args.peer_env or PEER_ENV
+    if any("=" not in e for e in extra):
+        parser.error("--peer-env wants NAME=VALUE")
+    env = {**os.environ, **dict(e.split("=", 1) for e in extra)}
+    ours, peer = [], []
+    for i in range(args.rounds):
+        ours.append(run(args.ours, dict(os.environ)))
+        peer.append(run(args.peer, env))
+        if i == 0:
+            check_alike(ours[0], peer[0])
+        print(f"round {i + 1}: {ours[-1]['ms']:.2f} ms here, {peer[-1]['ms']:.2f} ms there", file=sys.stderr, flush=True)
+    ratio = [b["ms"] / a["ms"] for a, b in zip(ours, peer)]
+    result = {
+        "ours_command": args.ours, "peer_command": " ".join(extra) + " " + args.peer,
+        "rounds": args.rounds, "batch": ours[0]["batch"], "keep": ours[0]["keep"],
+        "ours": side(ours), "peer": side(peer), "peer_name": str(peer[0].get("peer", "peer")),
+        "ratio": statistics.median(ratio), "ratio_min": min(ratio), "ratio_max": max(ratio),
+    }
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"A: {result['ours_command']}\nB: {result['peer_command']}\n")
+    print(f"| {args.rounds} rounds A, B; {result['batch']} records, {result['keep']} tokens kept "
+          "| ms (median) | range | records/s | GFLOP/s |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, s in (("purkinje", result["ours"]), (result["peer_name"], result["peer"])):
+        print(f"| {name} | {s['ms']:.2f} | {s['ms_min']:.2f} - {s['ms_max']:.2f} | {s['records_per_s']:.1f} "
+              f"| {s['gflops_per_s']:.1f} |")
+    print(f"\nratio {result['ratio']:.2f}x (pairs {result['ratio_min']:.2f} - {result['ratio_max']:.2f})")
+
+
+if __name__ == "__main__":
+    main()
