@@ -32,6 +32,8 @@ struct finetune {
     int64_t best_step;            // within the stage
     double loss_sum, norm;        // since the last validation; gradient norm of the last step
     int64_t loss_count;
+    int64_t timed;                // steps of this process since the last validation
+    double waited, since;         // seconds of data wait, and of all steps, in them
     double validation_seconds;
     uint64_t frozen_hash;         // of the encoder, while it is frozen
 };
@@ -276,12 +278,26 @@ static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
     return pk_loader_open(&f->loader, &spec, err);
 }
 
+static double rate_at(const struct finetune *f, int64_t stage_step)
+{
+    char path[128];
+    struct pk_schedule s = pk_recipe_rate(f->t.recipe, stage_key(path, f->stage, "learning_rate"),
+                                          stage_i64(f, "steps"));
+    return pk_schedule_at(&s, stage_step);
+}
+
+static double decay_at(const struct finetune *f, int64_t stage_step)
+{
+    char path[128];
+    struct pk_schedule s = pk_recipe_decay(f->t.recipe, stage_key(path, f->stage, "weight_decay"),
+                                           stage_i64(f, "steps"));
+    return pk_schedule_at(&s, stage_step);
+}
+
 static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
                                  struct pk_err *err)
 {
-    char path[128];
     size_t micro = (size_t)f->micro, leads = (size_t)b->leads;
-    int64_t steps = stage_i64(f, "steps");
     struct pk_feed feed[] = {
         {"signal", b->signal, micro * leads * (size_t)b->samples * sizeof *b->signal},
         {"gain", b->gain, micro * leads * sizeof *b->gain},
@@ -301,15 +317,11 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, d
     for (int64_t i = 0; i < f->micros; i++) *loss += (double)f->loss[i] / (double)f->micros;
     if (!isfinite(*loss))
         return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)f->step);
-    struct pk_schedule rate =
-        pk_recipe_rate(f->t.recipe, stage_key(path, f->stage, "learning_rate"), steps);
-    struct pk_schedule decay =
-        pk_recipe_decay(f->t.recipe, stage_key(path, f->stage, "weight_decay"), steps);
     struct pk_optim_arenas a = {
         .weight = f->t.exec.weight, .m = f->t.m, .v = f->t.v, .grad = f->t.exec.grad};
     struct pk_optim_step s = {.step = f->stage_step,
-                              .learning_rate = pk_schedule_at(&rate, f->stage_step),
-                              .weight_decay = pk_schedule_at(&decay, f->stage_step)};
+                              .learning_rate = rate_at(f, f->stage_step),
+                              .weight_decay = decay_at(f, f->stage_step)};
     return pk_optim_step(f->t.optim, f->t.exec.pool, &a, &s, &f->norm, err);
 }
 
@@ -342,21 +354,30 @@ static enum pk_status validate(struct finetune *f, struct pk_err *err)
         f->best_step = f->stage_step;
         memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
     }
+    double interval = fmax(f->since, 1e-9);
     struct pk_scalar scalar[] = {{"train/loss", loss},
+                                 {"train/learning_rate", rate_at(f, f->stage_step - 1)},
+                                 {"train/weight_decay", decay_at(f, f->stage_step - 1)},
                                  {"train/grad_norm", f->norm},
                                  {"validation/macro_auc", auc},
                                  {"validation/best_macro_auc", f->best_score},
                                  {"train/stage", (double)f->stage},
+                                 {"speed/records_per_s", (double)(f->timed * f->batch) / interval},
+                                 {"speed/data_wait", f->waited / interval},
+                                 {"speed/peak_memory", pk_peak_memory()},
                                  {"speed/seconds", pk_seconds() - f->t.started}};
     PK_TRY(pk_trainer_metrics(&f->t, f->step, "validation", scalar, (int)PK_COUNT(scalar), err));
     struct pk_progress_field field[] = {{"stage", (double)f->stage, PK_FORMAT_COUNT},
                                         {"loss", loss, PK_FORMAT_GENERAL},
+                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
                                         {"grad", f->norm, PK_FORMAT_GENERAL},
                                         {"val", auc, PK_FORMAT_GENERAL},
-                                        {"best", f->best_score, PK_FORMAT_GENERAL}};
+                                        {"best", f->best_score, PK_FORMAT_GENERAL},
+                                        {"wait", f->waited / interval, PK_FORMAT_PERCENT}};
     pk_progress_update(&f->t.progress, f->step, pk_seconds(), field, (int)PK_COUNT(field));
     f->loss_sum = 0;
-    f->loss_count = 0;
+    f->loss_count = f->timed = 0;
+    f->waited = f->since = 0;
     return PK_OK;
 }
 
@@ -378,7 +399,8 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
     while (f->stage_step < steps && !(patience && f->best_step >= 0 &&
                                       f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
-        PK_TRY(pk_loader_get(f->loader, f->step, &b, NULL, err));
+        double waited, begun = pk_seconds();
+        PK_TRY(pk_loader_get(f->loader, f->step, &b, &waited, err));
         enum pk_status s = train_step(f, b, &loss, err);
         if (s == PK_EDIVERGED) {
             PK_TRY(pk_trainer_diverged(&f->t, f->step, b, f->in.task->classes, err));
@@ -390,6 +412,9 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
         }
         f->step++;
         f->stage_step++;
+        f->timed++;
+        f->waited += waited;
+        f->since += pk_seconds() - begun;
         if (f->stage_step % every == 0 || f->stage_step == steps) PK_TRY(validate(f, err));
         bool stop = pk_stop_requested() != 0;
         if (stop || pk_trainer_due(&f->t, f->step))

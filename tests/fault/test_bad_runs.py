@@ -307,6 +307,9 @@ def quiet_and_plain(root):
     missing = [w for w in wanted - {"step"} if w.encode() not in events]
     expect(not missing, f"TensorBoard lacks {missing}")
     expect([line["step"] for line in metrics(run)] == list(range(1, 9)), "steps of metrics.jsonl")
+    with open(os.path.join(run, "train.log")) as f:
+        log = f.read()
+    expect("train step 8  loss" in log and "done after step 8" in log, f"train.log: {log}")
 
 
 def main():
