@@ -163,6 +163,7 @@ static enum pk_status run_micro(const struct job *j, int worker, int64_t micro, 
     for (int64_t i = 0; i < j->b->plan.arena / 4; i++) ((float *)j->x->arena[worker])[i] = NAN;
 #endif
     for (int64_t k = 0; k < p->nodes; k++) PK_TRY(run_node(j, worker, micro, shard, k, err));
+    if (j->b->seconds && !worker) j->b->profiled++;
     for (int i = 0; i < j->run->fetches; i++) {
         size_t bytes = pk_value_bytes(&p->value[j->fetched[i]]);
         memcpy((char *)j->run->fetch[i].data + (size_t)micro * bytes,

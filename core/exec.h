@@ -41,7 +41,8 @@ void pk_exec_free(struct pk_exec *x);
 struct pk_bound { // a program ready to run: plan and kernels
     const struct pk_prog *prog;
     struct pk_plan plan;
-    double *seconds; // [nodes] time of each node on worker 0, NULL unless profiling
+    double *seconds;  // [nodes] time of each node on worker 0, NULL unless profiling
+    int64_t profiled; // micro-batches that these times are of
 };
 /* Plans and checks that every op has a kernel; grows the arenas of activations. prog is borrowed.
  * All programs of a model must be built before pk_exec_create, since they add parameters. */

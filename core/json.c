@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINEAR_KEYS = 64 };  // objects up to here compare every key with every other
+enum { LINEAR_KEYS = 64 }; // objects up to here compare every key with every other
 
 struct reader {
     const char *s, *end, *start;
@@ -180,7 +180,8 @@ static enum pk_status check_keys(struct reader *r, const struct pk_json *j)
     memcpy(sorted, j->key, (size_t)j->count * sizeof *sorted);
     qsort(sorted, (size_t)j->count, sizeof *sorted, by_text);
     for (int64_t i = 1; i < j->count && s == PK_OK; i++)
-        if (!strcmp(sorted[i - 1], sorted[i])) s = bad(r, "duplicate key in the object that ends here");
+        if (!strcmp(sorted[i - 1], sorted[i]))
+            s = bad(r, "duplicate key in the object that ends here");
     free(sorted);
     return s;
 }

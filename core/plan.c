@@ -2,11 +2,13 @@
 #include "core/plan.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct block {
     int64_t size, offset;
     int32_t first, last;
     int64_t *where; // in the plan
+    int64_t number; // in order of values, then nodes
 };
 
 static int by_size(const void *a, const void *b)
@@ -14,7 +16,7 @@ static int by_size(const void *a, const void *b)
     const struct block *x = a, *y = b;
     if (x->size != y->size) return x->size < y->size ? 1 : -1;
     if (x->first != y->first) return x->first < y->first ? -1 : 1;
-    return x->where < y->where ? -1 : x->where > y->where; // total order: same plan every time
+    return x->number < y->number ? -1 : 1; // total order: same plan every time
 }
 
 static int by_offset(const void *a, const void *b)
@@ -102,18 +104,24 @@ enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct
     for (int64_t v = 0; v < p->values; v++) {
         out->offset[v] = -1;
         if (p->value[v].storage != PK_STORE_ACT || out->first[v] < 0) continue;
-        block[blocks++] = (struct block){.size = aligned(pk_value_bytes(&p->value[v])),
-                                         .first = out->first[v],
-                                         .last = out->last[v],
-                                         .where = &out->offset[v]};
+        block[blocks] = (struct block){.size = aligned(pk_value_bytes(&p->value[v])),
+                                       .first = out->first[v],
+                                       .last = out->last[v],
+                                       .where = &out->offset[v],
+                                       .number = blocks};
+        blocks++;
     }
     for (int32_t k = 0; k < (int32_t)p->nodes; k++) {
         const struct pk_op_row *row = pk_op_table[p->node[k].op];
         size_t bytes = row->workspace ? row->workspace(p, &p->node[k]) : 0;
         out->workspace[k] = -1;
-        if (bytes)
-            block[blocks++] = (struct block){
-                .size = aligned(bytes), .first = k, .last = k, .where = &out->workspace[k]};
+        if (!bytes) continue;
+        block[blocks] = (struct block){.size = aligned(bytes),
+                                       .first = k,
+                                       .last = k,
+                                       .where = &out->workspace[k],
+                                       .number = blocks};
+        blocks++;
     }
     if ((s = place(block, blocks, &out->arena, err)) != PK_OK) goto fail;
     measure(out, p, block, blocks);
@@ -132,4 +140,59 @@ void pk_plan_free(struct pk_plan *plan)
     free(plan->first);
     free(plan->last);
     *plan = (struct pk_plan){0};
+}
+
+static double node_seconds(const struct pk_prog *p, const struct pk_node *n,
+                           const struct pk_plan_rates *rates)
+{
+    double compute = rates->flops > 0 ? pk_op_table[n->op]->flops(p, n) / rates->flops : 0;
+    double move = rates->bytes > 0 ? pk_op_bytes(p, n) / rates->bytes : 0;
+    return PK_MAX(compute, move);
+}
+
+double pk_plan_seconds(const struct pk_prog *p, const struct pk_plan_rates *rates)
+{
+    double sum = 0;
+    for (int64_t k = 0; k < p->nodes; k++) sum += node_seconds(p, &p->node[k], rates);
+    return sum;
+}
+
+static void print_columns(const struct pk_plan *plan, const struct pk_prog *p,
+                          const struct pk_node *n, const struct pk_plan_rates *rates,
+                          struct pk_text *out)
+{
+    int64_t bytes = 0;
+    int32_t first = -1; // the output whose place is shown
+    for (int i = 0; i < n->n_out; i++) {
+        if (n->out[i] < 0) continue;
+        if (first < 0) first = n->out[i];
+        bytes += (int64_t)pk_value_bytes(&p->value[n->out[i]]);
+    }
+    pk_text_add(out, "%10lld %9.3f ", (long long)bytes, 1e-6 * pk_op_table[n->op]->flops(p, n));
+    if (first >= 0 && plan->offset[first] >= 0)
+        pk_text_add(out, "%4d-%-4d %10lld ", plan->first[first], plan->last[first],
+                    (long long)plan->offset[first]);
+    else
+        pk_text_add(out, "%9s %10s ", "-", "-");
+    if (rates->flops > 0 || rates->bytes > 0)
+        pk_text_add(out, "%9.1f ", 1e6 * node_seconds(p, n, rates));
+}
+
+void pk_plan_print(const struct pk_plan *plan, const struct pk_prog *p,
+                   const struct pk_plan_rates *rates, struct pk_text *out)
+{
+    struct pk_text listing = {0};
+    bool timed = rates->flops > 0 || rates->bytes > 0;
+    pk_prog_print(p, &listing);
+    pk_text_add(out, "%10s %9s %9s %10s %s  node\n", "bytes", "MFLOP", "lives", "offset",
+                timed ? "       us" : "");
+    const char *line = listing.s ? listing.s : "";
+    for (int64_t k = 0; k < p->nodes && *line; k++) {
+        size_t length = strcspn(line, "\n");
+        print_columns(plan, p, &p->node[k], rates, out);
+        pk_text_add(out, "%.*s\n", (int)length, line);
+        line += length + (line[length] == '\n');
+    }
+    if (listing.failed) out->failed = true;
+    pk_text_free(&listing);
 }

@@ -19,5 +19,16 @@ struct pk_plan {
 
 enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct pk_err *err);
 void pk_plan_free(struct pk_plan *plan);
+/* The listing of pk_prog_print with the plan in front of each node: bytes of its outputs, MFLOP,
+ * the nodes between which its first output lives, that output's offset in the arena ("-" for
+ * gradients, which live elsewhere), and the microseconds that one thread needs at these rates
+ * (the longer of computing and moving bytes; left out where both rates are 0). */
+struct pk_plan_rates {
+    double flops, bytes; // per second, of one thread
+};
+void pk_plan_print(const struct pk_plan *plan, const struct pk_prog *p,
+                   const struct pk_plan_rates *rates, struct pk_text *out);
+/* Seconds of one run at these rates: the sum over nodes of the longer of both. */
+double pk_plan_seconds(const struct pk_prog *p, const struct pk_plan_rates *rates);
 
 #endif

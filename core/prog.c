@@ -93,7 +93,9 @@ void pk_prog_print(const struct pk_prog *p, struct pk_text *out)
             print_value(p, n->in[i], out);
         }
         pk_text_add(out, ") ");
-        if (n->out[0] >= 0) print_shape(&p->value[n->out[0]], out);
+        int first = 0; // an output that nobody reads is absent
+        while (first + 1 < n->n_out && n->out[first] < 0) first++;
+        if (n->out[first] >= 0) print_shape(&p->value[n->out[first]], out);
         const char *scope = n->scope >= 0 ? p->text + n->scope : "";
         if (*scope) pk_text_add(out, "  # %.*s", (int)strlen(scope) - 1, scope);
         pk_text_add(out, "\n");

@@ -7,8 +7,8 @@
  *            0  warmup    steps
  *
  * Steps count optimizer steps from 0; the last of a run is steps - 1, so `end` is the value that
- * the run approaches, just as with PyTorch's schedulers. The three named points are met exactly; when two are
- * the same step, the lower line above counts. */
+ * the run approaches, just as with PyTorch's schedulers. The three named points are met exactly;
+ * when two are the same step, the lower line above counts. */
 #ifndef PK_SCHEDULE_H
 #define PK_SCHEDULE_H
 

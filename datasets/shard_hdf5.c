@@ -1,4 +1,4 @@
-/* shard_hdf5.c -- the layout of a shard in HDF5 (see shard.h); the only file that knows libhdf5.
+/* shard_hdf5.c -- the layout of a shard in HDF5 (see shard.h); with table_hdf5.c all that knows libhdf5.
  *
  * One table of columns serves writing and reading. Whatever libhdf5 has to say goes into the error
  * record, never to stderr; its plugins are switched off, since a file could ask for any of them. */

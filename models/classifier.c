@@ -3,19 +3,23 @@
 
 #include <string.h>
 
+enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err *err)
+{
+    if (!strcmp(name, "register_linear")) *out = PK_HEAD_REGISTER_LINEAR;
+    else if (!strcmp(name, "mean_linear")) *out = PK_HEAD_MEAN_LINEAR;
+    else if (!strcmp(name, "attentive")) *out = PK_HEAD_ATTENTIVE;
+    else return pk_fail(err, PK_ERECIPE, "unknown head '%s'", name);
+    return PK_OK;
+}
+
 enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct pk_recipe *r,
                                          const struct pk_batch_shape *shape, int32_t classes,
                                          struct pk_err *err)
 {
-    const char *head = pk_recipe_str(r, "objective.head.kind");
     *out = (struct pk_classifier){.classes = classes, .signal = {.shape = *shape, .clip = 5}};
     out->encoder.seed = (uint64_t)pk_recipe_i64(r, "seed");
     out->softmax = !strcmp(pk_recipe_str(r, "objective.loss"), "softmax");
-    if (!strcmp(head, "register_linear")) out->head = PK_HEAD_REGISTER_LINEAR;
-    else if (!strcmp(head, "mean_linear")) out->head = PK_HEAD_MEAN_LINEAR;
-    else if (!strcmp(head, "attentive")) out->head = PK_HEAD_ATTENTIVE;
-    else return pk_fail(err, PK_ERECIPE, "unknown head '%s'", head);
-    return PK_OK;
+    return pk_head_parse(&out->head, pk_recipe_str(r, "objective.head.kind"), err);
 }
 
 enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_recipe *r,
@@ -57,12 +61,15 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
     struct pk_val h = pk_vit_encode(b, in.patches, PK_NONE, in.sample, &encoder);
     pk_scope_end(b);
     if (encoder_frozen) pk_scope_frozen(b, false);
-    if (!train) pk_scope_frozen(b, true);
-    pk_scope(b, "head");
-    struct pk_val logit = classify(b, h, c);
-    pk_scope_end(b);
-    if (!train) pk_scope_frozen(b, false);
-    pk_output(b, logit, "logits");
+    struct pk_val logit = PK_NONE;
+    if (c->head != PK_HEAD_NONE) {
+        if (!train) pk_scope_frozen(b, true);
+        pk_scope(b, "head");
+        logit = classify(b, h, c);
+        pk_scope_end(b);
+        if (!train) pk_scope_frozen(b, false);
+        pk_output(b, logit, "logits");
+    }
     if (!train) pk_output(b, pk_mean_pool(b, h, 1), "embedding");
     if (train) {
         struct pk_val label = pk_input(b, "label", PK_U8, 2, (int64_t[]){records, c->classes});

@@ -9,7 +9,8 @@
 enum pk_head {
     PK_HEAD_ATTENTIVE,       // one learnable query, cross-attention over register + patches
     PK_HEAD_REGISTER_LINEAR, // register token -> linear
-    PK_HEAD_MEAN_LINEAR      // mean of the patch tokens -> linear
+    PK_HEAD_MEAN_LINEAR,     // mean of the patch tokens -> linear
+    PK_HEAD_NONE             // the encoder alone: embeddings without logits
 };
 
 struct pk_classifier {
@@ -29,8 +30,10 @@ enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_r
 enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct pk_recipe *r,
                                          const struct pk_batch_shape *shape, int32_t classes,
                                          struct pk_err *err);
+/* The head that a recipe or a model file names, "attentive". */
+enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err *err);
 /* train: loss and gradients, dropout on, input label [records, classes]. Else: forward only.
- * Outputs: logits [records, classes]; embedding [records, width] (mean of patch tokens) when not
+ * Outputs: logits [records, classes] unless the head is NONE; embedding [records, width] (mean of patch tokens) when not
  * training. Parameters: encoder.* and head.*. */
 enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params,
                                    const struct pk_classifier *c, int64_t records, bool train,

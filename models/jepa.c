@@ -46,6 +46,17 @@ int32_t pk_jepa_keep_max(const struct pk_jepa *j)
     return kept(j, j->keep[1]);
 }
 
+struct pk_jepa_flops pk_jepa_flops(const struct pk_jepa *j, int32_t keep)
+{
+    const struct pk_vit *e = &j->encoder, *p = &j->predictor;
+    double tokens = j->signal.tokens, kept = keep, ends = 2.0 * e->width * p->width;
+    double embed = 2.0 * j->signal.leads * j->signal.patch * e->width;
+    return (struct pk_jepa_flops){
+        .target = pk_vit_flops(e, tokens + 1) + tokens * embed,
+        .context = 3 * (pk_vit_flops(e, kept + 1) + kept * embed),
+        .predictor = 3 * (pk_vit_flops(p, tokens) + kept * ends + (tokens - kept) * ends)};
+}
+
 /* The EMA encoder sees all patches; [B, T, width] without the register. */
 static struct pk_val encode_target(struct pk_build *b, struct pk_val patches,
                                    const struct pk_jepa *j)

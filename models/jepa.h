@@ -21,6 +21,14 @@ enum pk_status pk_jepa_config(struct pk_jepa *out, const struct pk_recipe *r,
 int32_t pk_jepa_keep(const struct pk_jepa *j, int64_t step);
 int32_t pk_jepa_keep_min(const struct pk_jepa *j);
 int32_t pk_jepa_keep_max(const struct pk_jepa *j);
+/* The work of one record that keeps `keep` tokens: 2 per multiply-add of the linear layers and of
+ * attention, backward twice the forward. What an implementation recomputes is not counted, so that
+ * rates compare between implementations. */
+struct pk_jepa_flops {
+    double target;             // forward only
+    double context, predictor; // forward and backward
+};
+struct pk_jepa_flops pk_jepa_flops(const struct pk_jepa *j, int32_t keep);
 /* The training program of one micro-batch of `records`. Outputs: loss; target_moments [2, width]
  * over hidden tokens; embedding [records, width], the mean-pooled target encoding. Parameters:
  * encoder.* and predictor.*. */

@@ -61,6 +61,7 @@ struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal 
                             .leads = s->leads,
                             .lead = s->lead,
                             .clip = s->clip};
-    return (struct pk_signal_in){.patches = pk_patchify(b, signal, gain, offset, start, &a),
-                                 .sample = pk_input(b, "sample", PK_I64, 1, &records)};
+    struct pk_signal_in in = {.patches = pk_patchify(b, signal, gain, offset, start, &a)};
+    in.sample = pk_input(b, "sample", PK_I64, 1, &records);
+    return in;
 }

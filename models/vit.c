@@ -18,6 +18,12 @@ struct pk_vit pk_vit_config(const struct pk_recipe *r, int32_t tokens)
     return v;
 }
 
+double pk_vit_flops(const struct pk_vit *v, double tokens)
+{
+    double width = v->width, layer = (8 + 4 * v->mlp_ratio) * width * width;
+    return v->depth * tokens * (layer + 4 * tokens * width);
+}
+
 static struct pk_val block(struct pk_build *b, struct pk_val x, struct pk_val sample,
                            const struct pk_vit *v)
 {

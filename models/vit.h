@@ -26,6 +26,8 @@ struct pk_val pk_vit_blocks(struct pk_build *b, struct pk_val x, struct pk_val s
  * register first. Parameters patch_embed.weight, register, and those of the blocks. */
 struct pk_val pk_vit_encode(struct pk_build *b, struct pk_val patches, struct pk_val index,
                             struct pk_val sample, const struct pk_vit *v);
+/* Forward FLOPs of the blocks over this many tokens of one record, 2 per multiply-add. */
+double pk_vit_flops(const struct pk_vit *v, double tokens);
 /* [tokens, width] as a constant: even channels sine, odd cosine, base 10,000. */
 struct pk_val pk_vit_positions(struct pk_build *b, int32_t tokens, int32_t width);
 

@@ -127,7 +127,7 @@ static void print_text(const struct pk_dataset *d, int64_t patients)
 static void put_folds(struct pk_json_writer *w, const struct pk_dataset *d, const struct pk_task *t)
 {
     int64_t by[FOLDS];
-    char key[8];
+    char key[16];
     count_folds(d, t, by);
     pk_json_open(w, "folds", '{');
     for (int f = 0; f < FOLDS; f++) {

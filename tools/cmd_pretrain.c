@@ -2,21 +2,10 @@
 #include "tools/cli.h"
 #include "tools/finetune.h"
 #include "tools/pretrain.h"
+#include "tools/shape.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* Loads a recipe and words its errors: all of them, already with prefixes. */
-static enum pk_status load(struct pk_recipe **r, const char *path, int overrides, char **override,
-                           struct pk_err *err)
-{
-    struct pk_text report = {0};
-    enum pk_status s = pk_recipe_load(r, path, overrides, override, &report, err);
-    if (s == PK_ERECIPE && report.s && report.len >= sizeof err->message)
-        fprintf(stderr, "%s", report.s);
-    pk_text_free(&report);
-    return s;
-}
 
 /* What the recipe leaves to init_from comes from the recipe of that run. Elsewhere (an export) the
  * model's own description is all there is, and fine-tuning takes it from there. */
@@ -30,7 +19,7 @@ static enum pk_status inherit(struct pk_recipe *r, struct pk_err *err)
     PK_TRY(pk_path(path, err, "%s/recipe.yaml", dir));
     if (!pk_exists(path)) PK_TRY(pk_path(path, err, "%s/../../recipe.yaml", dir)); // a checkpoint
     if (!pk_exists(path)) return PK_OK;
-    PK_TRY(load(&from, path, 0, NULL, err));
+    PK_TRY(pk_recipe_open(&from, path, 0, NULL, err));
     enum pk_status s = pk_recipe_inherit(r, from, &report, err);
     if (s == PK_ERECIPE && report.s && report.len >= sizeof err->message)
         fprintf(stderr, "%s", report.s);
@@ -47,8 +36,10 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
         return pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
                        pk_recipe_origin(r, "objective.kind"), jepa ? "pretrain" : "finetune");
     enum pk_status s = PK_OK;
-    if (jepa) s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
-    else s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, a->argc, a->argv}, err);
+    if (jepa)
+        s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
+    else
+        s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, a->argc, a->argv}, err);
     char dir[PK_PATH_MAX];
     if (s == PK_OK && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
     return s;
@@ -57,11 +48,11 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
 static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_err *err)
 {
     struct pk_recipe *r;
-    if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
-    PK_TRY(load(&r, a->word[0], a->count - 1, a->word + 1, err));
+    if (a->count < 1)
+        return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
+    PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
     enum pk_status s = inherit(r, err);
-    if (s == PK_OK)
-        s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, jepa, err);
+    if (s == PK_OK) s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, jepa, err);
     pk_recipe_free(r);
     return s;
 }
@@ -99,7 +90,7 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
     snprintf(dir, sizeof dir, "output.dir=%s", a->word[0]);
     override[0] = dir;
     for (int i = 1; i < a->count; i++) override[i] = a->word[i];
-    enum pk_status s = load(&r, path, a->count, override, err);
+    enum pk_status s = pk_recipe_open(&r, path, a->count, override, err);
     free(override);
     if (s != PK_OK) return s;
     bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
@@ -123,9 +114,10 @@ const struct pk_command pk_cmd_pretrain = {
     .name = "pretrain",
     .synopsis = "RECIPE [key=value ...]",
     .summary = "train an encoder without labels",
-    .details = "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
-               "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
-               "goes on bit-exactly. Prints the run's folder.",
+    .details =
+        "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
+        "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
+        "goes on bit-exactly. Prints the run's folder.",
     .options = options,
     .examples = pretrain_examples,
     .run = run_pretrain};
@@ -138,7 +130,8 @@ static const struct pk_example finetune_examples[] = {
     {"finetune finetune_scratch data.corpus= data.synthetic.records=200 data.rate=100Hz "
      "data.task=rhythm model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 "
      "model.encoder.patch=50ms stages.0.steps=2 stages.0.learning_rate.warmup=0 "
-     "evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 output.dir=runs/scratch --quiet",
+     "evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 output.dir=runs/scratch "
+     "--quiet",
      "the same data, a small encoder from random weights"},
     {0}};
 
@@ -146,10 +139,11 @@ const struct pk_command pk_cmd_finetune = {
     .name = "finetune",
     .synopsis = "RECIPE [key=value ...]",
     .summary = "train a classifier on an encoder: probe, fine-tune, from scratch",
-    .details = "init_from=RUN|CHECKPOINT|FILE names the encoder. The stages of the recipe follow each\n"
-               "other, each from the best checkpoint (validation macro AUC) of the one before. With\n"
-               "evaluation.test=true the test folds are scored once at the end; RUN/result.json\n"
-               "names the whole protocol.",
+    .details =
+        "init_from=RUN|CHECKPOINT|FILE names the encoder. The stages of the recipe follow each\n"
+        "other, each from the best checkpoint (validation macro AUC) of the one before. With\n"
+        "evaluation.test=true the test folds are scored once at the end; RUN/result.json\n"
+        "names the whole protocol.",
     .options = options,
     .examples = finetune_examples,
     .run = run_finetune};

@@ -81,11 +81,11 @@ static enum pk_status flush(struct chunk *c, struct pk_evaluator *e, int32_t lea
                              {"offset", c->offset, micro * l * sizeof *c->offset},
                              {"start", c->start, 0},
                              {"sample", c->sample, 0}};
-    struct pk_fetch fetch[] = {{"logits", c->logit}, {"embedding", c->embedding}};
+    struct pk_fetch fetch[] = {{"embedding", c->embedding}, {"logits", c->logit}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
                                 .fetch = fetch,
-                                .fetches = (int)PK_COUNT(fetch),
+                                .fetches = e->model.head == PK_HEAD_NONE ? 1 : 2,
                                 .micros = (c->count + PK_EVAL_MICRO - 1) / PK_EVAL_MICRO};
     if (!c->count) return PK_OK;
     PK_TRY(pk_exec_run(e->exec, &e->bound, &run, err));
@@ -129,6 +129,15 @@ static enum pk_status add_record(struct chunk *c, struct pk_evaluator *e,
     return PK_OK;
 }
 
+/* Single-label scores are probabilities over the classes, so that rows are comparable. */
+static void softmax(float *x, int64_t n)
+{
+    double most = (double)x[0], sum = 0;
+    for (int64_t k = 1; k < n; k++) most = fmax(most, (double)x[k]);
+    for (int64_t k = 0; k < n; k++) sum += exp((double)x[k] - most);
+    for (int64_t k = 0; k < n; k++) x[k] = (float)(exp((double)x[k] - most) / sum);
+}
+
 enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
                            const double (*std)[PK_LEADS_MAX], float *score, float *embedding,
@@ -146,6 +155,7 @@ enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data
         double n = (double)c.windows[i];
         for (int64_t k = 0; score && k < classes; k++)
             score[i * classes + k] = (float)(c.sum[i * classes + k] / (e->max_sigmoid ? 1 : n));
+        if (score && e->model.softmax && !e->max_sigmoid) softmax(score + i * classes, classes);
         for (int64_t k = 0; embedding && k < width; k++)
             embedding[i * width + k] = (float)(c.sum_embedding[i * width + k] / n);
     }

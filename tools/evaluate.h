@@ -7,22 +7,23 @@
 #include "tools/inputs.h"
 #include "tools/model_info.h"
 
-enum { PK_EVAL_MICRO = 7, PK_EVAL_MICROS = 32 };  // windows computed at once
+enum { PK_EVAL_MICRO = 7, PK_EVAL_MICROS = 32 }; // windows computed at once
 
-struct pk_evaluator {             // a forward program over windows
-    struct pk_exec *exec;         // borrowed
+struct pk_evaluator {     // a forward program over windows
+    struct pk_exec *exec; // borrowed
     struct pk_prog prog;
     struct pk_bound bound;
     struct pk_classifier model;
-    int32_t window, stride;       // samples
-    bool max_sigmoid;             // aggregation: maximum of sigmoids, else mean of logits
+    int32_t window, stride; // samples
+    bool max_sigmoid;       // aggregation: maximum of sigmoids, else mean of logits
 };
 
 enum pk_status pk_evaluator_open(struct pk_evaluator *e, struct pk_exec *exec,
                                  struct pk_params *params, const struct pk_classifier *model,
                                  struct pk_err *err);
 void pk_evaluator_close(struct pk_evaluator *e);
-/* score [rows.count, classes] and embedding [rows.count, width] (mean over windows), each or NULL.
+/* Scores are logits (probabilities after max_sigmoid, and for a softmax model). score [rows.count,
+ * classes] and embedding [rows.count, width] (mean over windows), each or NULL.
  * mean, std per source as in pk_inputs. A record shorter than a window is an error naming it. */
 enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
@@ -36,6 +37,7 @@ enum pk_status pk_evaluate_labels(uint8_t **out, const struct pk_task *task,
 void pk_result_write(struct pk_json_writer *w, const char *key, const struct pk_metrics *m,
                      const struct pk_model_info *info);
 /* A table for people. */
-void pk_result_print(const char *title, const struct pk_metrics *m, const struct pk_model_info *info);
+void pk_result_print(const char *title, const struct pk_metrics *m,
+                     const struct pk_model_info *info);
 
 #endif

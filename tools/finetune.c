@@ -18,24 +18,24 @@ struct finetune {
     struct pk_inputs in;
     struct pk_classifier model;
     struct pk_loader *loader;
-    struct pk_prog prog;          // training program of the current stage
+    struct pk_prog prog; // training program of the current stage
     struct pk_bound bound;
     struct pk_evaluator eval;
     int64_t batch, micro, micros;
-    int32_t *start;               // zeros
-    float *loss;                  // [micros]
-    uint8_t *label;               // of the validation rows
-    float *score;                 // [validation, classes]
+    int32_t *start; // zeros
+    float *loss;    // [micros]
+    uint8_t *label; // of the validation rows
+    float *score;   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
-    double best_score;            // macro AUC, -1 before the first validation of a stage
-    int64_t best_step;            // within the stage
-    double loss_sum, norm;        // since the last validation; gradient norm of the last step
+    double best_score;     // macro AUC, -1 before the first validation of a stage
+    int64_t best_step;     // within the stage
+    double loss_sum, norm; // since the last validation; gradient norm of the last step
     int64_t loss_count;
-    int64_t timed;                // steps of this process since the last validation
-    double waited, since;         // seconds of data wait, and of all steps, in them
+    int64_t timed;        // steps of this process since the last validation
+    double waited, since; // seconds of data wait, and of all steps, in them
     double validation_seconds;
-    uint64_t frozen_hash;         // of the encoder, while it is frozen
+    uint64_t frozen_hash; // of the encoder, while it is frozen
 };
 
 static const char *stage_key(char out[128], int64_t stage, const char *key)
@@ -80,15 +80,17 @@ static enum pk_status agree(const struct finetune *f, const struct pk_model_info
                             struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
-    const struct { const char *key; double have; } all[] = {
-        {"data.rate", m->rate},
-        {"model.encoder.width", m->encoder.width},
-        {"model.encoder.depth", m->encoder.depth},
-        {"model.encoder.heads", m->encoder.heads},
-        {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
-        {"model.encoder.registers", m->registers},
-        {"model.encoder.patch", m->patch / m->rate},
-        {"data.leads", m->leads}};
+    const struct {
+        const char *key;
+        double have;
+    } all[] = {{"data.rate", m->rate},
+               {"model.encoder.width", m->encoder.width},
+               {"model.encoder.depth", m->encoder.depth},
+               {"model.encoder.heads", m->encoder.heads},
+               {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
+               {"model.encoder.registers", m->registers},
+               {"model.encoder.patch", m->patch / m->rate},
+               {"data.leads", m->leads}};
     for (size_t i = 0; i < PK_COUNT(all); i++) {
         bool list = !strcmp(all[i].key, "data.leads");
         int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;
@@ -98,48 +100,18 @@ static enum pk_status agree(const struct finetune *f, const struct pk_model_info
         for (int32_t k = 0; same && k < leads; k++)
             same = !strcmp(pk_recipe_item_str(r, all[i].key, k), m->lead_name[k]);
         if (!same && list)
-            return pk_fail(err, PK_ERECIPE,
-                           "%s: data.leads are not the %d leads of the encoder in their order; leave "
-                           "the key out to take them from init_from",
-                           pk_recipe_origin(r, all[i].key), m->leads);
+            return pk_fail(
+                err, PK_ERECIPE,
+                "%s: data.leads are not the %d leads of the encoder in their order; leave "
+                "the key out to take them from init_from",
+                pk_recipe_origin(r, all[i].key), m->leads);
         if (!same)
-            return pk_fail(err, PK_ERECIPE,
-                           "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
-                           "init_from",
-                           pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
+            return pk_fail(
+                err, PK_ERECIPE,
+                "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
+                "init_from",
+                pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
     }
-    return PK_OK;
-}
-
-/* Architecture, patch and leads come from the encoder file where there is one. */
-static enum pk_status take_architecture(struct finetune *f, const struct pk_model_file *file,
-                                        struct pk_err *err)
-{
-    const struct pk_model_info *m = &file->info;
-    struct pk_signal *s = &f->model.signal;
-    if (fabs(m->rate - s->shape.rate) > 1e-9)
-        return pk_fail(err, PK_EDATA, "the encoder was trained at %g Hz, the data has %g Hz",
-                       m->rate, s->shape.rate);
-    s->patch = m->patch;
-    s->tokens = s->shape.samples / m->patch;
-    s->leads = 0;
-    for (int32_t i = 0; i < m->leads; i++) {
-        int32_t at = 0;
-        while (at < s->shape.leads && strcmp(s->shape.lead_name[at], m->lead_name[i])) at++;
-        if (at == s->shape.leads)
-            return pk_fail(err, PK_EDATA, "the encoder needs lead %s, which the data does not have",
-                           m->lead_name[i]);
-        s->lead[s->leads++] = (uint8_t)at;
-    }
-    if (s->shape.samples % m->patch)
-        return pk_fail(err, PK_ERECIPE,
-                       "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
-                       pk_recipe_origin(f->t.recipe, "data.crop"), s->shape.samples, m->patch);
-    uint64_t seed = f->model.encoder.seed;
-    f->model.encoder = m->encoder;
-    f->model.encoder.tokens = s->tokens;
-    f->model.encoder.seed = seed;
-    f->model.encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);
     return PK_OK;
 }
 
@@ -159,7 +131,7 @@ static enum pk_status configure(struct finetune *f, const char *own, struct pk_m
         enum pk_status s =
             pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err);
         if (s == PK_OK) s = agree(f, &file->info, err);
-        if (s == PK_OK) s = take_architecture(f, file, err);
+        if (s == PK_OK) s = pk_model_info_architecture(&f->model, &file->info, r, err);
         if (s != PK_OK) pk_model_close(file);
         return s;
     }
@@ -178,6 +150,7 @@ static void describe(struct finetune *f)
     snprintf(m->task, sizeof m->task, "%.31s", f->in.task->name);
     snprintf(m->aggregation, sizeof m->aggregation, "%.31s",
              pk_recipe_str(r, "evaluation.aggregation"));
+    m->single_label = pk_recipe_bool(r, "objective.single_label");
     m->window = f->eval.window / m->rate;
     m->stride = f->eval.stride / m->rate;
     m->classes = f->in.task->classes;
@@ -233,7 +206,9 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
     if (f->eval.window != f->in.shape.samples)
         s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                     pk_recipe_origin(r, "evaluation.window"));
-    if (s == PK_OK) s = pk_micro_batch(r, f->batch, f->model.signal.tokens, &f->micro, err);
+    if (s == PK_OK)
+        s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width, &f->micro,
+                           err);
     f->micros = f->batch / f->micro;
     if (s == PK_OK) s = build_stage(f, err);
     if (s == PK_OK) s = pk_trainer_arenas(&f->t, false, err);
@@ -260,21 +235,20 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
 static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
-    struct pk_loader_spec spec = {
-        .data = &f->in.data,
-        .rows = f->in.train.row,
-        .row_count = f->in.train.count,
-        .weight = f->in.weight,
-        .task = f->in.task,
-        .mean = (const double(*)[PK_LEADS_MAX])f->in.mean,
-        .std = (const double(*)[PK_LEADS_MAX])f->in.std,
-        .batch = (int32_t)f->batch,
-        .stride_count = (int32_t)f->batch,
-        .crop = f->in.shape.samples,
-        .random_crop = true,
-        .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-        .threads = (int)pk_recipe_i64(r, "data.threads"),
-        .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    struct pk_loader_spec spec = {.data = &f->in.data,
+                                  .rows = f->in.train.row,
+                                  .row_count = f->in.train.count,
+                                  .weight = f->in.weight,
+                                  .task = f->in.task,
+                                  .mean = (const double(*)[PK_LEADS_MAX])f->in.mean,
+                                  .std = (const double(*)[PK_LEADS_MAX])f->in.std,
+                                  .batch = (int32_t)f->batch,
+                                  .stride_count = (int32_t)f->batch,
+                                  .crop = f->in.shape.samples,
+                                  .random_crop = true,
+                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
+                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
     return pk_loader_open(&f->loader, &spec, err);
 }
 
@@ -316,7 +290,8 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, d
     *loss = 0;
     for (int64_t i = 0; i < f->micros; i++) *loss += (double)f->loss[i] / (double)f->micros;
     if (!isfinite(*loss))
-        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)f->step);
+        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite",
+                       (long long)f->step);
     struct pk_optim_arenas a = {
         .weight = f->t.exec.weight, .m = f->t.m, .v = f->t.v, .grad = f->t.exec.grad};
     struct pk_optim_step s = {.step = f->stage_step,
@@ -396,8 +371,8 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
     int64_t every = pk_recipe_i64(r, "evaluation.every");
     double loss = 0;
     f->frozen_hash = hash_encoder(f);
-    while (f->stage_step < steps && !(patience && f->best_step >= 0 &&
-                                      f->stage_step - f->best_step >= patience)) {
+    while (f->stage_step < steps &&
+           !(patience && f->best_step >= 0 && f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
         double waited, begun = pk_seconds();
         PK_TRY(pk_loader_get(f->loader, f->step, &b, &waited, err));
@@ -446,8 +421,10 @@ static enum pk_status run_stages(struct finetune *f, struct pk_err *err)
 {
     int64_t stages = pk_recipe_count(f->t.recipe, "stages");
     for (bool resumed = f->step > 0; f->stage < stages; f->stage++, resumed = false) {
-        if (!resumed) PK_TRY(start_stage(f, err));
-        else if (f->stage) PK_TRY(build_stage(f, err));
+        if (!resumed)
+            PK_TRY(start_stage(f, err));
+        else if (f->stage)
+            PK_TRY(build_stage(f, err));
         PK_TRY(run_stage(f, err));
         pk_run_log(&f->t.run, "stage %lld: best macro AUC %.4f at step %lld", (long long)f->stage,
                    f->best_score, (long long)f->best_step);
@@ -558,8 +535,10 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     PK_TRY(open_loader(f, err));
     describe(f);
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
-    if (resume) PK_TRY(load_state(f, err));
-    else PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
+    if (resume)
+        PK_TRY(load_state(f, err));
+    else
+        PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(r, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", f->t.run.dir));
         PK_TRY(pk_tfevents_open(&f->t.events, dir, resume ? f->step : -1, err));

@@ -23,9 +23,10 @@ static enum pk_status open_dataset(struct pk_inputs *in, const struct pk_recipe 
                               .seed = (uint64_t)pk_recipe_i64(r, "data.synthetic.seed"),
                               .threads = (int)pk_recipe_i64(r, "data.threads")};
     if (!(s.rate > 0))
-        return pk_fail(err, PK_ERECIPE,
-                       "synthetic records of which sampling rate? Give data.rate: init_from names no "
-                       "run whose recipe has one");
+        return pk_fail(
+            err, PK_ERECIPE,
+            "synthetic records of which sampling rate? Give data.rate: init_from names no "
+            "run whose recipe has one");
     return pk_synth_open(&in->data, &s, err);
 }
 
@@ -54,7 +55,8 @@ static bool in_list(const struct pk_recipe *r, const char *path, int fold)
     return false;
 }
 
-/* A record without a fold trains; a fold that is named nowhere trains unless train folds are given. */
+/* A record without a fold trains; a fold that is named nowhere trains unless train folds are given.
+ */
 static bool in_split(const struct pk_recipe *r, const char *path, int fold)
 {
     if (strcmp(path, "data.folds.train")) return fold > 0 && in_list(r, path, fold);
@@ -93,9 +95,9 @@ static enum pk_status find_task(struct pk_inputs *in, const struct pk_recipe *r,
     struct pk_text have = {0};
     for (int32_t i = 0; i < in->data.tasks; i++)
         pk_text_add(&have, "%s%s", i ? ", " : "", in->data.task[i].name);
-    enum pk_status s = pk_fail(err, PK_EDATA, "%s: %s has no task '%s'; it has: %s",
-                               pk_recipe_origin(r, "data.task"), in->data.name, name,
-                               have.s ? have.s : "none");
+    enum pk_status s =
+        pk_fail(err, PK_EDATA, "%s: %s has no task '%s'; it has: %s",
+                pk_recipe_origin(r, "data.task"), in->data.name, name, have.s ? have.s : "none");
     pk_text_free(&have);
     return s;
 }
@@ -116,7 +118,7 @@ static enum pk_status source_stats(struct pk_inputs *in, int32_t source, int thr
     enum pk_status s = n ? pk_dataset_stats(&in->data, rows, n, threads, mean, std, err) : PK_OK;
     free(rows);
     for (int32_t l = 0; l < in->data.leads; l++)
-        if (!(std[l] > 0)) std[l] = 1;  // a lead that is never there, or no record at all
+        if (!(std[l] > 0)) std[l] = 1; // a lead that is never there, or no record at all
     for (int32_t k = 0; k < in->data.sources; k++) {
         if (source >= 0 && k != source) continue;
         memcpy(in->mean[k], mean, sizeof mean);
@@ -161,9 +163,9 @@ static enum pk_status no_database(const struct pk_inputs *in, const struct pk_re
     struct pk_text have = {0};
     for (int32_t k = 0; k < in->data.sources; k++)
         pk_text_add(&have, "%s%s", k ? ", " : "", in->data.source[k].name);
-    enum pk_status s = pk_fail(err, PK_EDATA, "%s: %s has no database '%s'; it has: %.1000s",
-                               pk_recipe_origin(r, "data.mixture"), in->data.name, name,
-                               have.s ? have.s : "none");
+    enum pk_status s =
+        pk_fail(err, PK_EDATA, "%s: %s has no database '%s'; it has: %.1000s",
+                pk_recipe_origin(r, "data.mixture"), in->data.name, name, have.s ? have.s : "none");
     pk_text_free(&have);
     return s;
 }
@@ -183,11 +185,10 @@ static enum pk_status mixture(struct pk_inputs *in, const struct pk_recipe *r, s
     return PK_OK;
 }
 
-enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, bool quiet,
-                              struct pk_err *err)
+enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r,
+                                struct pk_err *err)
 {
     enum pk_status s;
-    double start = pk_seconds();
     *out = (struct pk_inputs){0};
     if ((s = open_dataset(out, r, err)) != PK_OK) return s;
     if ((s = check_shape(out, r, err)) != PK_OK) goto fail;
@@ -199,18 +200,30 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
         s = pk_fail(err, PK_EDATA, "%s: no record of %s is left to train on (folds, task)",
                     pk_recipe_origin(r, "data.folds.train"), out->data.name);
     if (s == PK_OK) s = mixture(out, r, err);
-    if (s == PK_OK) s = normalise(out, r, err);
-    if (s != PK_OK) goto fail;
+    if (s == PK_OK) return PK_OK;
+fail:
+    pk_inputs_close(out);
+    return s;
+}
+
+enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, bool quiet,
+                              struct pk_err *err)
+{
+    double start = pk_seconds();
+    PK_TRY(pk_inputs_select(out, r, err));
+    enum pk_status s = normalise(out, r, err);
+    if (s != PK_OK) {
+        pk_inputs_close(out);
+        return s;
+    }
     if (!quiet)
-        fprintf(stderr, "data: %s, %lld records of %d leads at %g Hz; train %lld, validation %lld, "
-                        "test %lld (%.1f s)\n",
+        fprintf(stderr,
+                "data: %s, %lld records of %d leads at %g Hz; train %lld, validation %lld, "
+                "test %lld (%.1f s)\n",
                 out->data.name, (long long)out->data.count, out->data.leads, out->data.rate,
                 (long long)out->train.count, (long long)out->validation.count,
                 (long long)out->test.count, pk_seconds() - start);
     return PK_OK;
-fail:
-    pk_inputs_close(out);
-    return s;
 }
 
 void pk_inputs_close(struct pk_inputs *in)

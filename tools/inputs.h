@@ -1,4 +1,5 @@
-/* inputs.h -- the data of a run as its recipe says: dataset, rows by fold and task, normalisation. */
+/* inputs.h -- the data of a run as its recipe says: dataset, rows by fold and task, normalisation.
+ */
 #ifndef PK_INPUTS_H
 #define PK_INPUTS_H
 
@@ -7,23 +8,26 @@
 #include "models/signal.h"
 
 struct pk_rows {
-    int64_t *row;             // [count] record indices, ascending
+    int64_t *row; // [count] record indices, ascending
     int64_t count;
 };
 
 struct pk_inputs {
     struct pk_dataset data;
-    struct pk_batch_shape shape;     // of a batch with the recipe's crop
+    struct pk_batch_shape shape; // of a batch with the recipe's crop
     struct pk_rows train, validation, test;
-    const struct pk_task *task;      // of data.task, or NULL
-    double *weight;                  // [data.sources] mixture weights, or NULL
-    double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX];  // [data.sources]
+    const struct pk_task *task;                         // of data.task, or NULL
+    double *weight;                                     // [data.sources] mixture weights, or NULL
+    double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [data.sources]
 };
 
 /* Opens data.corpus or makes data.synthetic, selects rows and computes the normalisation.
  * crop: seconds, e.g. data.crop. Progress of slow parts goes to stderr unless quiet. */
 enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, bool quiet,
                               struct pk_err *err);
+/* The same without the normalisation, which reads every record: mean and std stay NULL. */
+enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r,
+                                struct pk_err *err);
 void pk_inputs_close(struct pk_inputs *in);
 
 #endif

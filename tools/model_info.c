@@ -1,6 +1,7 @@
 /* model_info.c -- model descriptions as JSON (see model_info.h). */
 #include "tools/model_info.h"
 
+#include <math.h>
 #include <string.h>
 
 static void put_numbers(struct pk_json_writer *w, const char *key, const double *x, int32_t n)
@@ -16,6 +17,7 @@ static void write_head(struct pk_json_writer *w, const struct pk_model_info *m)
     pk_json_put_string(w, "kind", m->head);
     pk_json_put_string(w, "task", m->task);
     pk_json_put_string(w, "loss", m->loss);
+    pk_json_put_bool(w, "single_label", m->single_label);
     pk_json_put_f64(w, "window_s", m->window);
     pk_json_put_f64(w, "stride_s", m->stride);
     pk_json_put_string(w, "aggregation", m->aggregation);
@@ -82,6 +84,14 @@ static bool read_names(char *out, size_t size, int32_t most, int32_t *count,
     return true;
 }
 
+/* Values that a signal is divided by, or that lengths are made of. */
+static bool positive(const double *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (!(x[i] > 0 && x[i] < 1e9)) return false;
+    return true;
+}
+
 static bool read_input(struct pk_model_info *m, const struct pk_json *j)
 {
     m->rate = pk_json_f64(j, "rate_hz", 0);
@@ -90,25 +100,36 @@ static bool read_input(struct pk_model_info *m, const struct pk_json *j)
     snprintf(m->data, sizeof m->data, "%s", pk_json_string(j, "data", ""));
     snprintf(m->preprocessing, sizeof m->preprocessing, "%s",
              pk_json_string(j, "preprocessing", ""));
-    return m->rate > 0 &&
+    return m->rate > 0 && m->rate <= 1e6 && m->clip > 0 &&
            read_names(m->lead_name[0], sizeof m->lead_name[0], PK_LEADS_MAX, &m->leads,
                       pk_json_get(j, "leads")) &&
            read_numbers(m->mean, pk_json_get(j, "mean"), m->leads) &&
-           read_numbers(m->std, pk_json_get(j, "std"), m->leads);
+           read_numbers(m->std, pk_json_get(j, "std"), m->leads) && m->leads > 0 &&
+           positive(m->std, m->leads);
 }
 
+/* A member that must lie within [low, high]; -1, which no range holds, where it does not. */
+static int32_t bounded(const struct pk_json *j, const char *key, int64_t fallback, int64_t low,
+                       int64_t high)
+{
+    int64_t v = pk_json_i64(j, key, fallback);
+    return v < low || v > high ? -1 : (int32_t)v;
+}
+
+/* The bounds are far above any model there is; they keep a damaged file from asking for terabytes. */
 static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
 {
-    m->encoder.width = (int32_t)pk_json_i64(j, "width", 0);
-    m->encoder.depth = (int32_t)pk_json_i64(j, "depth", 0);
-    m->encoder.heads = (int32_t)pk_json_i64(j, "heads", 0);
-    m->encoder.mlp_ratio = (int32_t)pk_json_i64(j, "mlp_ratio", 4);
+    m->encoder.width = bounded(j, "width", 0, 2, 1 << 16);
+    m->encoder.depth = bounded(j, "depth", 0, 1, 1024);
+    m->encoder.heads = bounded(j, "heads", 0, 1, 1024);
+    m->encoder.mlp_ratio = bounded(j, "mlp_ratio", 4, 1, 64);
     m->encoder.eps = (float)pk_json_f64(j, "layer_norm_eps", 1e-6);
-    m->registers = (int32_t)pk_json_i64(j, "registers", 1);
-    m->patch = (int32_t)pk_json_i64(j, "patch_samples", 0);
-    m->tokens = m->encoder.tokens = (int32_t)pk_json_i64(j, "tokens", 0);
-    return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 && m->patch > 0 &&
-           !strcmp(pk_json_string(j, "kind", ""), "vit");
+    m->registers = bounded(j, "registers", 1, 1, 1);
+    m->patch = bounded(j, "patch_samples", 0, 1, 1 << 20);
+    m->tokens = m->encoder.tokens = bounded(j, "tokens", 0, 1, 1 << 20);
+    return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 &&
+           m->encoder.width % m->encoder.heads == 0 && m->encoder.mlp_ratio > 0 &&
+           m->encoder.eps > 0 && m->registers > 0 && m->patch > 0 && m->tokens > 0 && !strcmp(pk_json_string(j, "kind", ""), "vit");
 }
 
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
@@ -126,9 +147,11 @@ enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_jso
         snprintf(m->loss, sizeof m->loss, "%s", pk_json_string(head, "loss", "bce"));
         snprintf(m->aggregation, sizeof m->aggregation, "%s",
                  pk_json_string(head, "aggregation", "mean_logits"));
+        const struct pk_json *single = pk_json_get(head, "single_label");
+        m->single_label = single ? single->boolean : !strcmp(m->loss, "softmax");
         m->window = pk_json_f64(head, "window_s", 0);
         m->stride = pk_json_f64(head, "stride_s", m->window);
-        ok = m->window > 0 && m->stride > 0 &&
+        ok = positive(&m->window, 1) && positive(&m->stride, 1) &&
              read_names(m->class_name[0], sizeof m->class_name[0], PK_CLASSES_MAX, &m->classes,
                         pk_json_get(head, "classes"));
     }
@@ -154,4 +177,34 @@ void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
     snprintf(m->source, sizeof m->source, "%.*s", PK_NAME_MAX - 1,
              in->data.sources ? in->data.source[0].name : in->data.name);
     snprintf(m->data, sizeof m->data, "%s", in->data.version);
+}
+
+enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct pk_model_info *m,
+                                          const struct pk_recipe *r, struct pk_err *err)
+{
+    struct pk_signal *s = &c->signal;
+    if (fabs(m->rate - s->shape.rate) > 1e-9)
+        return pk_fail(err, PK_EDATA, "the encoder was trained at %g Hz, the data has %g Hz",
+                       m->rate, s->shape.rate);
+    s->patch = m->patch;
+    s->tokens = s->shape.samples / m->patch;
+    s->leads = 0;
+    for (int32_t i = 0; i < m->leads; i++) {
+        int32_t at = 0;
+        while (at < s->shape.leads && strcmp(s->shape.lead_name[at], m->lead_name[i])) at++;
+        if (at == s->shape.leads)
+            return pk_fail(err, PK_EDATA, "the encoder needs lead %s, which the data does not have",
+                           m->lead_name[i]);
+        s->lead[s->leads++] = (uint8_t)at;
+    }
+    if (s->shape.samples % m->patch)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
+                       pk_recipe_origin(r, "data.crop"), s->shape.samples, m->patch);
+    uint64_t seed = c->encoder.seed;
+    c->encoder = m->encoder;
+    c->encoder.tokens = s->tokens;
+    c->encoder.seed = seed;
+    c->encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);
+    return PK_OK;
 }

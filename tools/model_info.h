@@ -30,6 +30,7 @@ struct pk_model_info {
     char task[PK_NAME_MAX], loss[PK_NAME_MAX];
     int32_t classes;
     char class_name[PK_CLASSES_MAX][PK_NAME_MAX];
+    bool single_label;             // only records with exactly one label count
     double window, stride;         // s, of evaluation
     char aggregation[PK_NAME_MAX];
 };
@@ -38,6 +39,10 @@ void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct
 /* where: named in messages. */
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
                                   const char *where, struct pk_err *err);
+/* Sets encoder, patch and leads of c from m. c->signal.shape is the data's; r words errors.
+ * Errors  PK_EDATA rate or leads of the data are not the encoder's;  PK_ERECIPE crop and patch */
+enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct pk_model_info *m,
+                                          const struct pk_recipe *r, struct pk_err *err);
 /* The parts that the input side determines. */
 void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
                          const struct pk_inputs *in);

@@ -1,84 +1,27 @@
-/* pretrain.c -- the JEPA training loop (see pretrain.h).
- *
- * The number of kept tokens differs from batch to batch, so there is one program for each number,
- * built when it first occurs; all share weights and arenas. */
+/* pretrain.c -- the JEPA training loop (see pretrain.h): data, logs and checkpoints around the
+ * steps of tools/jepa_step.c. */
 #include "tools/pretrain.h"
 #include "core/loader.h"
 #include "core/stats.h"
 #include "core/stop.h"
 #include "tools/inputs.h"
-#include "tools/trainer.h"
+#include "tools/jepa_step.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct variant {                  // the program for one number of kept tokens
-    struct pk_prog prog;
-    struct pk_bound bound;
-    bool built;
-};
-
 struct pretrain {
     struct pk_trainer t;
     struct pk_inputs in;
-    struct pk_jepa model;
+    struct pk_jepa_step s;
     struct pk_loader *loader;
-    struct variant *variant;      // [keep_max + 1]
-    int64_t batch, micro, micros, parts, steps;
-    struct pk_schedule rate, decay, momentum;
-    int32_t *start;               // [batch] zeros: the loader delivers the crop itself
-    float *loss, *moments, *embedding;  // of each micro-batch of one part
-    double loss_sum, target_variance, norm;
-    int64_t loss_count;           // steps that loss_sum adds up, since the last line of the log
-    int64_t skipped;              // steps not taken, in the whole run
-    int64_t timed;                // steps of this process in the interval
-    double waited, since;         // seconds of data wait, and of all, in the interval
+    double loss_sum;
+    int64_t loss_count;   // steps that loss_sum adds up, since the last line of the log
+    int64_t skipped;      // steps not taken, in the whole run
+    int64_t timed;        // steps of this process in the interval
+    double waited, since; // seconds of data wait, and of all, in the interval
 };
-
-static enum pk_status get_variant(struct pretrain *p, int32_t keep, struct variant **out,
-                                  struct pk_err *err)
-{
-    struct variant *v = *out = &p->variant[keep];
-    if (v->built) return PK_OK;
-    PK_TRY(pk_jepa_build(&v->prog, &p->t.params, &p->model, p->micro, keep, err));
-    if (p->t.exec.weight) PK_TRY(pk_exec_bind(&p->t.exec, &v->bound, &v->prog, err));
-    v->built = p->t.exec.weight != NULL;
-    return PK_OK;
-}
-
-static enum pk_status prepare_model(struct pretrain *p, struct pk_err *err)
-{
-    const struct pk_recipe *r = p->t.recipe;
-    struct variant *v;
-    int32_t most;
-    PK_TRY(pk_jepa_config(&p->model, r, &p->in.shape, err));
-    p->batch = pk_recipe_i64(r, "train.batch_size");
-    p->parts = pk_recipe_i64(r, "train.accumulate");
-    p->steps = pk_recipe_i64(r, "train.steps");
-    PK_TRY(pk_micro_batch(r, p->batch, p->model.signal.tokens, &p->micro, err));
-    p->micros = p->batch / p->parts / p->micro;
-    most = pk_jepa_keep_max(&p->model);
-    PK_TRY(pk_alloc(&p->variant, (size_t)most + 1, sizeof *p->variant, "programs", err));
-    PK_TRY(get_variant(p, most, &v, err));  // makes the parameter table
-    PK_TRY(pk_trainer_arenas(&p->t, true, err));
-    PK_TRY(pk_exec_bind(&p->t.exec, &v->bound, &v->prog, err));
-    v->built = true;
-    struct pk_optim_spec spec = pk_recipe_optimizer(r, "train.optimizer");
-    PK_TRY(pk_optim_create(&p->t.optim, &p->t.params, &spec, err));
-    p->rate = pk_recipe_rate(r, "train.learning_rate", p->steps);
-    p->decay = pk_recipe_decay(r, "train.weight_decay", p->steps);
-    p->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
-                                       .peak = pk_recipe_f64(r, "objective.ema.start"),
-                                       .end = pk_recipe_f64(r, "objective.ema.end"),
-                                       .steps = p->steps};
-    size_t width = (size_t)p->model.encoder.width, micros = (size_t)p->micros;
-    PK_TRY(pk_alloc(&p->start, (size_t)p->batch, sizeof *p->start, "crop starts", err));
-    PK_TRY(pk_alloc(&p->loss, micros, sizeof *p->loss, "losses", err));
-    PK_TRY(pk_alloc(&p->moments, micros * 2 * width, sizeof *p->moments, "moments", err));
-    return pk_alloc(&p->embedding, micros * (size_t)p->micro * width, sizeof *p->embedding,
-                    "embeddings", err);
-}
 
 static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
 {
@@ -102,109 +45,41 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
 static enum pk_status open_loader(struct pretrain *p, struct pk_err *err)
 {
     const struct pk_recipe *r = p->t.recipe;
-    struct pk_loader_spec spec = {
-        .data = &p->in.data,
-        .rows = p->in.train.row,
-        .row_count = p->in.train.count,
-        .weight = p->in.weight,
-        .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
-        .std = (const double(*)[PK_LEADS_MAX])p->in.std,
-        .batch = (int32_t)p->batch,
-        .first = 0,
-        .stride_count = (int32_t)p->batch,
-        .crop = p->in.shape.samples,
-        .random_crop = true,
-        .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-        .threads = (int)pk_recipe_i64(r, "data.threads"),
-        .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    struct pk_loader_spec spec = {.data = &p->in.data,
+                                  .rows = p->in.train.row,
+                                  .row_count = p->in.train.count,
+                                  .weight = p->in.weight,
+                                  .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
+                                  .std = (const double(*)[PK_LEADS_MAX])p->in.std,
+                                  .batch = (int32_t)p->s.batch,
+                                  .first = 0,
+                                  .stride_count = (int32_t)p->s.batch,
+                                  .crop = p->in.shape.samples,
+                                  .random_crop = true,
+                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
+                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
     return pk_loader_open(&p->loader, &spec, err);
-}
-
-/* Forward and backward of one part of the batch (all of it without accumulation). */
-static enum pk_status run_part(struct pretrain *p, struct variant *v, const struct pk_batch *b,
-                               int64_t part, struct pk_err *err)
-{
-    int64_t first = part * (p->batch / p->parts), leads = b->leads;
-    size_t micro = (size_t)p->micro;
-    struct pk_feed feed[] = {
-        {"signal", b->signal + first * leads * b->samples,
-         micro * (size_t)leads * (size_t)b->samples * sizeof *b->signal},
-        {"gain", b->gain + first * leads, micro * (size_t)leads * sizeof *b->gain},
-        {"offset", b->offset + first * leads, micro * (size_t)leads * sizeof *b->offset},
-        {"start", p->start, 0},
-        {"sample", b->sample + first, micro * sizeof *b->sample}};
-    struct pk_fetch fetch[] = {
-        {"loss", p->loss}, {"target_moments", p->moments}, {"embedding", p->embedding}};
-    struct pk_exec_batch run = {.feed = feed,
-                                .feeds = (int)PK_COUNT(feed),
-                                .fetch = fetch,
-                                .fetches = (int)PK_COUNT(fetch),
-                                .micros = p->micros,
-                                .loss_scale = 1.0 / (double)(p->micros * p->parts),
-                                .add = part > 0};
-    return pk_exec_run(&p->t.exec, &v->bound, &run, err);
-}
-
-/* Mean over channels of the variance of the targets over records and hidden tokens: the mean of
- * the micro-batches' variances plus the variance of their means. */
-static double target_variance(const struct pretrain *p)
-{
-    int64_t width = p->model.encoder.width;
-    double sum = 0;
-    for (int64_t c = 0; c < width; c++) {
-        double mean = 0, square = 0, within = 0;
-        for (int64_t i = 0; i < p->micros; i++) {
-            double m = (double)p->moments[i * 2 * width + c];
-            mean += m / (double)p->micros;
-            square += m * m / (double)p->micros;
-            within += (double)p->moments[(i * 2 + 1) * width + c] / (double)p->micros;
-        }
-        sum += within + fmax(square - mean * mean, 0);
-    }
-    return sum / (double)width;
-}
-
-/* One optimizer step. *loss gets the batch's mean loss. */
-static enum pk_status train_step(struct pretrain *p, int64_t step, const struct pk_batch *b,
-                                 double *loss, struct pk_err *err)
-{
-    struct variant *v;
-    PK_TRY(get_variant(p, pk_jepa_keep(&p->model, step), &v, err));
-    *loss = 0;
-    for (int64_t part = 0; part < p->parts; part++) {
-        PK_TRY(run_part(p, v, b, part, err));
-        for (int64_t i = 0; i < p->micros; i++)
-            *loss += (double)p->loss[i] / (double)(p->micros * p->parts);
-    }
-    if (!isfinite(*loss))
-        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)step);
-    struct pk_optim_arenas a = {.weight = p->t.exec.weight, .m = p->t.m, .v = p->t.v,
-                                .ema = p->t.exec.ema, .grad = p->t.exec.grad};
-    struct pk_optim_step s = {.step = step,
-                              .learning_rate = pk_schedule_at(&p->rate, step),
-                              .weight_decay = pk_schedule_at(&p->decay, step),
-                              .ema_momentum = pk_schedule_at(&p->momentum, step)};
-    return pk_optim_step(p->t.optim, p->t.exec.pool, &a, &s, &p->norm, err);
 }
 
 static enum pk_status log_interval(struct pretrain *p, int64_t step, double seconds,
                                    struct pk_err *err)
 {
     struct pk_embedding_stats e;
-    int64_t width = p->model.encoder.width, rows = PK_MIN(p->batch / p->parts, 4 * width);
-    PK_TRY(pk_embedding_stats(&e, p->embedding, rows, width, err));
-    double variance = target_variance(p), interval = fmax(p->since, 1e-9);
+    int64_t width = p->s.model.encoder.width, rows = PK_MIN(p->s.batch / p->s.parts, 4 * width);
+    PK_TRY(pk_embedding_stats(&e, p->s.embedding, rows, width, err));
+    double variance = pk_jepa_step_target_variance(&p->s), interval = fmax(p->since, 1e-9);
     double loss = p->loss_count ? p->loss_sum / (double)p->loss_count : NAN;
     struct pk_scalar scalar[] = {
         {"train/loss", loss},
-        {"train/learning_rate", pk_schedule_at(&p->rate, step - 1)},
-        {"train/weight_decay", pk_schedule_at(&p->decay, step - 1)},
-        {"train/ema_momentum", pk_schedule_at(&p->momentum, step - 1)},
-        {"train/grad_norm", p->norm},
+        {"train/learning_rate", pk_schedule_at(&p->s.rate, step - 1)},
+        {"train/weight_decay", pk_schedule_at(&p->s.decay, step - 1)},
+        {"train/ema_momentum", pk_schedule_at(&p->s.momentum, step - 1)},
+        {"train/grad_norm", p->s.norm},
         {"embedding/embedding_std", e.mean_std},
         {"embedding/effective_rank", e.effective_rank},
         {"embedding/target_variance", variance},
-        {"speed/records_per_s", (double)(p->timed * p->batch) / interval},
+        {"speed/records_per_s", (double)(p->timed * p->s.batch) / interval},
         {"speed/data_wait", p->waited / interval},
         {"speed/peak_memory", pk_peak_memory()},
         {"speed/seconds", seconds},
@@ -215,18 +90,17 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                           "warning: the encoder collapses: target variance %.2g, effective rank "
                           "%.1f of %lld; lower the learning rate or raise the EMA momentum",
                           variance, e.effective_rank, (long long)width);
-    struct pk_progress_field field[] = {
-        {"loss", loss, PK_FORMAT_GENERAL},
-        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
-        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
-        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
-        {"grad", p->norm, PK_FORMAT_GENERAL},
-        {"std", e.mean_std, PK_FORMAT_GENERAL},
-        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
-        {"tvar", variance, PK_FORMAT_GENERAL},
-        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
-        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
-        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
+    struct pk_progress_field field[] = {{"loss", loss, PK_FORMAT_GENERAL},
+                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
+                                        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
+                                        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
+                                        {"grad", p->s.norm, PK_FORMAT_GENERAL},
+                                        {"std", e.mean_std, PK_FORMAT_GENERAL},
+                                        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
+                                        {"tvar", variance, PK_FORMAT_GENERAL},
+                                        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
+                                        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
+                                        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
     p->loss_count = p->timed = 0;
@@ -259,11 +133,12 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
 {
     int64_t every = pk_recipe_i64(p->t.recipe, "train.log_every");
     p->t.last_checkpoint = p->t.started = pk_seconds();
-    while (*step < p->steps) {
+    while (*step < p->s.steps) {
         const struct pk_batch *b;
         double waited, loss, begun = pk_seconds();
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
-        enum pk_status s = train_step(p, *step, b, &loss, err);
+        enum pk_status s =
+            pk_jepa_step_run(&p->s, *step, pk_jepa_keep(&p->s.model, *step), b, &loss, err);
         if (s == PK_EDIVERGED) {
             PK_TRY(pk_trainer_diverged(&p->t, *step, b, 0, err));
             p->skipped++;
@@ -277,10 +152,10 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         p->timed++;
         p->waited += waited;
         p->since += pk_seconds() - begun;
-        if (*step % every == 0 || *step == p->steps)
+        if (*step % every == 0 || *step == p->s.steps)
             PK_TRY(log_interval(p, *step, pk_seconds() - p->t.started, err));
-        bool stop = pk_stop_requested() && *step < p->steps;
-        if (stop || *step == p->steps || pk_trainer_due(&p->t, *step))
+        bool stop = pk_stop_requested() && *step < p->s.steps;
+        if (stop || *step == p->s.steps || pk_trainer_due(&p->t, *step))
             PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop)
             return pk_fail(err, PK_ESTOPPED,
@@ -293,17 +168,18 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
 static void describe(struct pretrain *p)
 {
     snprintf(p->t.info.objective, sizeof p->t.info.objective, "jepa");
-    p->t.info.encoder = p->model.encoder;
-    pk_model_info_input(&p->t.info, &p->model.signal, &p->in);
+    p->t.info.encoder = p->s.model.encoder;
+    pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
-    fprintf(stderr,
-            "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
-            "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
-            p->model.encoder.width, p->model.encoder.depth, p->model.encoder.heads,
-            (long long)pk_params_total(&p->t.params, "encoder."),
-            (long long)pk_params_total(&p->t.params, "predictor."), p->model.signal.tokens,
-            p->model.signal.patch, (long long)p->batch, (long long)p->micro, p->t.exec.threads,
-            pk_isa_name(p->t.exec.isa));
+    fprintf(
+        stderr,
+        "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
+        "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
+        p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
+        (long long)pk_params_total(&p->t.params, "encoder."),
+        (long long)pk_params_total(&p->t.params, "predictor."), p->s.model.signal.tokens,
+        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro, p->t.exec.threads,
+        pk_isa_name(p->t.exec.isa));
 }
 
 static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
@@ -317,19 +193,22 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(resume ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
                   : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
-    PK_TRY(prepare_model(p, err));
+    PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(open_loader(p, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
-    if (resume) PK_TRY(load_state(p, step, err));
-    else PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
+    if (resume)
+        PK_TRY(load_state(p, step, err));
+    else
+        PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(p->t.recipe, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", p->t.run.dir));
         PK_TRY(pk_tfevents_open(&p->t.events, dir, resume ? *step : -1, err));
     }
-    pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step, (long long)p->steps);
-    pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->steps, 10, o->quiet,
+    pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step,
+               (long long)p->s.steps);
+    pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, o->quiet,
                       pk_seconds());
     return PK_OK;
 }
@@ -347,15 +226,7 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);
     pk_loader_close(p->loader);
-    for (int32_t k = 0; p->variant && k <= pk_jepa_keep_max(&p->model); k++) {
-        pk_bound_free(&p->variant[k].bound);
-        pk_prog_free(&p->variant[k].prog);
-    }
-    free(p->variant);
-    free(p->start);
-    free(p->loss);
-    free(p->moments);
-    free(p->embedding);
+    pk_jepa_step_free(&p->s);
     pk_inputs_close(&p->in);
     pk_trainer_free(&p->t);
     free(p);

@@ -48,10 +48,8 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
                                   .clip = number(r, prefix, "clip")};
 }
 
-/* About 800 tokens keep the products large and the activations in the second-level cache; at least
- * PK_SHARDS micro-batches keep all threads busy. */
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
-                              int64_t *micro, struct pk_err *err)
+                              int32_t width, int64_t *micro, struct pk_err *err)
 {
     int64_t parts = pk_recipe_i64(r, "train.accumulate");
     int64_t share = batch / parts, want = pk_recipe_i64(r, "train.micro_batch");
@@ -60,7 +58,8 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
                        "%s: %lld parts of micro-batches of %lld do not divide a batch of %lld",
                        pk_recipe_origin(r, "train.micro_batch"), (long long)parts, (long long)want,
                        (long long)batch);
-    *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(800 / tokens, share / PK_SHARDS));
+    int64_t target = PK_MIN((int64_t)width * PK_MICRO_TOKENS_PER_CHANNEL, PK_MICRO_TOKENS);
+    *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
     while (share % *micro) --*micro;
     return PK_OK;
 }
@@ -124,10 +123,14 @@ enum { FILES = 5 };
 static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[FILES],
                                  struct pk_tensor_ref *refs[FILES], int *count, struct pk_err *err)
 {
-    const struct { const char *name, *prefix; float *arena; } all[FILES] = {
-        {"model.safetensors", "", t->exec.weight}, {"moment1.safetensors", "", t->m},
-        {"moment2.safetensors", "", t->v},         {"ema.safetensors", "encoder.", t->exec.ema},
-        {"best.safetensors", "", t->best}};
+    const struct {
+        const char *name, *prefix;
+        float *arena;
+    } all[FILES] = {{"model.safetensors", "", t->exec.weight},
+                    {"moment1.safetensors", "", t->m},
+                    {"moment2.safetensors", "", t->v},
+                    {"ema.safetensors", "encoder.", t->exec.ema},
+                    {"best.safetensors", "", t->best}};
     *count = 0;
     for (int i = 0; i < FILES; i++) {
         int64_t n;
@@ -194,7 +197,7 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     int files = 0;
     *step = 0;
     *state = (struct pk_json){0};
-    int64_t steps = pk_recipe_i64(t->recipe, "train.steps");  // 0 for stages
+    int64_t steps = pk_recipe_i64(t->recipe, "train.steps"); // 0 for stages
     if (!pk_trainer_has_checkpoint(t->run.dir)) {
         PK_TRY(pk_run_rewind(&t->run, 0, err));
         return write_recipe(t, err);

@@ -29,6 +29,16 @@ static enum pk_status read_info(struct pk_model_file *m, const struct pk_json *r
     return pk_model_info_read(&m->info, j ? j : root, where, err);
 }
 
+/* The folder of RUN/checkpoints/step-..., if that is where the checkpoint lies. */
+static enum pk_status find_run(struct pk_model_file *m, const char *checkpoint, struct pk_err *err)
+{
+    char recipe[PK_PATH_MAX];
+    PK_TRY(pk_path(m->run, err, "%s/../..", checkpoint));
+    PK_TRY(pk_path(recipe, err, "%s/recipe.yaml", m->run));
+    if (!pk_exists(recipe)) m->run[0] = 0;
+    return PK_OK;
+}
+
 static enum pk_status open_checkpoint(struct pk_model_file *m, const char *path, bool ema,
                                       struct pk_err *err)
 {
@@ -36,14 +46,24 @@ static enum pk_status open_checkpoint(struct pk_model_file *m, const char *path,
     char file[PK_PATH_MAX];
     struct pk_json state = {0};
     const char *name = "model.safetensors";
+    const char *which = "online";
     PK_TRY(pk_ckpt_open(&c, path, err));
-    if (pk_ckpt_has(&c, "best.safetensors")) name = "best.safetensors";
-    else if (ema && pk_ckpt_has(&c, "ema.safetensors")) name = "ema.safetensors";
+    if (pk_ckpt_has(&c, "best.safetensors")) {
+        name = "best.safetensors";
+        which = "best";
+    } else if (ema && pk_ckpt_has(&c, "ema.safetensors")) {
+        name = "ema.safetensors";
+        which = "ema";
+    }
     enum pk_status s = pk_path(file, err, "%s/%s", c.path, name);
     if (s == PK_OK) s = pk_json_parse(&state, c.state, strlen(c.state), c.path, err);
     if (s == PK_OK) s = read_info(m, &state, c.path, err);
+    if (s == PK_OK) s = find_run(m, c.path, err);
     if (s == PK_OK) s = pk_safetensors_open(&m->tensors, file, err);
     m->step = c.step;
+    snprintf(m->weights, sizeof m->weights, "%s", which);
+    snprintf(m->recipe_hash, sizeof m->recipe_hash, "%s",
+             pk_json_string(&state, "recipe_hash", ""));
     pk_json_free(&state);
     pk_ckpt_close(&c);
     return s;
@@ -64,9 +84,15 @@ static enum pk_status open_export(struct pk_model_file *m, const char *path, str
     PK_TRY(pk_json_load(&j, config, 1 << 20, err));
     enum pk_status s = read_info(m, &j, config, err);
     pk_json_free(&j);
-    if (s == PK_OK) s = pk_safetensors_open(&m->tensors, file, err);
-    m->step = -1;
-    return s;
+    PK_TRY(s);
+    PK_TRY(pk_safetensors_open(&m->tensors, file, err));
+    const char *step = pk_safetensors_metadata(&m->tensors, "step");
+    const char *hash = pk_safetensors_metadata(&m->tensors, "recipe_hash");
+    const char *weights = pk_safetensors_metadata(&m->tensors, "weights");
+    if (!step || !pk_parse_i64(step, &m->step)) m->step = -1;
+    snprintf(m->recipe_hash, sizeof m->recipe_hash, "%s", hash ? hash : "");
+    snprintf(m->weights, sizeof m->weights, "%s", weights ? weights : "");
+    return PK_OK;
 }
 
 enum pk_status pk_model_open(struct pk_model_file *out, const char *path, bool ema,
@@ -94,17 +120,33 @@ static const struct pk_tensor_info *find(const struct pk_model_file *m, const ch
     return t;
 }
 
-static bool fits(const struct pk_tensor_info *t, const struct pk_param *q)
+static bool is_patch_embedding(const char *name)
 {
-    int64_t count = 1;
-    for (int32_t i = 0; i < t->rank; i++) count *= t->shape[i];
+    return !strcmp(name, "patch_embed.weight") || !strcmp(name, "encoder.patch_embed.weight");
+}
+
+static bool fits(const struct pk_tensor_info *t, const struct pk_param *q,
+                 const struct pk_model_info *info)
+{
+    if (t->type != PK_TENSOR_F32) return false;
     /* The patch embedding is a convolution's [width, leads, patch] elsewhere: same bytes. */
-    return t->type == PK_TENSOR_F32 && count == q->count && t->shape[0] == q->dim[0];
+    if (t->rank == 3 && is_patch_embedding(q->name))
+        return t->shape[0] == q->dim[0] && t->shape[1] == info->leads &&
+               t->shape[2] == info->patch && t->shape[1] * t->shape[2] == q->dim[1];
+    return t->rank == q->rank && !memcmp(t->shape, q->dim, (size_t)q->rank * sizeof *q->dim);
+}
+
+enum { WRONG_LISTED = 12 }; // differences that a message names; the others are counted
+
+/* Counts a difference; returns whether it still is to be listed. */
+static bool another(int64_t *wrongs)
+{
+    return ++*wrongs <= WRONG_LISTED;
 }
 
 /* Tensors of the file that belong to the wanted part but to no parameter. */
 static void list_unexpected(const struct pk_model_file *m, const struct pk_params *p,
-                            const char *prefix, struct pk_text *out)
+                            const char *prefix, struct pk_text *out, int64_t *wrongs)
 {
     for (int64_t i = 0; i < m->tensors.count; i++) {
         const char *name = m->tensors.tensor[i].name;
@@ -112,8 +154,8 @@ static void list_unexpected(const struct pk_model_file *m, const struct pk_param
         bool other = !strncmp(name, "head.", 5) || !strncmp(name, "predictor.", 10);
         if (other && *prefix) continue;
         snprintf(full, sizeof full, "encoder.%s", name);
-        if (pk_params_find(p, name) < 0 && pk_params_find(p, full) < 0)
-            pk_text_add(out, "\n  unexpected: %s", name);
+        if (pk_params_find(p, name) < 0 && pk_params_find(p, full) < 0 && another(wrongs))
+            pk_text_add(out, "\n  unexpected: %.100s", name);
     }
 }
 
@@ -121,25 +163,30 @@ enum pk_status pk_model_read(const struct pk_model_file *m, const struct pk_para
                              const char *prefix, float *arena, struct pk_err *err)
 {
     struct pk_text wrong = {0};
+    int64_t wrongs = 0;
     enum pk_status s = PK_OK;
     for (int64_t i = 0; i < p->count; i++) {
         const struct pk_param *q = &p->item[i];
         if (strncmp(q->name, prefix, strlen(prefix))) continue;
         const struct pk_tensor_info *t = find(m, q->name);
         char shape[160], wanted[160];
+        if (t && fits(t, q, &m->info)) continue;
+        if (!another(&wrongs)) continue;
         if (!t) {
             pk_text_add(&wrong, "\n  missing: %s", q->name);
-        } else if (!fits(t, q)) {
-            pk_shape_text(shape, t->rank, t->shape);
-            pk_shape_text(wanted, q->rank, q->dim);
-            pk_text_add(&wrong, "\n  %s is %s %s, F32 %s was expected", q->name,
-                        pk_tensor_type_name(t->type), shape, wanted);
+            continue;
         }
+        pk_shape_text(shape, t->rank, t->shape);
+        pk_shape_text(wanted, q->rank, q->dim);
+        pk_text_add(&wrong, "\n  %s is %s %s, F32 %s was expected", q->name,
+                    pk_tensor_type_name(t->type), shape, wanted);
     }
-    list_unexpected(m, p, prefix, &wrong);
-    if (wrong.len)
-        s = pk_fail(err, PK_EDATA, "%s does not hold the weights of this model:%.1500s",
-                    m->tensors.path, wrong.s);
+    list_unexpected(m, p, prefix, &wrong, &wrongs);
+    if (wrongs > WRONG_LISTED)
+        pk_text_add(&wrong, "\n  and %lld more", (long long)(wrongs - WRONG_LISTED));
+    if (wrongs)
+        s = pk_fail(err, PK_EDATA, "%.400s does not hold the weights of this model:%s",
+                    m->tensors.path, wrong.s ? wrong.s : "");
     for (int64_t i = 0; s == PK_OK && i < p->count; i++) {
         const struct pk_param *q = &p->item[i];
         if (strncmp(q->name, prefix, strlen(prefix))) continue;

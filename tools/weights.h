@@ -15,7 +15,10 @@ enum pk_status pk_weights_refs(struct pk_tensor_ref **out, int64_t *count,
 struct pk_model_file {
     struct pk_safetensors tensors;
     struct pk_model_info info;
-    int64_t step;             // of the checkpoint, -1 for an export
+    int64_t step;             // optimizer steps behind these weights, -1 when unknown
+    char recipe_hash[24];     // of the run, "" when unknown
+    char weights[8];          // which ones: "best", "ema", "online"; "" when unknown
+    char run[PK_PATH_MAX];    // the run's folder, "" for an export
 };
 /* Opens PATH: a run or checkpoint folder (the newest valid checkpoint; "best" weights of a
  * fine-tuning run are preferred), an exported folder or its .safetensors file with config.json

@@ -108,8 +108,9 @@ static void attend_head(const struct shape *s, const float *qkv, float *out, flo
     pack(q, ds, qkv, ld, t, d, s->scale * LOG2E);
     pack_transposed(kt, ts, qkv + s->width, ld, t, d);
     pack(v, ds, qkv + 2 * s->width, ld, t, d, 1);
-    for (int64_t i = 0; i < t; i += PK_TILE_ROWS) {
-        int64_t rows = PK_MIN(t - i, PK_TILE_ROWS);
+    const int64_t strips = (t + PK_TILE_ROWS - 1) / PK_TILE_ROWS;
+    for (int64_t n = 0, i = 0, rows; n < strips; n++, i += rows) {
+        rows = t / strips + (n < t % strips);
         pk_tile_product(&(struct pk_tile){.m = rows,
                                           .n = vecs * PK_V,
                                           .k = d,

@@ -4,6 +4,9 @@
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 
+#define PK_TEXT_(x) #x
+#define PK_TEXT(x)  PK_TEXT_(x)
+
 enum pk_status pk_gemm_f32(const struct pk_gemm *g, struct pk_err *err)
 {
     if (g->m == 0 || g->n == 0) return PK_OK;
@@ -22,5 +25,5 @@ void pk_gemm_thread_init(void)
 
 const char *pk_gemm_library(void)
 {
-    return "oneDNN";
+    return "oneDNN " PK_TEXT(DNNL_VERSION_MAJOR) "." PK_TEXT(DNNL_VERSION_MINOR);
 }

@@ -456,11 +456,11 @@ static void test_ugly(const struct ugly *u, int turn)
     struct pk_fetch fetch = {"loss", loss};
     // two micro-batches that are equal: what one leaves behind must not reach the other
     struct pk_exec_batch run = {.feed = feeds,
-                         .feeds = PK_COUNT(feeds),
-                         .fetch = &fetch,
-                         .fetches = 1,
-                         .micros = 2,
-                         .loss_scale = c.scale / 2};
+                                .feeds = PK_COUNT(feeds),
+                                .fetch = &fetch,
+                                .fetches = 1,
+                                .micros = 2,
+                                .loss_scale = c.scale / 2};
     CHECK_OK(pk_exec_run(&c.m.exec, &c.m.bound, &run, &err), &err);
     CHECK(loss[0] == loss[1]);
     int before = test_bad_;
@@ -479,8 +479,13 @@ static void test_ugly(const struct ugly *u, int turn)
 int main(void)
 {
     make_data();
-    for (size_t i = 0; i < PK_COUNT(uglies); i++)
-        for (int turn = 0; turn < uglies[i].turns; turn++) test_ugly(&uglies[i], turn);
+    const enum pk_isa best = pk_isa_best();
+    for (int isa = 0; isa <= (int)best; isa++) {
+        setenv("PURKINJE_ISA", pk_isa_name((enum pk_isa)isa), 1);
+        fprintf(stderr, "%s kernels\n", pk_isa_name(pk_isa_best()));
+        for (size_t i = 0; i < PK_COUNT(uglies); i++)
+            for (int turn = 0; turn < uglies[i].turns; turn++) test_ugly(&uglies[i], turn);
+    }
     fprintf(stderr, "the fall by h^2 was seen along %d directions\n", steep_slopes);
     CHECK(steep_slopes > 300);
     return TEST_END();

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -20,12 +19,17 @@ import torch.nn.functional as F
 FLOOR = 2e-7
 
 
-class Dump:
-    """What `test_X dump DIR` wrote."""
+# Sets above what this machine has are ignored by the program, which then runs its best one again.
+ISAS = "portable", "avx2", "avx512"
 
-    def __init__(self, program, *args):
+
+class Dump:
+    """What `test_X dump DIR` wrote, with the kernels of one instruction set."""
+
+    def __init__(self, isa, program, *args):
         self.folder = tempfile.TemporaryDirectory()
-        subprocess.run([program, "dump", self.folder.name, *args], check=True)
+        subprocess.run([program, "dump", self.folder.name, *args], check=True,
+                       env={**os.environ, "PURKINJE_ISA": isa})
         with open(os.path.join(self.folder.name, "meta.json"), encoding="utf-8") as f:
             self.meta = json.load(f)
 
@@ -104,11 +108,11 @@ class Judge:
     def __init__(self):
         self.worst, self.bad = {}, 0
 
-    def check(self, kind, name, ours, single, exact):
+    def check(self, kind, name, ours, single, exact, floor=FLOOR):
         ours, single, exact = (np.asarray(x, dtype=np.float64) for x in (ours, single, exact))
         size = np.linalg.norm(exact)
         error, naive = np.linalg.norm(ours - exact), np.linalg.norm(single - exact)
-        limit = 2 * naive + FLOOR * size
+        limit = 2 * naive + floor * size
         if not error <= limit:
             self.bad += 1
             print(f"{kind} {name}: off by {error:.3g} of {size:.3g}, allowed {limit:.3g} "
@@ -178,15 +182,13 @@ def compare_training(judge, dump, loss_of):
             continue
         judge.check("gradient", name, grad[name], single["grad"][name], exact["grad"][name])
         judge.check("weight", name, after[name], single["w"][name], exact["w"][name])
-        # the change alone: the weight itself would hide an error of the step
+        # The change alone, since the weight itself would hide an error of the step. It is ten
+        # times smaller or more, and its share of rounding, which the floor has to cover, larger.
         moved = [x - before[name].astype(np.float64) for x in
                  (after[name].astype(np.float64), single["w"][name].double().numpy(),
                   exact["w"][name].numpy())]
-        size = np.linalg.norm(moved[2])
-        assert size > 1e-3, f"{name} hardly moves"
-        error = np.linalg.norm(moved[0] - moved[2]) / size
-        naive = np.linalg.norm(moved[1] - moved[2]) / size
-        assert error <= 2 * naive + 1e-4, f"{name}: the change is off by {error}, float32 {naive}"
+        assert np.linalg.norm(moved[2]) > 1e-3, f"{name} hardly moves"
+        judge.check("change", name, *moved, floor=2e-6)
     if any(p["ema"] for p in meta["params"]):
         ema = dump.arena("ema_after.f32")
         for p in meta["params"]:

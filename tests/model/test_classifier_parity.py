@@ -45,24 +45,28 @@ def model(dump):
     return in_type
 
 
+def compare(isa, head, how, judge):
+    dump = oracle.Dump(isa, "./test_classifier", str(head), how)
+    meta, name, outputs = dump.meta, f"{isa} {head}{how}", []
+    for dtype in torch.float32, torch.float64:
+        w = {k: torch.from_numpy(v.copy()).to(dtype) for k, v in dump.arena("weight.f32").items()}
+        z, h = logits(w, dump.signal(dtype), meta)
+        outputs.append((z, h[:, 1:].mean(1)))
+    records, width = meta["shape"][0], meta["encoder"][0]
+    judge.check("logits", name, dump.raw("logits.f32", records, meta["classes"]), outputs[0][0],
+                outputs[1][0])
+    judge.check("embedding", name, dump.raw("embedding.f32", records, width), outputs[0][1],
+                outputs[1][1])
+    oracle.compare_training(judge, dump, model(dump))
+
+
 def main():
     judge = oracle.Judge()
     for head in ATTENTIVE, REGISTER_LINEAR, MEAN_LINEAR:
-        for how in "-", "s", "f", "sf":
-            dump = oracle.Dump("./test_classifier", str(head), how)
-            meta, outputs = dump.meta, []
-            for dtype in torch.float32, torch.float64:
-                w = {k: torch.from_numpy(v.copy()).to(dtype)
-                     for k, v in dump.arena("weight.f32").items()}
-                z, h = logits(w, dump.signal(dtype), meta)
-                outputs.append((z, h[:, 1:].mean(1)))
-            shape = meta["shape"][0], meta["classes"]
-            judge.check("logits", f"{head}{how}", dump.raw("logits.f32", *shape), outputs[0][0],
-                        outputs[1][0])
-            judge.check("embedding", f"{head}{how}",
-                        dump.raw("embedding.f32", shape[0], meta["encoder"][0]), outputs[0][1],
-                        outputs[1][1])
-            oracle.compare_training(judge, dump, model(dump))
+        for isa in oracle.ISAS:
+            compare(isa, head, "-", judge)
+        for how in "s", "f", "sf":
+            compare(oracle.ISAS[-1], head, how, judge)
     return judge.finish()
 
 

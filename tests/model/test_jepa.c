@@ -145,7 +145,8 @@ static void test_accumulation(const struct batch *b)
                                    {"offset", b->offset, 0},
                                    {"start", b->start, 0},
                                    {"sample", b->sample, 0}};
-    struct pk_exec_batch run = {.feed = feed, .feeds = PK_COUNT(feed), .micros = 3, .loss_scale = 0.25};
+    struct pk_exec_batch run = {
+        .feed = feed, .feeds = PK_COUNT(feed), .micros = 3, .loss_scale = 0.25};
     CHECK_OK(pk_exec_run(&x.exec, &x.bound, &run, &err), &err);
     memcpy(once, x.exec.grad, (size_t)n * sizeof *once);
     run.add = true;

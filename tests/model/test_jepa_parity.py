@@ -36,8 +36,8 @@ def model(dump, kept, hidden):
     return in_type
 
 
-def main():
-    dump, judge = oracle.Dump("./test_jepa"), oracle.Judge()
+def compare(isa, judge):
+    dump = oracle.Dump(isa, "./test_jepa")
     meta = dump.meta
     records, tokens, keep = meta["shape"][0], meta["tokens"], meta["keep"]
     kept = torch.from_numpy(dump.raw("kept.i32", records, keep).astype(np.int64))
@@ -56,6 +56,12 @@ def main():
     judge.check("embedding", "", dump.raw("embedding.f32", records, width), outputs[0][1],
                 outputs[1][1])
     oracle.compare_training(judge, dump, model(dump, kept, hidden))
+
+
+def main():
+    judge = oracle.Judge()
+    for isa in oracle.ISAS:
+        compare(isa, judge)
     return judge.finish()
 
 

@@ -25,7 +25,7 @@ struct op_case {
     struct pk_value in[PK_NODE_IN], out[PK_NODE_OUT];
     struct pk_node node;
     struct pk_call call;
-    float *in_base[PK_NODE_IN]; // guard, values, guard
+    float *in_base[PK_NODE_IN];   // guard, values, guard
     float *out_base[PK_NODE_OUT]; // guard, values, guard
     float *before[PK_NODE_OUT];   // what an accumulated output held
     struct pk_rng rng;

@@ -1,4 +1,5 @@
 /* test_linear.c -- linear layers and GELU against their definition in double. */
+#include "core/cpu/gemm.h"
 #include "tests/op/op_case.h"
 
 static const struct row {
@@ -150,6 +151,7 @@ static void activation(int64_t n, enum pk_isa isa, bool accumulate)
 int main(void)
 {
     const int64_t lengths[] = {1, 15, 16, 17, 100003}; // around a vector; many
+    pk_gemm_thread_init(); // as in training; threads of the library would wait for each other
     for (int isa = 0; isa < PK_ISA_COUNT; isa++) {
         if (!op_isa_available(isa)) continue;
         for (size_t i = 0; i < PK_COUNT(rows); i++) {

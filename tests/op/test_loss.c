@@ -128,9 +128,10 @@ static void test_l1(size_t s)
 static void test_labels(size_t s, bool one_hot, bool grad)
 {
     const int64_t rows = shapes[s].rows, cols = shapes[s].cols;
-    const enum pk_op op = one_hot ? PK_OP_SOFTMAX_LOSS : PK_OP_BCE_LOSS;
+    const enum pk_op op[2][2] = {{PK_OP_BCE_LOSS, PK_OP_BCE_LOSS_GRAD},
+                                 {PK_OP_SOFTMAX_LOSS, PK_OP_SOFTMAX_LOSS_GRAD}};
     struct op_sweep t;
-    sweep_begin(&t, grad ? (enum pk_op)(op + 1) : op, shapes[s].why);
+    sweep_begin(&t, op[one_hot][grad], shapes[s].why);
     t.reference = one_hot ? grad ? softmax_grad : softmax : grad ? bce_grad : bce;
     float *z = sweep_in(&t, PK_F32, DIMS(rows, cols));
     for (int64_t i = 0; i < rows * cols; i++) z[i] *= (float)shapes[s].scale;

@@ -1,0 +1,11 @@
+/* table_none.c -- in place of table_hdf5.c in a build without HDF5: says so. */
+#include "datasets/table.h"
+
+enum pk_status pk_table_write(const char *path, int64_t rows, const struct pk_table_column *column,
+                              int columns, const struct pk_table_attribute *attribute,
+                              int attributes, struct pk_err *err)
+{
+    (void)rows, (void)column, (void)columns, (void)attribute, (void)attributes;
+    return pk_fail(err, PK_EMISSING,
+                   "%s: this purkinje was built without HDF5 and writes no tables", path);
+}

@@ -1,0 +1,209 @@
+"""Exported models: PyTorch computes from the exported folder what purkinje computes (1e-5 of the
+scale, encoder and all three heads), eval repeats result.json exactly, embed writes what it says,
+and every documented example runs."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import h5py
+import numpy as np
+import torch
+from safetensors import safe_open
+
+PROGRAM, SOURCE = os.environ["PURKINJE"], os.environ["PK_SOURCE_DIR"]
+sys.path.insert(0, os.path.join(SOURCE, "docs", "examples"))
+from load_model import Model  # noqa: E402
+
+HEADS = ("attentive", "register_linear", "mean_linear")
+FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+PRETRAIN = ["pretrain", "jepa_demo", "train.steps=4", "train.learning_rate.warmup=1", "train.batch_size=16",
+            "data.synthetic.records=64", "output.dir=runs/demo", "--quiet"]
+FINETUNE = ["finetune", "finetune_linear", "data.corpus=", "data.synthetic.records=200", "data.task=rhythm",
+            "data.rate=100 Hz", "init_from=runs/demo", "stages.0.steps=4", "stages.0.patience=4",
+            "stages.0.freeze_encoder=false", "evaluation.every=2", "evaluation.bootstrap=20",
+            "train.batch_size=16", "--quiet"]
+
+
+def purkinje(*args, code=0):
+    r = subprocess.run([PROGRAM, *args], capture_output=True, text=True)
+    assert r.returncode == code, (args, r.returncode, r.stderr)
+    return r.stdout if code == 0 else r.stderr
+
+
+def make_runs():
+    purkinje(*PRETRAIN)
+    for head in HEADS:
+        loss = ["objective.loss=softmax", "objective.single_label=true"] if head == "mean_linear" else []
+        purkinje(*FINETUNE, f"objective.head.kind={head}", f"output.dir=runs/{head}", *loss)
+    shutil.copytree("runs/attentive", "runs/probe")  # the name that the examples use
+    purkinje("data", "synth", "demo", "--records", "40", "--rate", "100", "-q")
+
+
+def corpus_mv(folder):
+    """[records, leads, samples] in mV, NaN where missing; and the record names."""
+    with open(os.path.join(folder, "corpus.json"), encoding="utf-8") as f:
+        samples = json.load(f)["samples"]
+    x, names = [], []
+    for shard in sorted(s for s in os.listdir(folder) if s.endswith((".h5", ".hdf5"))):
+        with h5py.File(os.path.join(folder, shard)) as f:
+            raw = f["signal"][:, :, :samples]
+            x.append(np.where(raw == -32768, np.nan, raw * f["scale"][:][:, :, None].astype(np.float64)))
+            names += [n.decode().rstrip("\0") for n in f["record_id"][:]]
+    return np.concatenate(x), names
+
+
+def windows(model, x, window, stride, function):
+    """Mean over windows of what `function` makes of each."""
+    rate = model.config["input"]["rate_hz"]
+    w, s = round(window * rate), round(stride * rate)
+    with torch.no_grad():
+        parts = [function(x[:, :, a:a + w]) for a in range(0, x.shape[2] - w + 1, s)]
+    return torch.stack(parts).double().mean(0).numpy()
+
+
+def close(got, want, what):
+    scale = np.abs(want).max()
+    worst = np.abs(got - want).max() / scale
+    assert got.shape == want.shape and worst <= 1e-5, (what, got.shape, want.shape, worst)
+    print(f"{what}: {worst:.1e} of the scale")
+
+
+def check_encoder(x, names):
+    purkinje("export", "runs/demo", "out/ema")
+    purkinje("export", "runs/demo", "out/online", "--weights", "online")
+    assert sorted(os.listdir("out/ema")) == FILES and sorted(os.listdir("out")) == ["ema", "online"]
+    with safe_open("out/ema/model.safetensors", "pt") as f:
+        assert f.metadata()["format"] == "pt" and f.metadata()["step"] == "4"
+        shapes = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    assert shapes["patch_embed.weight"] == (64, 12, 5) and shapes["register"] == (64,)
+    assert shapes["blocks.1.attn.qkv.weight"] == (192, 64) and shapes["norm.weight"] == (64,)
+    assert not any(k.startswith(("encoder.", "predictor.", "head.")) for k in shapes), shapes
+    checkpoint = "runs/demo/checkpoints/step-000000004/"
+    for name, file in ("ema", "ema"), ("online", "model"):
+        model = Model("out/" + name)
+        with safe_open(checkpoint + file + ".safetensors", "pt") as f:
+            for k, v in model.weight.items():
+                assert torch.equal(f.get_tensor("encoder." + k).flatten(), v.flatten()), k
+        for source in "runs/demo", "out/" + name:
+            args = ["--weights", name] if source == "runs/demo" else []
+            purkinje("embed", source, "demo", "e.h5", *args)
+            with h5py.File("e.h5") as f:
+                assert "logits" not in f and f.attrs["window_s"] == 5 and f.attrs["stride_s"] == 5
+                assert [n.decode() for n in f["record_id"][:]] == names and f["embedding"].dtype == np.float32
+                close(f["embedding"][:], windows(model, x, 5, 5, model.embedding), f"{source} {name}")
+    assert not np.array_equal(Model("out/ema").weight["norm.weight"], Model("out/online").weight["norm.weight"])
+
+
+def check_classifier(head, x):
+    out = "out/" + head
+    purkinje("export", "runs/" + head, out)
+    model, result = Model(out), json.load(open(f"runs/{head}/result.json", encoding="utf-8"))
+    report = json.loads(purkinje("embed", out, "demo", "c.h5", "--json"))
+    assert report["records"] == 40 and report["classes"] == 5 and report["width"] == 64, report
+    with h5py.File("c.h5") as f:
+        close(f["logits"][:], windows(model, x, 2.5, 1.25, model.logits), head + " logits")
+        close(f["embedding"][:], windows(model, x, 2.5, 1.25, model.embedding), head + " embedding")
+        assert [n.decode() for n in f["logits"].attrs["names"]] == model.config["head"]["classes"]
+        assert f.attrs["model"].decode() == out and f.attrs["task"].decode() == "rhythm"
+    for source in "runs/" + head, out:
+        for split, fold in ("validation", "9"), ("test", "10"):
+            got = json.loads(purkinje("eval", source, "synthetic:200", "--folds", fold, "--bootstrap", "20", "--json"))
+            assert got["result"] == result[split], (head, source, split)
+            assert got["protocol"]["folds"] == fold and got["protocol"]["window_s"] == 2.5
+    assert result["protocol"]["single_label"] == got["protocol"]["single_label"] == (head == "mean_linear")
+    card = open(out + "/README.md", encoding="utf-8").read()
+    assert re.match(r"---\n.*\n---\n", card, re.S) and f"{result['test']['macro_auc']:.4f}" in card
+    assert result and model.config["head"]["kind"] == head
+    purkinje("export", out, "out/again")  # an export of an export is the same model
+    for name in FILES[1:]:
+        assert open(f"{out}/{name}", "rb").read() == open(f"out/again/{name}", "rb").read(), name
+    shutil.rmtree("out/again")
+
+
+def check_missing(x):
+    """A short batch with holes and a missing lead, straight through the example file."""
+    model = Model("out/attentive")
+    x = x[:2, :, :250].copy()
+    x[0, 3], x[1, :, 100:110] = np.nan, np.nan
+    pre = model.preprocess(x)
+    assert (pre[0, 3] == 0).all() and (pre[1, :, 100:110] == 0).all() and pre.abs().max() <= 5
+    assert torch.isfinite(model.logits(x)).all()
+
+
+def check_choices(names):
+    purkinje("embed", "out/attentive", "demo", "f.h5", "--folds", "9,10", "--window", "5", "--stride", "1")
+    with h5py.File("f.h5") as f, h5py.File("c.h5") as all_of:
+        keep = np.isin(all_of["fold"][:], (9, 10))
+        assert set(f["fold"][:]) <= {9, 10} and len(f["fold"]) == keep.sum() > 0
+        assert (f["patient_id"][:] == all_of["patient_id"][:][keep]).all()
+        assert f.attrs["window_s"] == 5 and f.attrs["stride_s"] == 1
+    purkinje("embed", "out/attentive", "demo", "g.h5", "--folds", "9,10", "--window", "5", "--stride", "1")
+    assert open("f.h5", "rb").read() == open("g.h5", "rb").read(), "equal input gives equal bytes"
+
+
+def refused(code, words, *args):
+    text = purkinje(*args, code=code)
+    assert words in text, (args, text)
+
+
+def check_refusals():
+    refused(2, "the only format is safetensors", "export", "runs/demo", "out/x", "--format", "onnx")
+    assert "onnx" not in purkinje("export", "--help")
+    refused(2, "--weights best", "export", "runs/demo", "out/x", "--weights", "best")
+    refused(2, "is not empty", "export", "runs/demo", "out/ema")
+    open("out/ema/mine.txt", "w").close()
+    refused(2, "'mine.txt', which no export wrote", "export", "runs/demo", "out/ema", "--overwrite")
+    os.remove("out/ema/mine.txt")
+    before = open("out/ema/model.safetensors", "rb").read()
+    purkinje("export", "runs/demo", "out/ema/", "--overwrite", "--weights", "online")
+    assert open("out/ema/model.safetensors", "rb").read() != before
+    refused(69, "cannot open the model nowhere", "export", "nowhere", "out/x")
+    refused(2, "is an encoder without a head", "eval", "runs/demo", "demo")
+    refused(2, "say with --folds", "eval", "runs/attentive", "synthetic:200")
+    refused(65, "has no task 'none'; it has: rhythm", "eval", "runs/attentive", "demo", "--task", "none")
+    refused(65, "has 7 classes, the model has 5", "eval", "runs/attentive", "demo", "--task", "morphology")
+    refused(2, "'0' is not a fold", "eval", "runs/attentive", "demo", "--folds", "9,0")
+    refused(65, "no record is left", "embed", "runs/demo", "demo", "x.h5", "--folds", "77")
+    refused(2, "whole number of the model's patches", "embed", "runs/demo", "demo", "x.h5", "--window", "1.03")
+    refused(65, "do not fit records", "embed", "runs/demo", "demo", "x.h5", "--window", "11")
+    refused(73, "libhdf5 cannot write", "embed", "runs/demo", "demo", "nowhere/x.h5")
+    refused(2, "synthetic:N needs", "embed", "runs/demo", "synthetic:x", "x.h5")
+    purkinje("data", "synth", "fast", "--records", "4", "--rate", "250", "-q")
+    refused(65, "works at 100 Hz, the data has 250 Hz", "embed", "runs/demo", "fast", "x.h5")
+    purkinje("data", "synth", "pulse", "--records", "4", "--rate", "100", "--ppg", "-q")
+    refused(65, "needs lead I,", "embed", "runs/demo", "pulse", "x.h5")
+    config = json.load(open("out/attentive/config.json", encoding="utf-8"))
+    config["head"]["classes"].reverse()
+    json.dump(config, open("out/attentive/config.json", "w", encoding="utf-8"))
+    refused(65, "class 0 of task rhythm is 'af' in the corpus and 'tachycardia'", "eval", "out/attentive", "demo")
+    assert not [f for f in os.listdir(".") if f.startswith("x.h5")] and not os.path.exists("out/x")
+
+
+def check_examples():
+    """In the order of the documentation: export before eval, which reads what it wrote."""
+    for command in "export", "eval", "embed":
+        text = purkinje(command, "--help").split("examples:")[1]
+        examples = [l.split()[2:] for l in text.splitlines() if l.startswith("  purkinje ")]
+        assert len(examples) >= 2, text
+        for e in examples:
+            assert purkinje(command, *e[1:] if e[0] == command else e), e
+
+
+with tempfile.TemporaryDirectory() as scratch:
+    os.chdir(scratch)
+    torch.set_num_threads(2)
+    make_runs()
+    signals, ids = corpus_mv("demo")
+    check_encoder(signals, ids)
+    for kind in HEADS:
+        check_classifier(kind, signals)
+    check_missing(signals)
+    check_choices(ids)
+    check_examples()
+    check_refusals()
+    os.chdir("/")
+print("export: torch agrees, eval repeats result.json, examples and refusals as expected")

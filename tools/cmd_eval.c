@@ -1,0 +1,200 @@
+/* cmd_eval.c -- purkinje eval: a classifier on a corpus, by the protocol it was made with.
+ *
+ * Window, stride, aggregation, normalisation and class order are the model's; only the records are
+ * chosen here. On the corpus and folds of the run it repeats the run's result.json. */
+#include "core/json.h"
+#include "tools/cli.h"
+#include "tools/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct evaluation {
+    const char *model_path, *folds_text;
+    struct pk_model model;
+    struct pk_dataset data;
+    struct pk_rows rows;
+    const struct pk_task *task;
+    float *score;   // [rows, classes]
+    uint8_t *label; // [rows, classes]
+    struct pk_metrics m;
+};
+
+static void release(struct evaluation *e)
+{
+    pk_model_free(&e->model);
+    pk_dataset_free(&e->data);
+    pk_metrics_free(&e->m);
+    free(e->rows.row);
+    free(e->score);
+    free(e->label);
+}
+
+/* The corpus must mean the same by the same columns: a permuted class list gives nonsense. */
+static enum pk_status check_classes(const struct pk_task *t, const struct pk_model_info *m,
+                                    struct pk_err *err)
+{
+    if (t->classes != m->classes)
+        return pk_fail(err, PK_EDATA, "task %s of the corpus has %d classes, the model has %d",
+                       t->name, t->classes, m->classes);
+    for (int32_t k = 0; k < t->classes; k++)
+        if (strcmp(t->class_name[k], m->class_name[k]))
+            return pk_fail(err, PK_EDATA,
+                           "class %d of task %s is '%s' in the corpus and '%s' in the model", k,
+                           t->name, t->class_name[k], m->class_name[k]);
+    return PK_OK;
+}
+
+static enum pk_status find_task(struct evaluation *e, const char *name, struct pk_err *err)
+{
+    e->task = pk_dataset_task(&e->data, name);
+    if (e->task) return check_classes(e->task, &e->model.file.info, err);
+    struct pk_text have = {0};
+    for (int32_t i = 0; i < e->data.tasks; i++)
+        pk_text_add(&have, "%s%s", i ? ", " : "", e->data.task[i].name);
+    enum pk_status s = pk_fail(err, PK_EDATA, "%s has no task '%s'; it has: %s", e->data.name, name,
+                               have.s ? have.s : "none");
+    pk_text_free(&have);
+    return s;
+}
+
+/* Opens the data, at the model's rate when it has to be generated. */
+static enum pk_status open_data(struct evaluation *e, const char *name, struct pk_err *err)
+{
+    struct pk_model_file *f;
+    PK_TRY(pk_alloc(&f, 1, sizeof *f, "model description", err));
+    enum pk_status s = pk_model_open(f, e->model_path, true, err);
+    if (s == PK_OK && !f->info.head[0])
+        s = pk_fail(err, PK_EUSAGE,
+                    "%s is an encoder without a head; 'purkinje finetune' makes a classifier of it "
+                    "(init_from=%s), 'purkinje embed' computes its embeddings",
+                    e->model_path, e->model_path);
+    if (s == PK_OK) s = pk_dataset_named(&e->data, name, f->info.rate, err);
+    if (s == PK_OK && !e->folds_text && !strcmp(e->data.version, f->info.data))
+        s = pk_fail(err, PK_EUSAGE,
+                    "the model was trained on records of this data (%s): say with --folds which "
+                    "ones to evaluate",
+                    e->data.version);
+    pk_model_close(f);
+    free(f);
+    return s;
+}
+
+static void put_protocol(struct pk_json_writer *w, const struct evaluation *e)
+{
+    const struct pk_model_info *m = &e->model.file.info;
+    pk_json_open(w, "protocol", '{');
+    pk_json_put_string(w, "model", e->model_path);
+    pk_json_put_string(w, "weights", e->model.file.weights);
+    pk_json_put_i64(w, "step", e->model.file.step);
+    pk_json_put_string(w, "recipe_hash", e->model.file.recipe_hash);
+    pk_json_put_string(w, "corpus", e->data.name);
+    pk_json_put_string(w, "data", e->data.version);
+    pk_json_put_string(w, "trained_on", m->data);
+    pk_json_put_f64(w, "rate_hz", e->data.rate);
+    pk_json_put_string(w, "task", e->task->name);
+    pk_json_put_bool(w, "single_label", m->single_label);
+    pk_json_put_string(w, "folds", e->folds_text ? e->folds_text : "all");
+    pk_json_put_string(w, "statistics", "the model's");
+    pk_json_put_f64(w, "window_s", m->window);
+    pk_json_put_f64(w, "stride_s", m->stride);
+    pk_json_put_string(w, "aggregation", m->aggregation);
+    pk_json_put_string(w, "head", m->head);
+    pk_json_close(w);
+}
+
+static enum pk_status print(const struct evaluation *e, bool json, struct pk_err *err)
+{
+    const struct pk_model_info *m = &e->model.file.info;
+    struct pk_text text = {0};
+    struct pk_json_writer w = {.out = &text, .indent = 2};
+    if (!json) {
+        pk_result_print(e->data.name, &e->m, m);
+        printf("  protocol                folds %s; windows of %g s every %g s, %s; %s%s\n",
+               e->folds_text ? e->folds_text : "all", m->window, m->stride, m->aggregation,
+               "the model's mean and std", m->single_label ? "; records with one label" : "");
+        return PK_OK;
+    }
+    pk_json_open(&w, NULL, '{');
+    put_protocol(&w, e);
+    pk_result_write(&w, "result", &e->m, m);
+    pk_json_close(&w);
+    enum pk_status s = text.failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON") : PK_OK;
+    if (s == PK_OK) fputs(text.s, stdout);
+    pk_text_free(&text);
+    return s;
+}
+
+static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t seed,
+                            struct pk_err *err)
+{
+    size_t n = (size_t)e->rows.count * (size_t)e->task->classes;
+    PK_TRY(pk_alloc(&e->score, n, sizeof *e->score, "scores", err));
+    PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
+    PK_TRY(pk_evaluate(&e->model.eval, &e->data, &e->rows,
+                       (const double(*)[PK_LEADS_MAX])e->model.mean,
+                       (const double(*)[PK_LEADS_MAX])e->model.std, e->score, NULL, err));
+    struct pk_scores in = {
+        .rows = e->rows.count, .classes = e->task->classes, .labels = e->label, .f32 = e->score};
+    struct pk_metrics_options o = {
+        .resamples = resamples, .seed = (uint64_t)seed, .threads = e->model.exec.threads};
+    return pk_metrics_compute(&e->m, &in, &o, err);
+}
+
+static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_err *err)
+{
+    uint64_t folds[2];
+    int64_t resamples = 1000, seed = 0; // the defaults of recipes
+    const char *task = pk_arg(a, "task");
+    e->folds_text = pk_arg(a, "folds");
+    PK_TRY(pk_arg_i64(a, "bootstrap", 0, 1000000, &resamples, err));
+    PK_TRY(pk_arg_i64(a, "bootstrap-seed", 0, INT64_MAX, &seed, err));
+    PK_TRY(pk_folds_parse(folds, e->folds_text, err));
+    PK_TRY(open_data(e, a->word[1], err));
+    PK_TRY(pk_model_on(&e->model, e->model_path, true, &e->data, 0, 0, err));
+    PK_TRY(find_task(e, task ? task : e->model.file.info.task, err));
+    PK_TRY(
+        pk_rows_select(&e->rows, &e->data, folds, e->task, e->model.file.info.single_label, err));
+    PK_TRY(score(e, resamples, seed, err));
+    return print(e, pk_arg(a, "json") != NULL, err);
+}
+
+static enum pk_status run(const struct pk_args *a, struct pk_err *err)
+{
+    struct evaluation *e;
+    if (a->count != 2) return pk_fail(err, PK_EUSAGE, "eval needs a model and a corpus");
+    PK_TRY(pk_alloc(&e, 1, sizeof *e, "evaluation", err));
+    e->model_path = a->word[0];
+    enum pk_status s = evaluate(e, a, err);
+    release(e);
+    free(e);
+    return s;
+}
+
+static const struct pk_option options[] = {
+    {"task", "NAME", "labels of the corpus; the model's own task unless told"},
+    {"folds", "LIST",
+     "only records of these folds, e.g. 9; needed on data the model was trained on"},
+    {"bootstrap", "N", "resamples for the 95 % interval, 0 for none; 1000 unless told"},
+    {"bootstrap-seed", "N", "of the resamples, 0 unless told"},
+    {"json", NULL, "protocol and results as JSON"},
+    {0}};
+
+static const struct pk_example examples[] = {
+    {"eval runs/probe synthetic:200 --folds 9 --bootstrap 0",
+     "a fine-tuned run on the validation fold of generated records"},
+    {"eval exported demo --json", "an exported classifier on all labelled records of a corpus"},
+    {0}};
+
+const struct pk_command pk_cmd_eval = {
+    .name = "eval",
+    .synopsis = "MODEL CORPUS",
+    .summary = "score a classifier on a corpus",
+    .details =
+        "MODEL is a fine-tuned run, one of its checkpoints, or an exported classifier; CORPUS a\n"
+        "folder, or synthetic:N. Window, stride, aggregation and normalisation are the model's "
+        "own,\n"
+        "and the corpus must have its classes. Records without a label of the task do not count.",
+    .options = options,
+    .examples = examples,
+    .run = run};

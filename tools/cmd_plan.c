@@ -1,0 +1,307 @@
+/* cmd_plan.c -- purkinje plan: what a recipe will cost, before anything is run. */
+#include "core/cpu/gemm.h"
+#include "core/json.h"
+#include "tools/cli.h"
+#include "tools/probe.h"
+#include "tools/recipe_plan.h"
+#include "tools/shape.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A step is assumed to do its work at this share of the GEMM ceiling. It is what 'purkinje bench
+ * step' measures for ViT-XS; models with narrower layers reach less. */
+static const double ASSUMED_SHARE = 0.6;
+
+struct ceiling {
+    double flops, bytes; // per second of all threads; 0 when not measured
+};
+
+static enum pk_status measure(struct ceiling *out, const struct pk_recipe_plan *p,
+                              struct pk_err *err)
+{
+    const struct pk_jepa *m = &p->model;
+    const struct pk_probe_tower tower[] = {
+        {p->encoder, p->micro * (p->signal->tokens + 1), 1},
+        {p->encoder, p->micro * (p->keep[1] + 1), 3},
+        {&m->predictor, p->micro * p->signal->tokens, 3}};
+    enum { STREAM_MAX = 4 << 20 }; // a node's values, not all that ever lived in the arena
+    size_t bytes = (size_t)PK_MIN(p->arena, (int64_t)STREAM_MAX);
+    PK_TRY(pk_probe_gemm(tower, p->jepa ? 3 : 1, p->threads, 0.2, &out->flops, err));
+    return pk_probe_stream(p->threads, bytes, 0.03, &out->bytes, err);
+}
+
+static double step_seconds(const struct pk_recipe_plan *p, int part, const struct ceiling *c)
+{
+    return p->part[part].record_flops * (double)p->batch / (c->flops * ASSUMED_SHARE);
+}
+
+static void print_size(const char *name, int64_t bytes, const char *note)
+{
+    printf("  %-16s %16lld  %s\n", name, (long long)bytes, note);
+}
+
+static void print_memory(const struct pk_recipe_plan *p)
+{
+    char act[160], grad[64];
+    snprintf(grad, sizeof grad, "%d shards of fp32 gradients", PK_SHARDS);
+    snprintf(act, sizeof act, "%d threads of %lld; no plan can do with less than %lld each",
+             p->threads, (long long)p->arena, (long long)p->arena_bound);
+    printf("memory, bytes\n");
+    print_size("IN", p->in, "batches that the loader holds");
+    print_size("PARAM", p->weight, "fp32, padded");
+    print_size("GRAD", p->grad, grad);
+    print_size("STATE", 0, "this model has none");
+    print_size("ACT", p->arena * p->threads, act);
+    print_size("CONST", p->constants, "position tables of all programs");
+    print_size("AdamW m, v", p->moments, "");
+    if (p->jepa) print_size("EMA", p->ema, "target encoder, in the layout of all parameters");
+    else print_size("best", p->best, "weights of the best validation");
+    print_size("total", pk_recipe_plan_memory(p), "");
+    print_size("checkpoint", p->checkpoint, "on disk, each; headers and state add a few KB");
+}
+
+static void print_model(const struct pk_recipe_plan *p, const char *name)
+{
+    const struct pk_vit *e = p->encoder;
+    int64_t encoder = pk_params_total(&p->params, "encoder.");
+    int64_t all = pk_params_total(&p->params, "");
+    printf("%s\nparameters\n  %-16s %16lld  ViT %d wide, %d deep, %d heads\n", name, "encoder",
+           (long long)encoder, e->width, e->depth, e->heads);
+    if (p->jepa)
+        printf("  %-16s %16lld  %d wide, %d deep, %d heads\n", "predictor",
+               (long long)(all - encoder), p->model.predictor.width, p->model.predictor.depth,
+               p->model.predictor.heads);
+    else
+        printf("  %-16s %16lld  %d classes\n", "head", (long long)(all - encoder),
+               p->classifier.classes);
+    printf("  %-16s %16lld\n", "total", (long long)all);
+    printf("input\n  %d leads, %d samples at %g Hz: %d tokens of %d samples", p->signal->leads,
+           p->signal->shape.samples, p->signal->shape.rate, p->signal->tokens, p->signal->patch);
+    if (p->jepa) printf(", %d to %d kept (mean %d)", p->keep[0], p->keep[2], p->keep[1]);
+    printf("\n  batch %lld", (long long)p->batch);
+    if (p->parts > 1) printf(" in %lld parts", (long long)p->parts);
+    printf(", %lld micro-batches of %lld\n", (long long)p->micros, (long long)p->micro);
+}
+
+static void print_work(const struct pk_recipe_plan *p)
+{
+    printf("work\n");
+    for (int i = 0; i < p->part_count; i++) {
+        const struct pk_plan_part *w = &p->part[i];
+        printf("  %-16s %.4f GFLOP per record, %.2f per step; %lld nodes compute %.4f and move "
+               "%.2f MB per record\n",
+               w->name, 1e-9 * w->record_flops, 1e-9 * w->record_flops * (double)p->batch,
+               (long long)w->nodes, 1e-9 * w->program_flops, 1e-6 * w->program_bytes);
+    }
+    if (p->jepa)
+        printf("  %-16s target %.4f (forward), context %.4f, predictor %.4f GFLOP per record\n", "",
+               1e-9 * p->flops.target, 1e-9 * p->flops.context, 1e-9 * p->flops.predictor);
+}
+
+static void print_duration(double seconds)
+{
+    if (seconds < 1) printf("%.3g ms", 1e3 * seconds);
+    else if (seconds < 120) printf("%.3g s", seconds);
+    else if (seconds < 7200) printf("%.3g min", seconds / 60);
+    else if (seconds < 172800) printf("%.3g h", seconds / 3600);
+    else printf("%.3g days", seconds / 86400);
+}
+
+static void print_time(const struct pk_recipe_plan *p, const struct ceiling *c)
+{
+    if (p->train_records >= 0)
+        printf("data\n  %lld records to train on: %.2f steps per epoch\n",
+               (long long)p->train_records, (double)p->train_records / (double)p->batch);
+    else
+        printf("data\n  steps per epoch unknown: %s\n", p->data_note);
+    if (!(c->flops > 0)) return;
+    printf("time: a model, %.0f %% of this machine's %.1f GFLOP/s (GEMM of %s at these shapes, %d "
+           "threads)\n",
+           100 * ASSUMED_SHARE, 1e-9 * c->flops, pk_gemm_library(), p->threads);
+    for (int i = 0; i < p->part_count; i++) {
+        double step = step_seconds(p, i, c);
+        printf("  %-16s ", p->part[i].name);
+        print_duration(step);
+        printf(" per step, %.1f records/s, ", (double)p->batch / step);
+        print_duration(step * (double)p->part[i].steps);
+        printf(" for %lld steps\n", (long long)p->part[i].steps);
+    }
+}
+
+static void put_model(const struct pk_recipe_plan *p, struct pk_json_writer *w)
+{
+    int64_t encoder = pk_params_total(&p->params, "encoder.");
+    int64_t all = pk_params_total(&p->params, "");
+    pk_json_open(w, "parameters", '{');
+    pk_json_put_i64(w, "encoder", encoder);
+    pk_json_put_i64(w, p->jepa ? "predictor" : "head", all - encoder);
+    pk_json_put_i64(w, "total", all);
+    pk_json_close(w);
+    pk_json_put_i64(w, "leads", p->signal->leads);
+    pk_json_put_i64(w, "tokens", p->signal->tokens);
+    pk_json_put_i64(w, "patch_samples", p->signal->patch);
+    if (p->jepa) {
+        pk_json_put_i64(w, "keep_min", p->keep[0]);
+        pk_json_put_i64(w, "keep_mean", p->keep[1]);
+        pk_json_put_i64(w, "keep_max", p->keep[2]);
+    } else {
+        pk_json_put_i64(w, "classes", p->classifier.classes);
+    }
+    pk_json_put_i64(w, "batch", p->batch);
+    pk_json_put_i64(w, "accumulate", p->parts);
+    pk_json_put_i64(w, "micro_batch", p->micro);
+    pk_json_put_i64(w, "micro_batches", p->micros);
+}
+
+static void put_memory(const struct pk_recipe_plan *p, struct pk_json_writer *w)
+{
+    pk_json_open(w, "memory", '{');
+    pk_json_put_i64(w, "in", p->in);
+    pk_json_put_i64(w, "param", p->weight);
+    pk_json_put_i64(w, "grad", p->grad);
+    pk_json_put_i64(w, "state", 0);
+    pk_json_put_i64(w, "act_per_thread", p->arena);
+    pk_json_put_i64(w, "act_bound", p->arena_bound);
+    pk_json_put_i64(w, "threads", p->threads);
+    pk_json_put_i64(w, "const", p->constants);
+    pk_json_put_i64(w, "moments", p->moments);
+    pk_json_put_i64(w, "ema", p->ema);
+    pk_json_put_i64(w, "best", p->best);
+    pk_json_put_i64(w, "total", pk_recipe_plan_memory(p));
+    pk_json_close(w);
+    pk_json_put_i64(w, "checkpoint", p->checkpoint);
+}
+
+static void put_parts(const struct pk_recipe_plan *p, const struct ceiling *c,
+                      struct pk_json_writer *w)
+{
+    pk_json_open(w, "parts", '[');
+    for (int i = 0; i < p->part_count; i++) {
+        const struct pk_plan_part *part = &p->part[i];
+        pk_json_open(w, NULL, '{');
+        pk_json_put_string(w, "name", part->name);
+        pk_json_put_i64(w, "steps", part->steps);
+        pk_json_put_i64(w, "nodes", part->nodes);
+        pk_json_put_f64(w, "flops_per_record", part->record_flops);
+        pk_json_put_f64(w, "flops_per_step", part->record_flops * (double)p->batch);
+        pk_json_put_f64(w, "program_flops_per_record", part->program_flops);
+        pk_json_put_f64(w, "program_bytes_per_record", part->program_bytes);
+        if (c->flops > 0) pk_json_put_f64(w, "predicted_step_s", step_seconds(p, i, c));
+        pk_json_close(w);
+    }
+    pk_json_close(w);
+    if (!p->jepa) return;
+    pk_json_put_f64(w, "target_flops", p->flops.target);
+    pk_json_put_f64(w, "context_flops", p->flops.context);
+    pk_json_put_f64(w, "predictor_flops", p->flops.predictor);
+}
+
+static enum pk_status print_json(const struct pk_recipe_plan *p, const char *name,
+                                 const struct ceiling *c, struct pk_err *err)
+{
+    struct pk_text text = {0};
+    struct pk_json_writer w = {.out = &text, .indent = 2};
+    pk_json_open(&w, NULL, '{');
+    pk_json_put_string(&w, "recipe", name);
+    put_model(p, &w);
+    put_parts(p, c, &w);
+    put_memory(p, &w);
+    if (p->train_records >= 0) {
+        pk_json_put_i64(&w, "train_records", p->train_records);
+        pk_json_put_f64(&w, "steps_per_epoch", (double)p->train_records / (double)p->batch);
+    } else {
+        pk_json_put_null(&w, "train_records");
+        pk_json_put_string(&w, "data_note", p->data_note);
+    }
+    if (c->flops > 0) {
+        pk_json_put_f64(&w, "gemm_flops_per_s", c->flops);
+        pk_json_put_f64(&w, "stream_bytes_per_s", c->bytes);
+        pk_json_put_f64(&w, "assumed_share", ASSUMED_SHARE);
+    }
+    pk_json_close(&w);
+    enum pk_status s = PK_OK;
+    if (text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: results");
+    else printf("%s\n", text.s);
+    pk_text_free(&text);
+    return s;
+}
+
+static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct ceiling *c,
+                                    struct pk_err *err)
+{
+    struct pk_text text = {0};
+    struct pk_plan_rates rates = {c->flops / p->threads, c->bytes / p->threads};
+    enum pk_status s = PK_OK;
+    printf("program of one micro-batch of %lld, %s", (long long)p->micro, p->part[0].name);
+    if (p->jepa) printf(" with %d tokens kept", p->keep[1]);
+    if (c->flops > 0)
+        printf("; %.3f ms in all at %.1f GFLOP/s and %.1f GB/s of one thread",
+               1e3 * pk_plan_seconds(&p->listing, &rates), 1e-9 * rates.flops, 1e-9 * rates.bytes);
+    printf("\n");
+    pk_plan_print(&p->listing_plan, &p->listing, &rates, &text);
+    if (text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: listing");
+    else printf("%s", text.s);
+    pk_text_free(&text);
+    return s;
+}
+
+static enum pk_status report(const struct pk_args *args, const struct pk_recipe_plan *p,
+                             const char *name, struct pk_err *err)
+{
+    struct ceiling c = {0};
+    if (!pk_arg(args, "no-probe")) PK_TRY(measure(&c, p, err));
+    if (pk_arg(args, "json")) return print_json(p, name, &c, err);
+    print_model(p, name);
+    print_work(p);
+    print_memory(p);
+    print_time(p, &c);
+    return pk_arg(args, "listing") ? print_listing(p, &c, err) : PK_OK;
+}
+
+static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+{
+    struct pk_recipe_plan *p;
+    struct pk_recipe *r;
+    int64_t classes = 0;
+    if (args->count < 1)
+        return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
+    PK_TRY(pk_arg_i64(args, "classes", 1, PK_CLASSES_MAX, &classes, err));
+    PK_TRY(pk_recipe_open(&r, args->word[0], args->count - 1, args->word + 1, err));
+    enum pk_status s = pk_alloc(&p, 1, sizeof *p, "plan", err);
+    if (s == PK_OK) s = pk_recipe_plan_make(p, r, (int32_t)classes, err);
+    if (s == PK_OK) {
+        s = report(args, p, pk_recipe_str(r, "name"), err);
+        pk_recipe_plan_free(p);
+    }
+    free(p);
+    pk_recipe_free(r);
+    return s;
+}
+
+static const struct pk_option options[] = {
+    {"listing", NULL, "the program: every node with bytes, FLOPs, lifetime, address and time"},
+    {"classes", "N", "classes of the task, where the corpus is not here to tell"},
+    {"no-probe", NULL, "measure nothing and predict no times"},
+    {"json", NULL, "results as JSON"},
+    {0}};
+
+static const struct pk_example examples[] = {
+    {"plan jepa_vit_s_500hz", "parameters, work, memory and predicted time of a ViT-S run"},
+    {"plan jepa_demo train.batch_size=128 --listing --no-probe", "the demo's program, node by node"},
+    {"plan finetune_scratch data.task=superdiagnostic --json --no-probe",
+     "a fine-tuning protocol, for a script"},
+    {0}};
+
+const struct pk_command pk_cmd_plan = {
+    .name = "plan",
+    .synopsis = "RECIPE [key=value ...]",
+    .summary = "what a recipe will cost, without data or GPU",
+    .details = "Builds the programs of the recipe and plans their memory as training would. Where\n"
+               "the corpus is not here, shapes come from data.rate, data.crop and data.leads; the\n"
+               "encoder of a protocol comes from its init_from. Times are a model: the work over an\n"
+               "assumed share of the GEMM rate, which a measurement of 0.2 s gives at the recipe's\n"
+               "shapes. In the listing, a node takes the longer of computing and moving its bytes.",
+    .options = options,
+    .examples = examples,
+    .run = run};

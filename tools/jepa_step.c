@@ -1,0 +1,138 @@
+/* jepa_step.c -- the JEPA optimizer step (see jepa_step.h). */
+#include "tools/jepa_step.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum pk_status pk_jepa_step_program(struct pk_jepa_step *s, int32_t keep,
+                                    struct pk_jepa_program **out, struct pk_err *err)
+{
+    struct pk_jepa_program *v = *out = &s->program[keep];
+    if (v->built) return PK_OK;
+    PK_TRY(pk_jepa_build(&v->prog, &s->t->params, &s->model, s->micro, keep, err));
+    if (s->t->exec.weight) PK_TRY(pk_exec_bind(&s->t->exec, &v->bound, &v->prog, err));
+    v->built = s->t->exec.weight != NULL;
+    return PK_OK;
+}
+
+enum pk_status pk_jepa_step_create(struct pk_jepa_step *out, struct pk_trainer *t,
+                                   const struct pk_batch_shape *shape, struct pk_err *err)
+{
+    const struct pk_recipe *r = t->recipe;
+    struct pk_jepa_step *s = out;
+    struct pk_jepa_program *v;
+    *s = (struct pk_jepa_step){.t = t,
+                               .batch = pk_recipe_i64(r, "train.batch_size"),
+                               .parts = pk_recipe_i64(r, "train.accumulate"),
+                               .steps = pk_recipe_i64(r, "train.steps")};
+    PK_TRY(pk_jepa_config(&s->model, r, shape, err));
+    PK_TRY(pk_micro_batch(r, s->batch, s->model.signal.tokens, s->model.encoder.width, &s->micro,
+                          err));
+    s->micros = s->batch / s->parts / s->micro;
+    int32_t most = pk_jepa_keep_max(&s->model);
+    PK_TRY(pk_alloc(&s->program, (size_t)most + 1, sizeof *s->program, "programs", err));
+    PK_TRY(pk_jepa_step_program(s, most, &v, err)); // makes the parameter table
+    PK_TRY(pk_trainer_arenas(t, true, err));
+    PK_TRY(pk_exec_bind(&t->exec, &v->bound, &v->prog, err));
+    v->built = true;
+    struct pk_optim_spec spec = pk_recipe_optimizer(r, "train.optimizer");
+    PK_TRY(pk_optim_create(&t->optim, &t->params, &spec, err));
+    s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
+    s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);
+    s->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
+                                       .peak = pk_recipe_f64(r, "objective.ema.start"),
+                                       .end = pk_recipe_f64(r, "objective.ema.end"),
+                                       .steps = s->steps};
+    size_t width = (size_t)s->model.encoder.width, micros = (size_t)s->micros;
+    PK_TRY(pk_alloc(&s->start, (size_t)s->batch, sizeof *s->start, "crop starts", err));
+    PK_TRY(pk_alloc(&s->loss, micros, sizeof *s->loss, "losses", err));
+    PK_TRY(pk_alloc(&s->moments, micros * 2 * width, sizeof *s->moments, "moments", err));
+    return pk_alloc(&s->embedding, micros * (size_t)s->micro * width, sizeof *s->embedding,
+                    "embeddings", err);
+}
+
+void pk_jepa_step_free(struct pk_jepa_step *s)
+{
+    for (int32_t k = 0; s->program && k <= pk_jepa_keep_max(&s->model); k++) {
+        pk_bound_free(&s->program[k].bound);
+        pk_prog_free(&s->program[k].prog);
+    }
+    free(s->program);
+    free(s->start);
+    free(s->loss);
+    free(s->moments);
+    free(s->embedding);
+    *s = (struct pk_jepa_step){0};
+}
+
+/* Forward and backward of one part of the batch (all of it without accumulation). */
+static enum pk_status run_part(struct pk_jepa_step *s, struct pk_jepa_program *v,
+                               const struct pk_batch *b, int64_t part, struct pk_err *err)
+{
+    int64_t first = part * (s->batch / s->parts), leads = b->leads;
+    size_t micro = (size_t)s->micro;
+    struct pk_feed feed[] = {
+        {"signal", b->signal + first * leads * b->samples,
+         micro * (size_t)leads * (size_t)b->samples * sizeof *b->signal},
+        {"gain", b->gain + first * leads, micro * (size_t)leads * sizeof *b->gain},
+        {"offset", b->offset + first * leads, micro * (size_t)leads * sizeof *b->offset},
+        {"start", s->start, 0},
+        {"sample", b->sample + first, micro * sizeof *b->sample}};
+    struct pk_fetch fetch[] = {
+        {"loss", s->loss}, {"target_moments", s->moments}, {"embedding", s->embedding}};
+    struct pk_exec_batch run = {.feed = feed,
+                                .feeds = (int)PK_COUNT(feed),
+                                .fetch = fetch,
+                                .fetches = (int)PK_COUNT(fetch),
+                                .micros = s->micros,
+                                .loss_scale = 1.0 / (double)(s->micros * s->parts),
+                                .add = part > 0};
+    return pk_exec_run(&s->t->exec, &v->bound, &run, err);
+}
+
+enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
+                                const struct pk_batch *b, double *loss, struct pk_err *err)
+{
+    struct pk_trainer *t = s->t;
+    struct pk_jepa_program *v;
+    PK_TRY(pk_jepa_step_program(s, keep, &v, err));
+    *loss = 0;
+    for (int64_t part = 0; part < s->parts; part++) {
+        PK_TRY(run_part(s, v, b, part, err));
+        for (int64_t i = 0; i < s->micros; i++)
+            *loss += (double)s->loss[i] / (double)(s->micros * s->parts);
+    }
+    if (!isfinite(*loss))
+        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)step);
+    struct pk_optim_arenas a = {.weight = t->exec.weight,
+                                .m = t->m,
+                                .v = t->v,
+                                .ema = t->exec.ema,
+                                .grad = t->exec.grad};
+    struct pk_optim_step o = {.step = step,
+                              .learning_rate = pk_schedule_at(&s->rate, step),
+                              .weight_decay = pk_schedule_at(&s->decay, step),
+                              .ema_momentum = pk_schedule_at(&s->momentum, step)};
+    double begun = pk_seconds();
+    enum pk_status status = pk_optim_step(t->optim, t->exec.pool, &a, &o, &s->norm, err);
+    s->optimizer_seconds += pk_seconds() - begun;
+    return status;
+}
+
+/* The mean of the micro-batches' variances plus the variance of their means. */
+double pk_jepa_step_target_variance(const struct pk_jepa_step *s)
+{
+    int64_t width = s->model.encoder.width;
+    double sum = 0;
+    for (int64_t c = 0; c < width; c++) {
+        double mean = 0, square = 0, within = 0;
+        for (int64_t i = 0; i < s->micros; i++) {
+            double m = (double)s->moments[i * 2 * width + c];
+            mean += m / (double)s->micros;
+            square += m * m / (double)s->micros;
+            within += (double)s->moments[(i * 2 + 1) * width + c] / (double)s->micros;
+        }
+        sum += within + fmax(square - mean * mean, 0);
+    }
+    return sum / (double)width;
+}

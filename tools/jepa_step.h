@@ -1,0 +1,51 @@
+/* jepa_step.h -- one optimizer step of JEPA pretraining on a batch that is already in memory.
+ *
+ * Pretraining and 'purkinje bench step' run the same code. The number of kept tokens differs from
+ * batch to batch, so there is one program for each number, built when it first occurs; all share
+ * weights and arenas. */
+#ifndef PK_JEPA_STEP_H
+#define PK_JEPA_STEP_H
+
+#include "core/loader.h"
+#include "models/jepa.h"
+#include "tools/trainer.h"
+
+struct pk_jepa_program { // for one number of kept tokens
+    struct pk_prog prog;
+    struct pk_bound bound;
+    bool built;
+};
+
+struct pk_jepa_step {
+    struct pk_trainer *t; // borrowed: parameters, arenas, moments, optimizer
+    struct pk_jepa model;
+    struct pk_jepa_program *program; // [keep_max + 1]
+    int64_t batch, parts;            // records of a step, computed in `parts` one after the other
+    int64_t micro, micros;           // records of a micro-batch, micro-batches of a part
+    int64_t steps;                   // of the run, for the schedules
+    struct pk_schedule rate, decay, momentum;
+    int32_t *start; // [batch] zeros: the loader delivers the crop itself
+    float *loss;    // [micros] of the last part, as are:
+    float *moments; // [micros, 2, width] of the targets
+    float *embedding; // [micros * micro, width]
+    double norm;              // of the last gradient
+    double optimizer_seconds; // spent in AdamW and EMA so far
+};
+
+/* Reads the recipe t->recipe, makes t's parameter table, arenas and optimizer. The weights are not
+ * filled. *out must stay where it is; t is borrowed. */
+enum pk_status pk_jepa_step_create(struct pk_jepa_step *out, struct pk_trainer *t,
+                                   const struct pk_batch_shape *shape, struct pk_err *err);
+void pk_jepa_step_free(struct pk_jepa_step *s);
+/* The program for this number of kept tokens, at most pk_jepa_keep_max; built if need be. */
+enum pk_status pk_jepa_step_program(struct pk_jepa_step *s, int32_t keep,
+                                    struct pk_jepa_program **out, struct pk_err *err);
+/* Forward, backward, AdamW, EMA. b has s->batch records. *loss gets the batch's mean loss.
+ * Errors  PK_EDIVERGED loss or gradient is not finite; the weights have not changed */
+enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
+                                const struct pk_batch *b, double *loss, struct pk_err *err);
+/* Mean over channels of the variance of the targets over records and hidden tokens, of the last
+ * part. */
+double pk_jepa_step_target_variance(const struct pk_jepa_step *s);
+
+#endif

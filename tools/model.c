@@ -1,0 +1,198 @@
+/* model.c -- stored models, opened (see model.h). */
+#include "tools/model.h"
+#include "datasets/corpus.h"
+#include "datasets/synth.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { FOLDS = 128 }; // fold numbers that --folds takes
+
+static enum pk_status find_leads(struct pk_signal *s, const struct pk_model_info *m,
+                                 struct pk_err *err)
+{
+    for (int32_t i = 0; i < m->leads; i++) {
+        int32_t at = 0;
+        while (at < s->shape.leads && strcasecmp(s->shape.lead_name[at], m->lead_name[i])) at++;
+        if (at == s->shape.leads)
+            return pk_fail(err, PK_EDATA, "the model needs lead %s, which the data does not have",
+                           m->lead_name[i]);
+        s->lead[s->leads++] = (uint8_t)at;
+    }
+    return PK_OK;
+}
+
+enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_info *m,
+                            const struct pk_batch_shape *shape, struct pk_err *err)
+{
+    *out = (struct pk_classifier){.head = PK_HEAD_NONE,
+                                  .classes = m->classes,
+                                  .softmax = !strcmp(m->loss, "softmax"),
+                                  .encoder = m->encoder,
+                                  .signal = {.shape = *shape, .patch = m->patch, .clip = m->clip}};
+    if (m->head[0]) PK_TRY(pk_head_parse(&out->head, m->head, err));
+    if (fabs(m->rate - shape->rate) > 1e-9)
+        return pk_fail(err, PK_EDATA,
+                       "the model works at %g Hz, the data has %g Hz; import it at %g Hz", m->rate,
+                       shape->rate, m->rate);
+    if (shape->samples < m->patch || shape->samples % m->patch)
+        return pk_fail(err, PK_EINVAL,
+                       "a window of %d samples is not a whole number of the model's patches of %d",
+                       shape->samples, m->patch);
+    out->signal.tokens = out->encoder.tokens = shape->samples / m->patch;
+    out->encoder.dropout = 0;
+    return find_leads(&out->signal, m, err);
+}
+
+/* The part of a file that the model is: a pretraining checkpoint also holds a predictor. */
+static const char *part_of(const struct pk_model_info *m)
+{
+    return m->head[0] ? "" : "encoder.";
+}
+
+enum pk_status pk_model_load(struct pk_model *m, const char *path, bool ema, float **weight,
+                             struct pk_err *err)
+{
+    memset(m, 0, sizeof *m);
+    *weight = NULL;
+    PK_TRY(pk_model_open(&m->file, path, ema, err));
+    const struct pk_model_info *info = &m->file.info;
+    struct pk_prog prog = {0};
+    struct pk_batch_shape shape = {
+        .leads = info->leads, .samples = info->tokens * info->patch, .rate = info->rate};
+    memcpy(shape.lead_name, info->lead_name, sizeof shape.lead_name);
+    enum pk_status s = pk_model_net(&m->net, info, &shape, err);
+    if (s == PK_OK) s = pk_classifier_build(&prog, &m->params, &m->net, 1, false, err);
+    pk_prog_free(&prog);
+    if (s == PK_OK)
+        s = pk_alloc(weight, (size_t)m->params.elements, sizeof **weight, "weights", err);
+    if (s == PK_OK) s = pk_model_read(&m->file, &m->params, part_of(info), *weight, err);
+    if (s == PK_OK) return PK_OK;
+    free(*weight);
+    *weight = NULL;
+    pk_model_free(m);
+    return s;
+}
+
+/* The model's own statistics, whatever the source of the records. */
+static enum pk_status take_statistics(struct pk_model *m, const struct pk_dataset *d,
+                                      struct pk_err *err)
+{
+    size_t n = (size_t)PK_MAX(d->sources, 1);
+    PK_TRY(pk_alloc(&m->mean, n, sizeof *m->mean, "means", err));
+    PK_TRY(pk_alloc(&m->std, n, sizeof *m->std, "deviations", err));
+    for (size_t k = 0; k < n; k++) {
+        for (int32_t l = 0; l < PK_LEADS_MAX; l++) m->std[k][l] = 1;
+        for (int32_t i = 0; i < m->net.signal.leads; i++) {
+            m->mean[k][m->net.signal.lead[i]] = m->file.info.mean[i];
+            m->std[k][m->net.signal.lead[i]] = m->file.info.std[i];
+        }
+    }
+    return PK_OK;
+}
+
+static enum pk_status prepare(struct pk_model *m, const struct pk_dataset *d, double window,
+                              double stride, struct pk_err *err)
+{
+    const struct pk_model_info *info = &m->file.info;
+    double own = info->head[0] ? info->window : info->tokens * info->patch / info->rate;
+    if (stride <= 0) stride = window > 0 ? window : info->head[0] ? info->stride : own;
+    if (window <= 0) window = own;
+    if (!(window * d->rate <= d->samples + 0.5) || !(stride * d->rate >= 0.5))
+        return pk_fail(err, PK_EDATA, "windows of %g s every %g s do not fit records of %g s",
+                       window, stride, d->samples / d->rate);
+    m->eval.window = (int32_t)lround(window * d->rate);
+    m->eval.stride = (int32_t)lround(fmin(stride * d->rate, d->samples));
+    m->eval.max_sigmoid = !strcmp(info->aggregation, "max_sigmoid");
+    struct pk_batch_shape shape = {.leads = d->leads, .samples = m->eval.window, .rate = d->rate};
+    memcpy(shape.lead_name, d->lead_name, sizeof shape.lead_name);
+    PK_TRY(pk_model_net(&m->net, info, &shape, err));
+    PK_TRY(take_statistics(m, d, err));
+    struct pk_prog first = {0}; // parameters must be known before there are arenas
+    enum pk_status s = pk_classifier_build(&first, &m->params, &m->net, PK_EVAL_MICRO, false, err);
+    pk_prog_free(&first);
+    PK_TRY(s);
+    PK_TRY(pk_exec_create(&m->exec, &(struct pk_exec_spec){.params = &m->params}, err));
+    PK_TRY(pk_evaluator_open(&m->eval, &m->exec, &m->params, &m->net, err));
+    return pk_model_read(&m->file, &m->params, part_of(info), m->exec.weight, err);
+}
+
+enum pk_status pk_model_on(struct pk_model *m, const char *path, bool ema,
+                           const struct pk_dataset *data, double window, double stride,
+                           struct pk_err *err)
+{
+    memset(m, 0, sizeof *m);
+    PK_TRY(pk_model_open(&m->file, path, ema, err));
+    enum pk_status s = prepare(m, data, window, stride, err);
+    if (s != PK_OK) pk_model_free(m);
+    return s;
+}
+
+void pk_model_free(struct pk_model *m)
+{
+    pk_evaluator_close(&m->eval);
+    pk_exec_free(&m->exec);
+    pk_params_free(&m->params);
+    free(m->mean);
+    free(m->std);
+    pk_model_close(&m->file);
+    memset(m, 0, sizeof *m);
+}
+
+enum pk_status pk_dataset_named(struct pk_dataset *out, const char *name, double rate,
+                                struct pk_err *err)
+{
+    int64_t records;
+    if (strncmp(name, "synthetic:", 10)) return pk_corpus_open(out, name, err);
+    if (!pk_parse_i64(name + 10, &records) || records < 1 || records > 10000000)
+        return pk_fail(err, PK_EUSAGE, "'%s': synthetic:N needs a number of records, 1 to 10000000",
+                       name);
+    struct pk_synth_spec s = {.records = records, .rate = rate, .seconds = 10, .threads = 2};
+    return pk_synth_open(out, &s, err);
+}
+
+enum pk_status pk_folds_parse(uint64_t out[2], const char *text, struct pk_err *err)
+{
+    out[0] = out[1] = text ? 0 : UINT64_MAX;
+    while (text) {
+        char part[8];
+        int64_t fold;
+        size_t n = strcspn(text, ",");
+        snprintf(part, sizeof part, "%.*s", (int)PK_MIN(n, sizeof part), text);
+        if (!pk_parse_i64(part, &fold) || fold < 1 || fold >= FOLDS)
+            return pk_fail(err, PK_EUSAGE, "--folds: '%s' is not a fold; give e.g. 9 or 1,2,3",
+                           part);
+        out[fold / 64] |= (uint64_t)1 << fold % 64;
+        text = text[n] ? text + n + 1 : NULL;
+    }
+    return PK_OK;
+}
+
+static int labels_of(const struct pk_task *t, int64_t row)
+{
+    int n = 0;
+    for (int32_t c = 0; c < t->classes; c++) n += t->label[row * t->classes + c];
+    return n;
+}
+
+enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
+                              const uint64_t folds[2], const struct pk_task *task, bool single,
+                              struct pk_err *err)
+{
+    bool all = folds[0] == UINT64_MAX && folds[1] == UINT64_MAX;
+    out->count = 0;
+    PK_TRY(pk_alloc(&out->row, (size_t)d->count, sizeof *out->row, "row list", err));
+    for (int64_t i = 0; i < d->count; i++) {
+        int fold = d->record[i].fold, labels = task ? labels_of(task, i) : 1;
+        if (!all && !(fold > 0 && fold < FOLDS && folds[fold / 64] >> fold % 64 & 1)) continue;
+        if (single ? labels != 1 : labels == 0) continue;
+        out->row[out->count++] = i;
+    }
+    if (out->count) return PK_OK;
+    free(out->row);
+    out->row = NULL;
+    return pk_fail(err, PK_EDATA, "%s: no record is left (folds%s%s)", d->name,
+                   task ? ", labels of task " : "", task ? task->name : "");
+}
