@@ -82,18 +82,16 @@ static enum pk_status delete_file(const char *dir, const char *name, struct pk_e
     return PK_OK;
 }
 
-/* TensorBoard's folder would mix the old curves with the new. */
-static enum pk_status delete_events(const char *dir, struct pk_err *err)
+/* Deletes the files of a folder whose names begin so; a folder that does not exist has none. */
+static enum pk_status delete_files(const char *folder, const char *begin, struct pk_err *err)
 {
-    char tb[PK_PATH_MAX];
     struct dirent *e;
     enum pk_status s = PK_OK;
-    PK_TRY(pk_path(tb, err, "%s/tb", dir));
-    DIR *d = opendir(tb);
+    DIR *d = opendir(folder);
     if (!d && errno == ENOENT) return PK_OK;
-    if (!d) return pk_fail_errno(err, PK_EWRITE, "cannot list %s", tb);
+    if (!d) return pk_fail_errno(err, PK_EWRITE, "cannot list %s", folder);
     while (s == PK_OK && (e = readdir(d)))
-        if (!strncmp(e->d_name, "events.", 7)) s = delete_file(tb, e->d_name, err);
+        if (!strncmp(e->d_name, begin, strlen(begin))) s = delete_file(folder, e->d_name, err);
     closedir(d);
     return s;
 }
@@ -101,11 +99,17 @@ static enum pk_status delete_events(const char *dir, struct pk_err *err)
 /* run.json goes last: until then the folder still counts as a run, and asking again goes on. */
 static enum pk_status delete_run(const struct pk_run *r, struct pk_err *err)
 {
-    static const char *const names[] = {"metrics.jsonl", "train.log", "recipe.yaml", "report.html",
-                                        "run.json"};
+    static const char *const names[] = {
+        "metrics.jsonl",         "train.log",       "recipe.yaml",     "report.html",
+        "result.json",           "test_scores.npy", "test_labels.npy", "validation_scores.npy",
+        "validation_labels.npy", "run.json"};
+    char tb[PK_PATH_MAX];
     PK_TRY(pk_ckpt_clean(r->checkpoints, err));
     PK_TRY(pk_ckpt_drop_after(r->checkpoints, -1, err));
-    PK_TRY(delete_events(r->dir, err));
+    /* TensorBoard's folder would mix the old curves with the new. */
+    PK_TRY(pk_path(tb, err, "%s/tb", r->dir));
+    PK_TRY(delete_files(tb, "events.", err));
+    PK_TRY(delete_files(r->dir, "nan-step-", err));
     for (size_t i = 0; i < PK_COUNT(names); i++) PK_TRY(delete_file(r->dir, names[i], err));
     return PK_OK;
 }

@@ -40,8 +40,8 @@ struct pk_run {
     char note[512]; // "" or what happened that the user should know (a lock taken over)
 };
 
-/* Whether `mode` is possible there, before hours of preparation: the refusals of pk_run_open but for
- * the lock. Changes nothing. */
+/* Whether `mode` is possible there, before hours of preparation: the refusals of pk_run_open but
+ * for the lock. Changes nothing. */
 enum pk_status pk_run_check(const char *dir, enum pk_run_mode mode, struct pk_err *err);
 /* Creates (with parents) or reopens the folder, locks it, and writes run.json with state running.
  * argv is borrowed until pk_run_close.

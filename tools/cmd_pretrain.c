@@ -36,8 +36,10 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
         return pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
                        pk_recipe_origin(r, "objective.kind"), jepa ? "pretrain" : "finetune");
     enum pk_status s = PK_OK;
-    if (jepa) s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
-    else s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, a->argc, a->argv}, err);
+    if (jepa)
+        s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
+    else
+        s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, a->argc, a->argv}, err);
     char dir[PK_PATH_MAX];
     if (s == PK_OK && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
     return s;
@@ -46,11 +48,11 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
 static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_err *err)
 {
     struct pk_recipe *r;
-    if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
+    if (a->count < 1)
+        return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
     PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
     enum pk_status s = inherit(r, err);
-    if (s == PK_OK)
-        s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, jepa, err);
+    if (s == PK_OK) s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, jepa, err);
     pk_recipe_free(r);
     return s;
 }
@@ -112,9 +114,10 @@ const struct pk_command pk_cmd_pretrain = {
     .name = "pretrain",
     .synopsis = "RECIPE [key=value ...]",
     .summary = "train an encoder without labels",
-    .details = "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
-               "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
-               "goes on bit-exactly. Prints the run's folder.",
+    .details =
+        "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
+        "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
+        "goes on bit-exactly. Prints the run's folder.",
     .options = options,
     .examples = pretrain_examples,
     .run = run_pretrain};
@@ -127,7 +130,8 @@ static const struct pk_example finetune_examples[] = {
     {"finetune finetune_scratch data.corpus= data.synthetic.records=200 data.rate=100Hz "
      "data.task=rhythm model.encoder.width=32 model.encoder.depth=1 model.encoder.heads=2 "
      "model.encoder.patch=50ms stages.0.steps=2 stages.0.learning_rate.warmup=0 "
-     "evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 output.dir=runs/scratch --quiet",
+     "evaluation.every=2 evaluation.bootstrap=0 train.batch_size=16 output.dir=runs/scratch "
+     "--quiet",
      "the same data, a small encoder from random weights"},
     {0}};
 
@@ -135,10 +139,11 @@ const struct pk_command pk_cmd_finetune = {
     .name = "finetune",
     .synopsis = "RECIPE [key=value ...]",
     .summary = "train a classifier on an encoder: probe, fine-tune, from scratch",
-    .details = "init_from=RUN|CHECKPOINT|FILE names the encoder. The stages of the recipe follow each\n"
-               "other, each from the best checkpoint (validation macro AUC) of the one before. With\n"
-               "evaluation.test=true the test folds are scored once at the end; RUN/result.json\n"
-               "names the whole protocol.",
+    .details =
+        "init_from=RUN|CHECKPOINT|FILE names the encoder. The stages of the recipe follow each\n"
+        "other, each from the best checkpoint (validation macro AUC) of the one before. With\n"
+        "evaluation.test=true the test folds are scored once at the end; RUN/result.json\n"
+        "names the whole protocol.",
     .options = options,
     .examples = finetune_examples,
     .run = run_finetune};

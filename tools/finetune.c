@@ -28,10 +28,12 @@ struct finetune {
     float *score;   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
-    double best_score;            // macro AUC, -1 before the first validation of a stage
-    int64_t best_step;            // within the stage
-    double loss_sum, norm;        // since the last validation; gradient norm of the last step
+    double best_score;     // macro AUC, -1 before the first validation of a stage
+    int64_t best_step;     // within the stage
+    double loss_sum, norm; // since the last validation; gradient norm of the last step
     int64_t loss_count;
+    int64_t timed;        // steps of this process since the last validation
+    double waited, since; // seconds of data wait, and of all steps, in them
     double validation_seconds;
     uint64_t frozen_hash; // of the encoder, while it is frozen
 };
@@ -78,15 +80,17 @@ static enum pk_status agree(const struct finetune *f, const struct pk_model_info
                             struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
-    const struct { const char *key; double have; } all[] = {
-        {"data.rate", m->rate},
-        {"model.encoder.width", m->encoder.width},
-        {"model.encoder.depth", m->encoder.depth},
-        {"model.encoder.heads", m->encoder.heads},
-        {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
-        {"model.encoder.registers", m->registers},
-        {"model.encoder.patch", m->patch / m->rate},
-        {"data.leads", m->leads}};
+    const struct {
+        const char *key;
+        double have;
+    } all[] = {{"data.rate", m->rate},
+               {"model.encoder.width", m->encoder.width},
+               {"model.encoder.depth", m->encoder.depth},
+               {"model.encoder.heads", m->encoder.heads},
+               {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
+               {"model.encoder.registers", m->registers},
+               {"model.encoder.patch", m->patch / m->rate},
+               {"data.leads", m->leads}};
     for (size_t i = 0; i < PK_COUNT(all); i++) {
         bool list = !strcmp(all[i].key, "data.leads");
         int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;
@@ -96,15 +100,17 @@ static enum pk_status agree(const struct finetune *f, const struct pk_model_info
         for (int32_t k = 0; same && k < leads; k++)
             same = !strcmp(pk_recipe_item_str(r, all[i].key, k), m->lead_name[k]);
         if (!same && list)
-            return pk_fail(err, PK_ERECIPE,
-                           "%s: data.leads are not the %d leads of the encoder in their order; leave "
-                           "the key out to take them from init_from",
-                           pk_recipe_origin(r, all[i].key), m->leads);
+            return pk_fail(
+                err, PK_ERECIPE,
+                "%s: data.leads are not the %d leads of the encoder in their order; leave "
+                "the key out to take them from init_from",
+                pk_recipe_origin(r, all[i].key), m->leads);
         if (!same)
-            return pk_fail(err, PK_ERECIPE,
-                           "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
-                           "init_from",
-                           pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
+            return pk_fail(
+                err, PK_ERECIPE,
+                "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
+                "init_from",
+                pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
     }
     return PK_OK;
 }
@@ -200,7 +206,9 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
     if (f->eval.window != f->in.shape.samples)
         s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                     pk_recipe_origin(r, "evaluation.window"));
-    if (s == PK_OK) s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width, &f->micro, err);
+    if (s == PK_OK)
+        s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width, &f->micro,
+                           err);
     f->micros = f->batch / f->micro;
     if (s == PK_OK) s = build_stage(f, err);
     if (s == PK_OK) s = pk_trainer_arenas(&f->t, false, err);
@@ -244,12 +252,26 @@ static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
     return pk_loader_open(&f->loader, &spec, err);
 }
 
+static double rate_at(const struct finetune *f, int64_t stage_step)
+{
+    char path[128];
+    struct pk_schedule s = pk_recipe_rate(f->t.recipe, stage_key(path, f->stage, "learning_rate"),
+                                          stage_i64(f, "steps"));
+    return pk_schedule_at(&s, stage_step);
+}
+
+static double decay_at(const struct finetune *f, int64_t stage_step)
+{
+    char path[128];
+    struct pk_schedule s = pk_recipe_decay(f->t.recipe, stage_key(path, f->stage, "weight_decay"),
+                                           stage_i64(f, "steps"));
+    return pk_schedule_at(&s, stage_step);
+}
+
 static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
                                  struct pk_err *err)
 {
-    char path[128];
     size_t micro = (size_t)f->micro, leads = (size_t)b->leads;
-    int64_t steps = stage_i64(f, "steps");
     struct pk_feed feed[] = {
         {"signal", b->signal, micro * leads * (size_t)b->samples * sizeof *b->signal},
         {"gain", b->gain, micro * leads * sizeof *b->gain},
@@ -270,15 +292,11 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, d
     if (!isfinite(*loss))
         return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite",
                        (long long)f->step);
-    struct pk_schedule rate =
-        pk_recipe_rate(f->t.recipe, stage_key(path, f->stage, "learning_rate"), steps);
-    struct pk_schedule decay =
-        pk_recipe_decay(f->t.recipe, stage_key(path, f->stage, "weight_decay"), steps);
     struct pk_optim_arenas a = {
         .weight = f->t.exec.weight, .m = f->t.m, .v = f->t.v, .grad = f->t.exec.grad};
     struct pk_optim_step s = {.step = f->stage_step,
-                              .learning_rate = pk_schedule_at(&rate, f->stage_step),
-                              .weight_decay = pk_schedule_at(&decay, f->stage_step)};
+                              .learning_rate = rate_at(f, f->stage_step),
+                              .weight_decay = decay_at(f, f->stage_step)};
     return pk_optim_step(f->t.optim, f->t.exec.pool, &a, &s, &f->norm, err);
 }
 
@@ -311,21 +329,30 @@ static enum pk_status validate(struct finetune *f, struct pk_err *err)
         f->best_step = f->stage_step;
         memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
     }
+    double interval = fmax(f->since, 1e-9);
     struct pk_scalar scalar[] = {{"train/loss", loss},
+                                 {"train/learning_rate", rate_at(f, f->stage_step - 1)},
+                                 {"train/weight_decay", decay_at(f, f->stage_step - 1)},
                                  {"train/grad_norm", f->norm},
                                  {"validation/macro_auc", auc},
                                  {"validation/best_macro_auc", f->best_score},
                                  {"train/stage", (double)f->stage},
+                                 {"speed/records_per_s", (double)(f->timed * f->batch) / interval},
+                                 {"speed/data_wait", f->waited / interval},
+                                 {"speed/peak_memory", pk_peak_memory()},
                                  {"speed/seconds", pk_seconds() - f->t.started}};
     PK_TRY(pk_trainer_metrics(&f->t, f->step, "validation", scalar, (int)PK_COUNT(scalar), err));
     struct pk_progress_field field[] = {{"stage", (double)f->stage, PK_FORMAT_COUNT},
                                         {"loss", loss, PK_FORMAT_GENERAL},
+                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
                                         {"grad", f->norm, PK_FORMAT_GENERAL},
                                         {"val", auc, PK_FORMAT_GENERAL},
-                                        {"best", f->best_score, PK_FORMAT_GENERAL}};
+                                        {"best", f->best_score, PK_FORMAT_GENERAL},
+                                        {"wait", f->waited / interval, PK_FORMAT_PERCENT}};
     pk_progress_update(&f->t.progress, f->step, pk_seconds(), field, (int)PK_COUNT(field));
     f->loss_sum = 0;
-    f->loss_count = 0;
+    f->loss_count = f->timed = 0;
+    f->waited = f->since = 0;
     return PK_OK;
 }
 
@@ -347,7 +374,8 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
     while (f->stage_step < steps &&
            !(patience && f->best_step >= 0 && f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
-        PK_TRY(pk_loader_get(f->loader, f->step, &b, NULL, err));
+        double waited, begun = pk_seconds();
+        PK_TRY(pk_loader_get(f->loader, f->step, &b, &waited, err));
         enum pk_status s = train_step(f, b, &loss, err);
         if (s == PK_EDIVERGED) {
             PK_TRY(pk_trainer_diverged(&f->t, f->step, b, f->in.task->classes, err));
@@ -359,6 +387,9 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
         }
         f->step++;
         f->stage_step++;
+        f->timed++;
+        f->waited += waited;
+        f->since += pk_seconds() - begun;
         if (f->stage_step % every == 0 || f->stage_step == steps) PK_TRY(validate(f, err));
         bool stop = pk_stop_requested() != 0;
         if (stop || pk_trainer_due(&f->t, f->step))
@@ -504,8 +535,10 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     PK_TRY(open_loader(f, err));
     describe(f);
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
-    if (resume) PK_TRY(load_state(f, err));
-    else PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
+    if (resume)
+        PK_TRY(load_state(f, err));
+    else
+        PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(r, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", f->t.run.dir));
         PK_TRY(pk_tfevents_open(&f->t.events, dir, resume ? f->step : -1, err));

@@ -8,7 +8,7 @@
 struct pk_finetune_options {
     enum pk_run_mode mode;
     bool quiet;
-    int argc;    // for run.json; borrowed
+    int argc; // for run.json; borrowed
     char **argv;
 };
 /* Runs all stages of the recipe and, if asked for, the test; writes RUN/result.json. */

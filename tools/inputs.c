@@ -23,9 +23,10 @@ static enum pk_status open_dataset(struct pk_inputs *in, const struct pk_recipe 
                               .seed = (uint64_t)pk_recipe_i64(r, "data.synthetic.seed"),
                               .threads = (int)pk_recipe_i64(r, "data.threads")};
     if (!(s.rate > 0))
-        return pk_fail(err, PK_ERECIPE,
-                       "synthetic records of which sampling rate? Give data.rate: init_from names no "
-                       "run whose recipe has one");
+        return pk_fail(
+            err, PK_ERECIPE,
+            "synthetic records of which sampling rate? Give data.rate: init_from names no "
+            "run whose recipe has one");
     return pk_synth_open(&in->data, &s, err);
 }
 
@@ -156,6 +157,19 @@ static enum pk_status normalise(struct pk_inputs *in, const struct pk_recipe *r,
     return PK_OK;
 }
 
+static enum pk_status no_database(const struct pk_inputs *in, const struct pk_recipe *r,
+                                  const char *name, struct pk_err *err)
+{
+    struct pk_text have = {0};
+    for (int32_t k = 0; k < in->data.sources; k++)
+        pk_text_add(&have, "%s%s", k ? ", " : "", in->data.source[k].name);
+    enum pk_status s =
+        pk_fail(err, PK_EDATA, "%s: %s has no database '%s'; it has: %.1000s",
+                pk_recipe_origin(r, "data.mixture"), in->data.name, name, have.s ? have.s : "none");
+    pk_text_free(&have);
+    return s;
+}
+
 static enum pk_status mixture(struct pk_inputs *in, const struct pk_recipe *r, struct pk_err *err)
 {
     int64_t n = pk_recipe_count(r, "data.mixture");
@@ -165,9 +179,7 @@ static enum pk_status mixture(struct pk_inputs *in, const struct pk_recipe *r, s
         const char *name = pk_recipe_item_key(r, "data.mixture", i);
         int32_t k = 0;
         while (k < in->data.sources && strcasecmp(in->data.source[k].name, name)) k++;
-        if (k == in->data.sources)
-            return pk_fail(err, PK_EDATA, "%s: %s has no database '%s'",
-                           pk_recipe_origin(r, "data.mixture"), in->data.name, name);
+        if (k == in->data.sources) return no_database(in, r, name, err);
         in->weight[k] = pk_recipe_item_f64(r, "data.mixture", i);
     }
     return PK_OK;

@@ -45,21 +45,20 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
 static enum pk_status open_loader(struct pretrain *p, struct pk_err *err)
 {
     const struct pk_recipe *r = p->t.recipe;
-    struct pk_loader_spec spec = {
-        .data = &p->in.data,
-        .rows = p->in.train.row,
-        .row_count = p->in.train.count,
-        .weight = p->in.weight,
-        .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
-        .std = (const double(*)[PK_LEADS_MAX])p->in.std,
-        .batch = (int32_t)p->s.batch,
-        .first = 0,
-        .stride_count = (int32_t)p->s.batch,
-        .crop = p->in.shape.samples,
-        .random_crop = true,
-        .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-        .threads = (int)pk_recipe_i64(r, "data.threads"),
-        .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    struct pk_loader_spec spec = {.data = &p->in.data,
+                                  .rows = p->in.train.row,
+                                  .row_count = p->in.train.count,
+                                  .weight = p->in.weight,
+                                  .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
+                                  .std = (const double(*)[PK_LEADS_MAX])p->in.std,
+                                  .batch = (int32_t)p->s.batch,
+                                  .first = 0,
+                                  .stride_count = (int32_t)p->s.batch,
+                                  .crop = p->in.shape.samples,
+                                  .random_crop = true,
+                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
+                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
     return pk_loader_open(&p->loader, &spec, err);
 }
 
@@ -91,18 +90,17 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                           "warning: the encoder collapses: target variance %.2g, effective rank "
                           "%.1f of %lld; lower the learning rate or raise the EMA momentum",
                           variance, e.effective_rank, (long long)width);
-    struct pk_progress_field field[] = {
-        {"loss", loss, PK_FORMAT_GENERAL},
-        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
-        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
-        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
-        {"grad", p->s.norm, PK_FORMAT_GENERAL},
-        {"std", e.mean_std, PK_FORMAT_GENERAL},
-        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
-        {"tvar", variance, PK_FORMAT_GENERAL},
-        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
-        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
-        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
+    struct pk_progress_field field[] = {{"loss", loss, PK_FORMAT_GENERAL},
+                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
+                                        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
+                                        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
+                                        {"grad", p->s.norm, PK_FORMAT_GENERAL},
+                                        {"std", e.mean_std, PK_FORMAT_GENERAL},
+                                        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
+                                        {"tvar", variance, PK_FORMAT_GENERAL},
+                                        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
+                                        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
+                                        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
     p->loss_count = p->timed = 0;
@@ -173,14 +171,15 @@ static void describe(struct pretrain *p)
     p->t.info.encoder = p->s.model.encoder;
     pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
-    fprintf(stderr,
-            "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
-            "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
-            p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
-            (long long)pk_params_total(&p->t.params, "encoder."),
-            (long long)pk_params_total(&p->t.params, "predictor."), p->s.model.signal.tokens,
-            p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro, p->t.exec.threads,
-            pk_isa_name(p->t.exec.isa));
+    fprintf(
+        stderr,
+        "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
+        "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
+        p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
+        (long long)pk_params_total(&p->t.params, "encoder."),
+        (long long)pk_params_total(&p->t.params, "predictor."), p->s.model.signal.tokens,
+        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro, p->t.exec.threads,
+        pk_isa_name(p->t.exec.isa));
 }
 
 static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
@@ -199,13 +198,16 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
-    if (resume) PK_TRY(load_state(p, step, err));
-    else PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
+    if (resume)
+        PK_TRY(load_state(p, step, err));
+    else
+        PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
     if (pk_recipe_bool(p->t.recipe, "output.tensorboard")) {
         PK_TRY(pk_path(dir, err, "%s/tb", p->t.run.dir));
         PK_TRY(pk_tfevents_open(&p->t.events, dir, resume ? *step : -1, err));
     }
-    pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step, (long long)p->s.steps);
+    pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step,
+               (long long)p->s.steps);
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, o->quiet,
                       pk_seconds());
     return PK_OK;

@@ -8,7 +8,7 @@
 struct pk_pretrain_options {
     enum pk_run_mode mode;
     bool quiet;
-    int argc;    // for run.json; borrowed
+    int argc; // for run.json; borrowed
     char **argv;
 };
 /* Runs to the end of the recipe, or to a signal: PK_ESTOPPED after a checkpoint. */

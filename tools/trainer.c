@@ -99,6 +99,7 @@ enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, 
     PK_TRY(pk_run_open(&t->run, dir, mode, argc, argv, err));
     t->run_open = true;
     if (t->run.note[0] && !t->quiet) fprintf(stderr, "note: %s\n", t->run.note);
+    if (t->run.note[0]) pk_run_log(&t->run, "note: %s", t->run.note);
     PK_TRY(pk_ckpt_clean(t->run.checkpoints, err));
     return mode == PK_RUN_RESUME ? PK_OK : write_recipe(t, err);
 }
@@ -196,13 +197,14 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     int files = 0;
     *step = 0;
     *state = (struct pk_json){0};
-    int64_t steps = pk_recipe_i64(t->recipe, "train.steps");  // 0 for stages
+    int64_t steps = pk_recipe_i64(t->recipe, "train.steps"); // 0 for stages
     if (!pk_trainer_has_checkpoint(t->run.dir)) {
         PK_TRY(pk_run_rewind(&t->run, 0, err));
         return write_recipe(t, err);
     }
     PK_TRY(pk_ckpt_open(&c, t->run.checkpoints, err));
     if (c.warning[0] && !t->quiet) fprintf(stderr, "warning: %s\n", c.warning);
+    if (c.warning[0]) pk_run_log(&t->run, "warning: %s", c.warning);
     enum pk_status s = list_files(t, file, refs, &files, err);
     if (s == PK_OK && steps && c.step > steps)
         s = pk_fail(err, PK_EUSAGE, "%s has %lld steps already, more than train.steps=%lld",
@@ -242,6 +244,12 @@ enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char
     pk_json_close(&w);
     enum pk_status s = line.failed ? pk_fail(err, PK_ENOMEM, "out of memory: metrics")
                                    : pk_run_metric(&t->run, line.s, err);
+    pk_text_free(&line);
+    for (int i = 0; i < count; i++) {
+        const char *slash = strrchr(scalar[i].tag, '/');
+        pk_text_add(&line, "  %s %.4g", slash ? slash + 1 : scalar[i].tag, scalar[i].value);
+    }
+    if (line.s) pk_run_log(&t->run, "%s step %lld%s", kind, (long long)step, line.s);
     pk_text_free(&line);
     if (s == PK_OK && t->events.f) s = pk_tfevents_write(&t->events, step, scalar, count, err);
     return s;
@@ -301,6 +309,7 @@ enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const str
         pk_err_context(err, "%d steps in a row were skipped", t->skipped);
         return PK_EDIVERGED;
     }
+    pk_run_log(&t->run, "warning: %s; the step is skipped", why.message);
     pk_progress_print(&t->progress, "warning: %s; the step is skipped", why.message);
     return PK_OK;
 }

@@ -25,10 +25,10 @@ struct pk_trainer {
     struct pk_progress progress;
     struct pk_model_info info;
     bool quiet;
-    int skipped;                    // steps in a row whose loss or gradient was not finite
-    int kept;                       // batches kept of such steps
-    double started;                 // pk_seconds when this process began to train
-    double last_checkpoint;         // pk_seconds
+    int skipped;            // steps in a row whose loss or gradient was not finite
+    int kept;               // batches kept of such steps
+    double started;         // pk_seconds when this process began to train
+    double last_checkpoint; // pk_seconds
 };
 
 /* Reads "PREFIX.start|peak|end|warmup|shape" into a schedule over `steps`. */

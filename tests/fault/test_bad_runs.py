@@ -23,6 +23,12 @@ def existing(root, done):
     expect(steps_on_disk(done)[-1] == 6, "a refused --overwrite deleted the old run")
     good(*JEPA, "train.steps=4", out, "--overwrite")
     expect(steps_on_disk(done) == [3, 4] and state(done) == "done", "--overwrite")
+    stale = ["result.json", "test_scores.npy", "nan-step-3.safetensors", "notes.txt"]
+    for name in stale:
+        open(os.path.join(done, name), "w").close()
+    good(*JEPA, "train.steps=4", out, "--overwrite")
+    left = [n for n in stale if os.path.exists(os.path.join(done, n))]
+    expect(left == ["notes.txt"], f"--overwrite left {left} of the old run, or deleted a user's file")
     refused(69, ["holds no run"], "resume", os.path.join(root, "nothing"))
     refused(2, ["train.batch_size=8", "init_from="], "resume", done, "train.batch_size=8")
     refused(2, ["4 steps already", "train.steps=2"], "resume", done, "train.steps=2")
@@ -307,6 +313,9 @@ def quiet_and_plain(root):
     missing = [w for w in wanted - {"step"} if w.encode() not in events]
     expect(not missing, f"TensorBoard lacks {missing}")
     expect([line["step"] for line in metrics(run)] == list(range(1, 9)), "steps of metrics.jsonl")
+    with open(os.path.join(run, "train.log")) as f:
+        log = f.read()
+    expect("train step 8  loss" in log and "done after step 8" in log, f"train.log: {log}")
 
 
 def main():

@@ -126,6 +126,27 @@ def signals(root, name, first, reference, number, times, resume_first=False):
     same(run, reference, f"{name}, {stopped} times {number.name}")
 
 
+def early(root):
+    """A signal while data and model are prepared: the first step edge is the first stop."""
+    first = [*JEPA, "train.steps=1000", "data.synthetic.records=4000"]
+    stopped = 0
+    for i in range(10):
+        run = os.path.join(root, f"early{i}")
+        p = start([*first, f"output.dir={run}"])
+        time.sleep(0.01 * 1.6**i)
+        p.send_signal(signal.SIGINT if i % 2 else signal.SIGTERM)
+        said = p.communicate()[1]
+        # Before main() has installed its handlers there is nothing to save.
+        before = p.returncode in (-signal.SIGINT, -signal.SIGTERM) and not os.path.exists(run)
+        expect(before or p.returncode == 75, f"early signal: exit {p.returncode}: {said}")
+        if p.returncode == 75:
+            stopped += 1
+            steps = steps_on_disk(run)[-1]
+            good("resume", run, f"train.steps={steps + 2}", "--quiet")
+            expect(state(run) == "done", f"early signal: {state(run)} after resume")
+    expect(stopped, "no early signal arrived in time")
+
+
 def accumulation(root):
     first = [*JEPA, "train.steps=31", "train.accumulate=2", "output.checkpoint.every=2",
              "train.log_every=5"]
@@ -160,6 +181,7 @@ def main():
         signals(root, "jepa", first, reference, signal.SIGTERM, 5)
         signals(root, "jepa", first, reference, signal.SIGUSR2, 2)
         accumulation(root)
+        early(root)
         encoder = os.path.join(root, "encoder")
         good(*JEPA, "train.steps=4", f"output.dir={encoder}")
         first = [*CLASSIFY, f"init_from={encoder}"]
