@@ -128,14 +128,12 @@ static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t see
     size_t n = (size_t)e->rows.count * (size_t)e->task->classes;
     PK_TRY(pk_alloc(&e->score, n, sizeof *e->score, "scores", err));
     PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
-    PK_TRY(pk_evaluate(&e->model.eval, &e->data, &e->rows,
-                       (const double(*)[PK_LEADS_MAX])e->model.mean,
-                       (const double(*)[PK_LEADS_MAX])e->model.std, e->score, NULL, err));
-    struct pk_scores in = {
-        .rows = e->rows.count, .classes = e->task->classes, .labels = e->label, .f32 = e->score};
     struct pk_metrics_options o = {
         .resamples = resamples, .seed = (uint64_t)seed, .threads = e->model.exec.threads};
-    return pk_metrics_compute(&e->m, &in, &o, err);
+    return pk_evaluate_metrics(&e->m, &e->model.eval, &e->data, &e->rows,
+                               (const double(*)[PK_LEADS_MAX])e->model.mean,
+                               (const double(*)[PK_LEADS_MAX])e->model.std, e->label, &o, e->score,
+                               err);
 }
 
 static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_err *err)

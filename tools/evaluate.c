@@ -129,15 +129,6 @@ static enum pk_status add_record(struct chunk *c, struct pk_evaluator *e,
     return PK_OK;
 }
 
-/* Single-label scores are probabilities over the classes, so that rows are comparable. */
-static void softmax(float *x, int64_t n)
-{
-    double most = (double)x[0], sum = 0;
-    for (int64_t k = 1; k < n; k++) most = fmax(most, (double)x[k]);
-    for (int64_t k = 0; k < n; k++) sum += exp((double)x[k] - most);
-    for (int64_t k = 0; k < n; k++) x[k] = (float)(exp((double)x[k] - most) / sum);
-}
-
 enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
                            const double (*std)[PK_LEADS_MAX], float *score, float *embedding,
@@ -155,12 +146,35 @@ enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data
         double n = (double)c.windows[i];
         for (int64_t k = 0; score && k < classes; k++)
             score[i * classes + k] = (float)(c.sum[i * classes + k] / (e->max_sigmoid ? 1 : n));
-        if (score && e->model.softmax && !e->max_sigmoid) softmax(score + i * classes, classes);
         for (int64_t k = 0; embedding && k < width; k++)
             embedding[i * width + k] = (float)(c.sum_embedding[i * width + k] / n);
     }
     free_chunk(&c);
     return s;
+}
+
+/* Single-label scores are probabilities over the classes, so that rows are comparable. */
+static void softmax(float *x, int64_t n)
+{
+    double most = (double)x[0], sum = 0;
+    for (int64_t k = 1; k < n; k++) most = fmax(most, (double)x[k]);
+    for (int64_t k = 0; k < n; k++) sum += exp((double)x[k] - most);
+    for (int64_t k = 0; k < n; k++) x[k] = (float)(exp((double)x[k] - most) / sum);
+}
+
+enum pk_status pk_evaluate_metrics(struct pk_metrics *out, struct pk_evaluator *e,
+                                   const struct pk_dataset *data, const struct pk_rows *rows,
+                                   const double (*mean)[PK_LEADS_MAX],
+                                   const double (*std)[PK_LEADS_MAX], const uint8_t *label,
+                                   const struct pk_metrics_options *options, float *score,
+                                   struct pk_err *err)
+{
+    int32_t classes = e->model.classes;
+    PK_TRY(pk_evaluate(e, data, rows, mean, std, score, NULL, err));
+    for (int64_t i = 0; e->model.softmax && !e->max_sigmoid && i < rows->count; i++)
+        softmax(score + i * classes, classes);
+    struct pk_scores in = {.rows = rows->count, .classes = classes, .labels = label, .f32 = score};
+    return pk_metrics_compute(out, &in, options, err);
 }
 
 enum pk_status pk_evaluate_labels(uint8_t **out, const struct pk_task *task,

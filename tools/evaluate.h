@@ -22,13 +22,20 @@ enum pk_status pk_evaluator_open(struct pk_evaluator *e, struct pk_exec *exec,
                                  struct pk_params *params, const struct pk_classifier *model,
                                  struct pk_err *err);
 void pk_evaluator_close(struct pk_evaluator *e);
-/* Scores are logits (probabilities after max_sigmoid, and for a softmax model). score [rows.count,
- * classes] and embedding [rows.count, width] (mean over windows), each or NULL.
+/* Scores are logits, probabilities after max_sigmoid. score [rows.count, classes] and embedding [rows.count, width] (mean over windows), each or NULL.
  * mean, std per source as in pk_inputs. A record shorter than a window is an error naming it. */
 enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
                            const double (*std)[PK_LEADS_MAX], float *score, float *embedding,
                            struct pk_err *err);
+/* Scores of the rows into score [rows.count, classes], logits or, of a single-label model, softmax
+ * probabilities; and their metrics against label [rows.count, classes]. */
+enum pk_status pk_evaluate_metrics(struct pk_metrics *out, struct pk_evaluator *e,
+                                   const struct pk_dataset *data, const struct pk_rows *rows,
+                                   const double (*mean)[PK_LEADS_MAX],
+                                   const double (*std)[PK_LEADS_MAX], const uint8_t *label,
+                                   const struct pk_metrics_options *options, float *score,
+                                   struct pk_err *err);
 /* Labels of the rows, [rows.count, classes]; free with free. */
 enum pk_status pk_evaluate_labels(uint8_t **out, const struct pk_task *task,
                                   const struct pk_rows *rows, struct pk_err *err);

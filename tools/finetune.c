@@ -304,15 +304,13 @@ static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows,
                                  const uint8_t *label, int64_t resamples, struct pk_metrics *out,
                                  struct pk_err *err)
 {
-    PK_TRY(pk_evaluate(&f->eval, &f->in.data, rows, (const double(*)[PK_LEADS_MAX])f->in.mean,
-                       (const double(*)[PK_LEADS_MAX])f->in.std, score, NULL, err));
-    struct pk_scores in = {
-        .rows = rows->count, .classes = f->in.task->classes, .labels = label, .f32 = score};
     struct pk_metrics_options o = {
         .resamples = resamples,
         .seed = (uint64_t)pk_recipe_i64(f->t.recipe, "evaluation.bootstrap_seed"),
         .threads = f->t.exec.threads};
-    return pk_metrics_compute(out, &in, &o, err);
+    return pk_evaluate_metrics(out, &f->eval, &f->in.data, rows,
+                               (const double(*)[PK_LEADS_MAX])f->in.mean,
+                               (const double(*)[PK_LEADS_MAX])f->in.std, label, &o, score, err);
 }
 
 static enum pk_status validate(struct finetune *f, struct pk_err *err)
