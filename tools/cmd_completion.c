@@ -14,11 +14,13 @@ static int first_word(const char *name)
     return (int)strcspn(name, " ");
 }
 
-/* Whether an earlier command starts with the same word ("data import", "data info"). */
-static bool seen_before(const struct pk_command *const *c, int i)
+/* Whether an earlier command starts with the same word ("data import", "data info"). pairs: of two
+ * words, since "eval" is a command beside "eval scores". */
+static bool seen_before(const struct pk_command *const *c, int i, bool pairs)
 {
     for (int k = 0; k < i; k++)
-        if (first_word(c[k]->name) == first_word(c[i]->name) &&
+        if ((!pairs || c[k]->name[first_word(c[k]->name)]) &&
+            first_word(c[k]->name) == first_word(c[i]->name) &&
             !strncmp(c[k]->name, c[i]->name, (size_t)first_word(c[i]->name)))
             return true;
     return false;
@@ -29,7 +31,7 @@ static void bash_second_words(const struct pk_command *const *c, int count)
     printf("    local second=\n    case $1 in\n");
     for (int i = 0; i < count; i++) {
         int n = first_word(c[i]->name);
-        if (!c[i]->name[n] || seen_before(c, i)) continue;
+        if (!c[i]->name[n] || seen_before(c, i, true)) continue;
         printf("    %.*s) second='", n, c[i]->name);
         for (int k = i; k < count; k++)
             if (!strncmp(c[k]->name, c[i]->name, (size_t)n + 1)) printf(" %s", c[k]->name + n + 1);
@@ -52,12 +54,13 @@ static void bash(void)
            "    if ((COMP_CWORD == 1)); then\n"
            "        COMPREPLY=($(compgen -W '");
     for (int i = 0; i < count; i++)
-        if (!seen_before(c, i)) printf("%.*s ", first_word(c[i]->name), c[i]->name);
-    printf("--help --version' -- \"$cur\"))\n        return\n    fi\n"
-           "    if ((COMP_CWORD == 2)) && [[ $second ]]; then\n"
-           "        COMPREPLY=($(compgen -W \"$second\" -- \"$cur\"))\n        return\n    fi\n"
-           "    [[ $second ]] && name=\"$name ${COMP_WORDS[2]}\"\n"
-           "    case $name in\n");
+        if (!seen_before(c, i, false)) printf("%.*s ", first_word(c[i]->name), c[i]->name);
+    printf(
+        "--help --version' -- \"$cur\"))\n        return\n    fi\n"
+        "    if ((COMP_CWORD == 2)) && [[ $second && $cur != -* ]]; then\n"
+        "        COMPREPLY=($(compgen -W \"$second\" -- \"$cur\"))\n        return\n    fi\n"
+        "    [[ \" $second \" == *\" ${COMP_WORDS[2]} \"* ]] && name=\"$name ${COMP_WORDS[2]}\"\n"
+        "    case $name in\n");
     for (int i = 0; i < count; i++) {
         printf("    '%s') options='", c[i]->name);
         for (int k = 0; c[i]->options && c[i]->options[k].name; k++)

@@ -6,8 +6,12 @@ import subprocess
 import sys
 import tempfile
 
-import torch
-from safetensors.torch import load_file, save_file
+try:
+    import torch
+    from safetensors.torch import load_file, save_file
+except ImportError as missing:
+    print("skipped:", missing)
+    sys.exit(77)
 
 PROGRAM = os.environ["PURKINJE"]
 
