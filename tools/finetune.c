@@ -75,46 +75,6 @@ static enum pk_status load_state(struct finetune *f, struct pk_err *err)
     return PK_OK;
 }
 
-/* What the recipe says itself about the encoder must be what the file holds. */
-static enum pk_status agree(const struct finetune *f, const struct pk_model_info *m,
-                            struct pk_err *err)
-{
-    const struct pk_recipe *r = f->t.recipe;
-    const struct {
-        const char *key;
-        double have;
-    } all[] = {{"data.rate", m->rate},
-               {"model.encoder.width", m->encoder.width},
-               {"model.encoder.depth", m->encoder.depth},
-               {"model.encoder.heads", m->encoder.heads},
-               {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
-               {"model.encoder.registers", m->registers},
-               {"model.encoder.patch", m->patch / m->rate},
-               {"data.leads", m->leads}};
-    for (size_t i = 0; i < PK_COUNT(all); i++) {
-        bool list = !strcmp(all[i].key, "data.leads");
-        int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;
-        if (!pk_recipe_given(r, all[i].key) || (list && !leads)) continue;
-        double want = list ? (double)leads : pk_recipe_f64(r, all[i].key);
-        bool same = fabs(want - all[i].have) < 1e-9 * fmax(1, want);
-        for (int32_t k = 0; same && k < leads; k++)
-            same = !strcmp(pk_recipe_item_str(r, all[i].key, k), m->lead_name[k]);
-        if (!same && list)
-            return pk_fail(
-                err, PK_ERECIPE,
-                "%s: data.leads are not the %d leads of the encoder in their order; leave "
-                "the key out to take them from init_from",
-                pk_recipe_origin(r, all[i].key), m->leads);
-        if (!same)
-            return pk_fail(
-                err, PK_ERECIPE,
-                "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
-                "init_from",
-                pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
-    }
-    return PK_OK;
-}
-
 /* A run that goes on has its own weights, so that it does not need init_from's file any more. */
 static enum pk_status configure(struct finetune *f, const char *own, struct pk_model_file *file,
                                 bool *has_file, struct pk_err *err)
@@ -130,7 +90,7 @@ static enum pk_status configure(struct finetune *f, const char *own, struct pk_m
         PK_TRY(pk_model_open(file, own ? own : path, ema, err));
         enum pk_status s =
             pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err);
-        if (s == PK_OK) s = agree(f, &file->info, err);
+        if (s == PK_OK) s = pk_trainer_agrees(&file->info, r, err);
         if (s == PK_OK) s = pk_model_info_architecture(&f->model, &file->info, r, err);
         if (s != PK_OK) pk_model_close(file);
         return s;

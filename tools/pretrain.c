@@ -34,7 +34,8 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
         PK_TRY(pk_recipe_path(r, "init_from", path, err));
         bool ema = !strcmp(pk_recipe_str(r, "weights"), "ema");
         PK_TRY(pk_model_open(&file, path, ema, err));
-        enum pk_status s = pk_model_read(&file, &p->t.params, "encoder.", p->t.exec.weight, err);
+        enum pk_status s = pk_trainer_agrees(&file.info, r, err);
+        if (s == PK_OK) s = pk_model_read(&file, &p->t.params, "encoder.", p->t.exec.weight, err);
         pk_model_close(&file);
         PK_TRY(s);
     }

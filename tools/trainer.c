@@ -2,6 +2,7 @@
 #include "tools/trainer.h"
 #include "core/loader.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -311,6 +312,44 @@ enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const str
     }
     pk_run_log(&t->run, "warning: %s; the step is skipped", why.message);
     pk_progress_print(&t->progress, "warning: %s; the step is skipped", why.message);
+    return PK_OK;
+}
+
+enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,
+                                 struct pk_err *err)
+{
+    const struct {
+        const char *key;
+        double have;
+    } all[] = {{"data.rate", m->rate},
+               {"model.encoder.width", m->encoder.width},
+               {"model.encoder.depth", m->encoder.depth},
+               {"model.encoder.heads", m->encoder.heads},
+               {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
+               {"model.encoder.registers", m->registers},
+               {"model.encoder.patch", m->patch / m->rate},
+               {"data.leads", m->leads}};
+    for (size_t i = 0; i < PK_COUNT(all); i++) {
+        bool list = !strcmp(all[i].key, "data.leads");
+        int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;
+        if (!pk_recipe_given(r, all[i].key) || (list && !leads)) continue;
+        double want = list ? (double)leads : pk_recipe_f64(r, all[i].key);
+        bool same = fabs(want - all[i].have) < 1e-9 * fmax(1, want);
+        for (int32_t k = 0; same && k < leads; k++)
+            same = !strcmp(pk_recipe_item_str(r, all[i].key, k), m->lead_name[k]);
+        if (!same && list)
+            return pk_fail(
+                err, PK_ERECIPE,
+                "%s: data.leads are not the %d leads of the encoder in their order; leave "
+                "the key out to take them from init_from",
+                pk_recipe_origin(r, all[i].key), m->leads);
+        if (!same)
+            return pk_fail(
+                err, PK_ERECIPE,
+                "%s: %s is %g, that of the encoder %g; leave the key out to take it from "
+                "init_from",
+                pk_recipe_origin(r, all[i].key), all[i].key, want, all[i].have);
+    }
     return PK_OK;
 }
 

@@ -84,6 +84,10 @@ enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t st
 struct pk_batch;
 enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
                                    int32_t classes, struct pk_err *err);
+/* What the recipe itself says about the encoder (rate, leads, sizes, patch) must be what the file
+ * that init_from names holds: PK_ERECIPE where it is not. */
+enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,
+                                 struct pk_err *err);
 /* Largest resident set so far, bytes. */
 double pk_peak_memory(void);
 

@@ -101,6 +101,18 @@ def encoders(root, done):
     expect(not os.path.exists(os.path.join(root, "none")), "a refused run left a folder")
 
 
+def pretrained(root, done):
+    """Pretraining that starts from an encoder: it must be the recipe's, to the order of its leads."""
+    first = [*JEPA, "train.steps=3", f"init_from={done}", f"output.dir={root}/none"]
+    rate = ["data.rate=200 Hz", "model.encoder.patch=25 ms"]  # tensors of the same shapes
+    refused(2, ["data.rate is 200", "encoder 100"], *first, *rate)
+    leads = "data.leads=[II, I, III, aVR, aVL, aVF, V1, V2, V3, V4, V5, V6]"
+    refused(2, ["data.leads", "order"], *first, leads)
+    refused(2, ["model.encoder.depth is 2"], *first, "model.encoder.depth=2")
+    expect(not os.path.exists(os.path.join(root, "none")), "a refused run left a folder")
+    good(*first[:-1], f"output.dir={root}/continued")
+
+
 def drop(t):
     del t["encoder.blocks.0.attn.qkv.weight"]
 
@@ -322,7 +334,7 @@ def main():
     with scratch() as root:
         done = os.path.join(root, "done")
         good(*JEPA, "train.steps=6", f"output.dir={done}")
-        for test in (existing, encoders, elsewhere, diverging):
+        for test in (existing, encoders, pretrained, elsewhere, diverging):
             print(test.__name__, flush=True)
             test(root, done)
         for test in (locked, recipes, corrupt, full_disk, bad_shards, quiet_and_plain):
