@@ -80,13 +80,8 @@ static enum pk_status start_profile(struct bench *b, struct pk_err *err)
 
 static enum pk_status measure_ceiling(struct bench *b, struct pk_err *err)
 {
-    const struct pk_jepa *m = &b->s.model;
-    int64_t tokens = m->signal.tokens, keep = keep_of(b, 0);
-    const struct pk_probe_tower tower[] = {{&m->encoder, b->s.micro * (tokens + 1), 1},
-                                           {&m->encoder, b->s.micro * (keep + 1), 3},
-                                           {&m->predictor, b->s.micro * tokens, 3}};
     double rate;
-    PK_TRY(pk_probe_gemm(tower, (int)PK_COUNT(tower), b->t.exec.threads, 0.3, &rate, err));
+    PK_TRY(pk_jepa_step_ceiling(&b->s, keep_of(b, 0), 0.3, &rate, err));
     b->ceiling = PK_MAX(b->ceiling, rate);
     return PK_OK;
 }

@@ -1,5 +1,6 @@
 /* jepa_step.c -- the JEPA optimizer step (see jepa_step.h). */
 #include "tools/jepa_step.h"
+#include "tools/probe.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -90,6 +91,17 @@ static enum pk_status run_part(struct pk_jepa_step *s, struct pk_jepa_program *v
     return pk_exec_run(&s->t->exec, &v->bound, &run, err);
 }
 
+enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, double seconds,
+                                    double *flops_per_s, struct pk_err *err)
+{
+    const struct pk_jepa *m = &s->model;
+    int64_t tokens = m->signal.tokens;
+    const struct pk_probe_tower tower[] = {{&m->encoder, s->micro * (tokens + 1), 1},
+                                           {&m->encoder, s->micro * (keep + 1), 3},
+                                           {&m->predictor, s->micro * tokens, 3}};
+    return pk_probe_gemm(tower, (int)PK_COUNT(tower), s->t->exec.threads, seconds, flops_per_s, err);
+}
+
 enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
                                 const struct pk_batch *b, double *loss, struct pk_err *err)
 {
@@ -97,6 +109,7 @@ enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t ke
     struct pk_jepa_program *v;
     PK_TRY(pk_jepa_step_program(s, keep, &v, err));
     *loss = 0;
+    s->flops += v->bound.plan.flops * (double)(s->micros * s->parts);
     for (int64_t part = 0; part < s->parts; part++) {
         PK_TRY(run_part(s, v, b, part, err));
         for (int64_t i = 0; i < s->micros; i++)

@@ -29,6 +29,7 @@ struct pk_jepa_step {
     float *moments;           // [micros, 2, width] of the targets
     float *embedding;         // [micros * micro, width]
     double norm;              // of the last gradient
+    double flops;             // of all steps so far, as the plans count them
     double optimizer_seconds; // spent in AdamW and EMA so far
 };
 
@@ -44,6 +45,9 @@ enum pk_status pk_jepa_step_program(struct pk_jepa_step *s, int32_t keep,
  * Errors  PK_EDIVERGED loss or gradient is not finite; the weights have not changed */
 enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
                                 const struct pk_batch *b, double *loss, struct pk_err *err);
+/* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`. */
+enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, double seconds,
+                                    double *flops_per_s, struct pk_err *err);
 /* Mean over channels of the variance of the targets over records and hidden tokens, of the last
  * part. */
 double pk_jepa_step_target_variance(const struct pk_jepa_step *s);

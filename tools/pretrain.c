@@ -20,6 +20,8 @@ struct pretrain {
     int64_t loss_count;   // steps that loss_sum adds up, since the last line of the log
     int64_t skipped;      // steps not taken, in the whole run
     int64_t timed;        // steps of this process in the interval
+    double ceiling;       // FLOP/s of the GEMM library at these shapes, measured at the start
+    double flops;         // of the steps before the interval
     double waited, since; // seconds of data wait, and of all, in the interval
 };
 
@@ -84,7 +86,8 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
         {"speed/data_wait", p->waited / interval},
         {"speed/peak_memory", pk_peak_memory()},
         {"speed/seconds", seconds},
-        {"train/skipped", (double)p->skipped}};
+        {"train/skipped", (double)p->skipped},
+        {"speed/mfu", (p->s.flops - p->flops) / interval / p->ceiling}};
     PK_TRY(pk_trainer_metrics(&p->t, step, "train", scalar, (int)PK_COUNT(scalar), err));
     if (variance < 1e-4 || e.effective_rank < 2)
         pk_progress_print(&p->t.progress,
@@ -100,11 +103,13 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                                         {"rank", e.effective_rank, PK_FORMAT_GENERAL},
                                         {"tvar", variance, PK_FORMAT_GENERAL},
                                         {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
-                                        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
+                                        {"mfu", scalar[13].value, PK_FORMAT_PERCENT},
+        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
                                         {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
     p->loss_count = p->timed = 0;
+    p->flops = p->s.flops;
     p->waited = 0;
     p->since = 0;
     return PK_OK;
@@ -195,6 +200,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
                   : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
     PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
+    PK_TRY(pk_jepa_step_ceiling(&p->s, pk_jepa_keep_max(&p->s.model), 0.1, &p->ceiling, err));
     PK_TRY(open_loader(p, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
