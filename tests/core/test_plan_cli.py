@@ -176,7 +176,9 @@ def against_a_peer():
     args = ["--ours", ours, "--rounds", "2", "--peer"]
     got = json.loads(call(*args, peer, "--json", program=script).stdout)
     assert got["ratio_min"] <= got["ratio"] <= got["ratio_max"] and got["peer"]["ms"] == 50, got
-    assert abs(got["ratio"] - 50 / got["ours"]["ms"]) < 0.5 * got["ratio"] and got["peer_name"] == "stand-in", got
+    slow, fast = 50 / got["ours"]["ms_max"], 50 / got["ours"]["ms_min"]  # one step a round: its own pair each
+    assert abs(got["ratio_min"] / slow - 1) < 1e-9 and abs(got["ratio_max"] / fast - 1) < 1e-9, got
+    assert abs(got["ratio"] / ((slow + fast) / 2) - 1) < 1e-9 and got["peer_name"] == "stand-in", got
     assert "OPENBLAS_CORETYPE=COOPERLAKE" in got["peer_command"]
     text = call(*args, peer, program=script).stdout
     assert "| stand-in | 50.00 | 45.00 - 60.00 |" in text and re.search(r"^ratio [\d.]+x", text, re.M), text
