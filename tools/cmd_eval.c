@@ -130,10 +130,9 @@ static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t see
     PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
     struct pk_metrics_options o = {
         .resamples = resamples, .seed = (uint64_t)seed, .threads = e->model.exec.threads};
-    return pk_evaluate_metrics(&e->m, &e->model.eval, &e->data, &e->rows,
-                               (const double(*)[PK_LEADS_MAX])e->model.mean,
-                               (const double(*)[PK_LEADS_MAX])e->model.std, e->label, &o, e->score,
-                               err);
+    return pk_evaluate_metrics(
+        &e->m, &e->model.eval, &e->data, &e->rows, (const double(*)[PK_LEADS_MAX])e->model.mean,
+        (const double(*)[PK_LEADS_MAX])e->model.std, e->label, &o, e->score, err);
 }
 
 static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_err *err)

@@ -23,17 +23,17 @@ void pk_evaluator_close(struct pk_evaluator *e)
     pk_prog_free(&e->prog);
 }
 
-struct chunk {                    // windows waiting to be computed
-    int16_t *signal;              // [WINDOWS, leads, window]
-    float *gain, *offset;         // [WINDOWS, leads]
-    int64_t *sample;              // [WINDOWS] dropout key, not used in evaluation
-    int32_t *start;               // zeros
-    int64_t row[WINDOWS];         // which of the rows each window belongs to
+struct chunk {            // windows waiting to be computed
+    int16_t *signal;      // [WINDOWS, leads, window]
+    float *gain, *offset; // [WINDOWS, leads]
+    int64_t *sample;      // [WINDOWS] dropout key, not used in evaluation
+    int32_t *start;       // zeros
+    int64_t row[WINDOWS]; // which of the rows each window belongs to
     int64_t count;
-    float *logit, *embedding;     // [WINDOWS, classes], [WINDOWS, width]
-    int16_t *record;              // [leads, samples] as read
-    double *sum, *sum_embedding;  // [rows, classes], [rows, width]
-    int64_t *windows;             // [rows]
+    float *logit, *embedding;    // [WINDOWS, classes], [WINDOWS, width]
+    int16_t *record;             // [leads, samples] as read
+    double *sum, *sum_embedding; // [rows, classes], [rows, width]
+    int64_t *windows;            // [rows]
 };
 
 static enum pk_status alloc_chunk(struct chunk *c, const struct pk_evaluator *e,
@@ -76,11 +76,12 @@ static enum pk_status flush(struct chunk *c, struct pk_evaluator *e, int32_t lea
 {
     size_t micro = PK_EVAL_MICRO, l = (size_t)leads;
     int64_t classes = e->model.classes, width = e->model.encoder.width;
-    struct pk_feed feed[] = {{"signal", c->signal, micro * l * (size_t)e->window * sizeof *c->signal},
-                             {"gain", c->gain, micro * l * sizeof *c->gain},
-                             {"offset", c->offset, micro * l * sizeof *c->offset},
-                             {"start", c->start, 0},
-                             {"sample", c->sample, 0}};
+    struct pk_feed feed[] = {
+        {"signal", c->signal, micro * l * (size_t)e->window * sizeof *c->signal},
+        {"gain", c->gain, micro * l * sizeof *c->gain},
+        {"offset", c->offset, micro * l * sizeof *c->offset},
+        {"start", c->start, 0},
+        {"sample", c->sample, 0}};
     struct pk_fetch fetch[] = {{"embedding", c->embedding}, {"logits", c->logit}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
@@ -94,8 +95,10 @@ static enum pk_status flush(struct chunk *c, struct pk_evaluator *e, int32_t lea
         bool first = c->windows[c->row[i]]++ == 0;
         for (int64_t k = 0; k < classes; k++) {
             double x = (double)c->logit[i * classes + k];
-            if (!e->max_sigmoid) sum[k] += x;
-            else if (first || pk_sigmoid(x) > sum[k]) sum[k] = pk_sigmoid(x);
+            if (!e->max_sigmoid)
+                sum[k] += x;
+            else if (first || pk_sigmoid(x) > sum[k])
+                sum[k] = pk_sigmoid(x);
         }
         for (int64_t k = 0; k < width; k++) mean[k] += (double)c->embedding[i * width + k];
     }
@@ -221,7 +224,8 @@ void pk_result_write(struct pk_json_writer *w, const char *key, const struct pk_
     pk_json_close(w);
 }
 
-void pk_result_print(const char *title, const struct pk_metrics *m, const struct pk_model_info *info)
+void pk_result_print(const char *title, const struct pk_metrics *m,
+                     const struct pk_model_info *info)
 {
     printf("%s: %lld records, task %s (%d classes)\n", title, (long long)m->rows, info->task,
            m->classes);

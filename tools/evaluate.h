@@ -22,8 +22,9 @@ enum pk_status pk_evaluator_open(struct pk_evaluator *e, struct pk_exec *exec,
                                  struct pk_params *params, const struct pk_classifier *model,
                                  struct pk_err *err);
 void pk_evaluator_close(struct pk_evaluator *e);
-/* Scores are logits, probabilities after max_sigmoid. score [rows.count, classes] and embedding [rows.count, width] (mean over windows), each or NULL.
- * mean, std per source as in pk_inputs. A record shorter than a window is an error naming it. */
+/* Scores are logits, probabilities after max_sigmoid. score [rows.count, classes] and embedding
+ * [rows.count, width] (mean over windows), each or NULL. mean, std per source as in pk_inputs. A
+ * record shorter than a window is an error naming it. */
 enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
                            const double (*std)[PK_LEADS_MAX], float *score, float *embedding,

@@ -99,7 +99,8 @@ enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, 
     const struct pk_probe_tower tower[] = {{&m->encoder, s->micro * (tokens + 1), 1},
                                            {&m->encoder, s->micro * (keep + 1), 3},
                                            {&m->predictor, s->micro * tokens, 3}};
-    return pk_probe_gemm(tower, (int)PK_COUNT(tower), s->t->exec.threads, seconds, flops_per_s, err);
+    return pk_probe_gemm(tower, (int)PK_COUNT(tower), s->t->exec.threads, seconds, flops_per_s,
+                         err);
 }
 
 enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,

@@ -104,7 +104,7 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                                         {"tvar", variance, PK_FORMAT_GENERAL},
                                         {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
                                         {"mfu", scalar[13].value, PK_FORMAT_PERCENT},
-        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
+                                        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
                                         {"mem", scalar[10].value, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
