@@ -316,7 +316,7 @@ def quiet_and_plain(root):
     expect(argv[1:3] == ["pretrain", "jepa_demo"] and argv[-1] == "--quiet", f"argv in run.json: {argv}")
     wanted = {"step", "loss", "learning_rate", "weight_decay", "ema_momentum", "grad_norm",
               "records_per_s", "data_wait", "peak_memory", "embedding_std", "effective_rank",
-              "target_variance", "seconds"}
+              "target_variance", "seconds", "mfu"}
     with open(os.path.join(run, "metrics.jsonl")) as f:
         lines = [json.loads(line) for line in f]
     for line in lines:
