@@ -34,7 +34,6 @@ struct finetune {
     int64_t loss_count;
     int64_t timed;        // steps of this process since the last validation
     double waited, since; // seconds of data wait, and of all steps, in them
-    double validation_seconds;
     uint64_t frozen_hash; // of the encoder, while it is frozen
 };
 
@@ -276,12 +275,11 @@ static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows,
 static enum pk_status validate(struct finetune *f, struct pk_err *err)
 {
     struct pk_metrics m = {0};
-    double begun = pk_seconds(), loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
+    double loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
     enum pk_status s = score_rows(f, &f->in.validation, f->score, f->label, 0, &m, err);
     double auc = m.macro_auc;
     pk_metrics_free(&m);
     PK_TRY(s);
-    f->validation_seconds += pk_seconds() - begun;
     if (auc > f->best_score) {
         f->best_score = auc;
         f->best_step = f->stage_step;
