@@ -100,10 +100,7 @@ static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char
     pk_json_put_f64(&w, "seconds", seconds);
     pk_json_put_string(&w, "report", s->report);
     pk_json_close(&w);
-    bool failed = text.failed;
-    if (!failed) printf("%s\n", text.s);
-    pk_text_free(&text);
-    return failed ? pk_fail(err, PK_ENOMEM, "out of memory while writing JSON") : PK_OK;
+    return pk_print(&text, err);
 }
 
 static enum pk_status run(const struct pk_args *args, struct pk_err *err)

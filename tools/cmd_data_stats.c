@@ -67,8 +67,8 @@ static enum pk_status select_rows(const struct pk_dataset *d, const struct pk_ar
     return out->count ? PK_OK : pk_fail(err, PK_EDATA, "no record of %s is selected", d->name);
 }
 
-static void print_json(const struct pk_dataset *d, int64_t count, const double *mean,
-                       const double *std)
+static enum pk_status print_json(const struct pk_dataset *d, int64_t count, const double *mean,
+                                 const double *std, struct pk_err *err)
 {
     struct pk_text text = {0};
     struct pk_json_writer w = {.out = &text, .indent = 2};
@@ -81,8 +81,7 @@ static void print_json(const struct pk_dataset *d, int64_t count, const double *
     for (int32_t l = 0; l < d->leads; l++) pk_json_put_f64(&w, d->lead_name[l], std[l]);
     pk_json_close(&w);
     pk_json_close(&w);
-    fputs(text.s ? text.s : "", stdout);
-    pk_text_free(&text);
+    return pk_print(&text, err);
 }
 
 static enum pk_status measure(const struct pk_dataset *d, const struct pk_args *a,
@@ -94,10 +93,7 @@ static enum pk_status measure(const struct pk_dataset *d, const struct pk_args *
     PK_TRY(pk_dataset_stats(d, rows->row, rows->count, threads, mean, std, err));
     if (!a->quiet)
         fprintf(stderr, "%lld records in %.2f s\n", (long long)rows->count, pk_seconds() - start);
-    if (pk_arg(a, "json")) {
-        print_json(d, rows->count, mean, std);
-        return PK_OK;
-    }
+    if (pk_arg(a, "json")) return print_json(d, rows->count, mean, std, err);
     printf("%-8s %12s %12s\n", "lead", "mean", "std");
     for (int32_t l = 0; l < d->leads; l++)
         printf("%-8s %12.6f %12.6f\n", d->lead_name[l], mean[l], std[l]);

@@ -99,10 +99,7 @@ static enum pk_status print(const struct embedding *e, bool json, struct pk_err 
     pk_json_put_f64(&w, "window_s", e->window);
     pk_json_put_f64(&w, "stride_s", e->stride);
     pk_json_close(&w);
-    enum pk_status s = text.failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON") : PK_OK;
-    if (s == PK_OK) fputs(text.s, stdout);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct pk_err *err)

@@ -116,10 +116,7 @@ static enum pk_status print(const struct evaluation *e, bool json, struct pk_err
     put_protocol(&w, e);
     pk_result_write(&w, "result", &e->m, m);
     pk_json_close(&w);
-    enum pk_status s = text.failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON") : PK_OK;
-    if (s == PK_OK) fputs(text.s, stdout);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t seed,
