@@ -55,6 +55,10 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
  * pk_trainer_load has succeeded. argv: for run.json, borrowed. */
 enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
                                    char **argv, struct pk_err *err);
+/* Opens TensorBoard's log if the recipe asks for it. steps: done before, -1 for a new run. */
+enum pk_status pk_trainer_open_events(struct pk_trainer *t, int64_t steps, struct pk_err *err);
+/* PK_ESTOPPED: a signal asked for it, and a checkpoint of `step` is written. */
+enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, struct pk_err *err);
 /* Whether a run's folder has a checkpoint, valid or not. */
 bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
