@@ -206,14 +206,10 @@ static double decay_at(const struct finetune *f, int64_t stage_step)
 static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
                                  struct pk_err *err)
 {
-    size_t micro = (size_t)f->micro, leads = (size_t)b->leads;
-    struct pk_feed feed[] = {
-        {"signal", b->signal, micro * leads * (size_t)b->samples * sizeof *b->signal},
-        {"gain", b->gain, micro * leads * sizeof *b->gain},
-        {"offset", b->offset, micro * leads * sizeof *b->offset},
-        {"start", f->start, 0},
-        {"sample", b->sample, micro * sizeof *b->sample},
-        {"label", b->label, micro * (size_t)f->in.task->classes}};
+    struct pk_feed feed[PK_BATCH_FEEDS + 1];
+    pk_batch_feed(feed, b, 0, f->micro, f->start);
+    feed[PK_BATCH_FEEDS] =
+        (struct pk_feed){"label", b->label, (size_t)f->micro * (size_t)f->in.task->classes};
     struct pk_fetch fetch[] = {{"loss", f->loss}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),

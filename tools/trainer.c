@@ -331,6 +331,18 @@ enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const str
     return PK_OK;
 }
 
+void pk_batch_feed(struct pk_feed feed[PK_BATCH_FEEDS], const struct pk_batch *b, int64_t first,
+                   int64_t micro, const int32_t *start)
+{
+    size_t n = (size_t)micro, leads = (size_t)b->leads;
+    size_t row = leads * (size_t)b->samples, at = (size_t)first;
+    feed[0] = (struct pk_feed){"signal", b->signal + at * row, n * row * sizeof *b->signal};
+    feed[1] = (struct pk_feed){"gain", b->gain + at * leads, n * leads * sizeof *b->gain};
+    feed[2] = (struct pk_feed){"offset", b->offset + at * leads, n * leads * sizeof *b->offset};
+    feed[3] = (struct pk_feed){"start", start, 0};
+    feed[4] = (struct pk_feed){"sample", b->sample + at, n * sizeof *b->sample};
+}
+
 enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,
                                  struct pk_err *err)
 {
