@@ -369,20 +369,3 @@ uint64_t pk_hash64(const void *bytes, size_t n, uint64_t seed)
     h ^= h >> 32;
     return h;
 }
-
-uint32_t pk_crc32(uint32_t crc, const void *bytes, size_t n)
-{
-    /* Nibble-wise table: 64 bytes of constants, ~0.5 GB/s, enough for headers and checkpoints. */
-    static const uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac,
-                                       0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-                                       0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
-                                       0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
-    const unsigned char *p = bytes;
-    crc = ~crc;
-    for (size_t i = 0; i < n; i++) {
-        crc ^= p[i];
-        crc = table[crc & 15] ^ (crc >> 4);
-        crc = table[crc & 15] ^ (crc >> 4);
-    }
-    return ~crc;
-}

@@ -120,6 +120,5 @@ enum pk_status pk_pread(int fd, void *dst, size_t n, int64_t offset, const char 
 
 double pk_seconds(void);                                        // monotonic clock, s
 uint64_t pk_hash64(const void *bytes, size_t n, uint64_t seed); // FNV-1a with a finaliser
-uint32_t pk_crc32(uint32_t crc, const void *bytes, size_t n);   // IEEE 802.3, start with 0
 
 #endif

@@ -26,11 +26,9 @@ struct pk_record {
     float scale[PK_LEADS_MAX]; // mV per LSB
 };
 
-enum {
+enum {                      // the numbers are in files
     PK_QUALITY_INVALID = 1, // some samples had no value and were interpolated at import
-    PK_QUALITY_CLIPPED = 2, // some samples fell outside int16 and were clamped
-    PK_QUALITY_FLAT = 4,    // a lead is constant
-    PK_QUALITY_SHORT = 8    // fewer samples than promised by the header
+    PK_QUALITY_FLAT = 4     // a lead is constant
 };
 
 struct pk_task {            // one labelling of the records, multi-hot

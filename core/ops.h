@@ -28,8 +28,8 @@ void pk_build_fail(struct pk_build *b, enum pk_status s, const char *fmt, ...) P
 /* Scopes: names of parameters and messages get the path in front ("encoder.blocks.0."). */
 void pk_scope(struct pk_build *b, const char *fmt, ...) PK_PRINTF(2, 3);
 void pk_scope_end(struct pk_build *b);
-/* Until the matching _end: parameters are read from the EMA copy / are not differentiated. Ops
- * inside are not differentiated. */
+/* From on = true to the matching false, which may nest: parameters are read from the EMA copy /
+ * are not trained. Ops inside are not differentiated. */
 void pk_scope_ema(struct pk_build *b, bool on);
 void pk_scope_frozen(struct pk_build *b, bool on);
 /* Standard deviation of the truncated normal that weights created from now on start from. */
@@ -59,7 +59,7 @@ struct pk_patchify {
 struct pk_val pk_patchify(struct pk_build *b, struct pk_val signal, struct pk_val gain,
                           struct pk_val offset, struct pk_val start, const struct pk_patchify *a);
 /* sample [B] i64 -> kept [B, keep], hidden [B, tokens - keep] i32, ascending, complementary.
- * The multi-block pattern of objectives.md section 1, keyed by (seed, sample). */
+ * The multi-block pattern of core/mask.h, keyed by (seed, sample). */
 struct pk_mask {
     int32_t tokens, keep, min_block;
     uint64_t seed;

@@ -100,9 +100,9 @@ static enum pk_status delete_files(const char *folder, const char *begin, struct
 static enum pk_status delete_run(const struct pk_run *r, struct pk_err *err)
 {
     static const char *const names[] = {
-        "metrics.jsonl",         "train.log",       "recipe.yaml",     "report.html",
-        "result.json",           "test_scores.npy", "test_labels.npy", "validation_scores.npy",
-        "validation_labels.npy", "run.json"};
+        "metrics.jsonl",   "train.log",       "recipe.yaml",           "result.json",
+        "test_scores.npy", "test_labels.npy", "validation_scores.npy", "validation_labels.npy",
+        "run.json"};
     char tb[PK_PATH_MAX];
     PK_TRY(pk_ckpt_clean(r->checkpoints, err));
     PK_TRY(pk_ckpt_drop_after(r->checkpoints, -1, err));

@@ -31,9 +31,9 @@ static enum pk_status shard_path(const struct corpus *c, int64_t shard, char pat
 /* --- records ------------------------------------------------------------------------------- */
 
 /* One preadv for all leads: what lies between the wanted parts of two leads goes to a scratch that
- * is overwritten again and again. For wider gaps than that,
- * and after a short answer, a pread for each lead is faster: a system call costs about as much as
- * copying 5 kB (native) to 30 kB (in a sandbox that intercepts them). */
+ * is overwritten again and again. For gaps wider than that, and after a short answer, a pread for
+ * each lead: a system call costs about as much as copying 5 kB (native) to 30 kB (in a sandbox that
+ * intercepts them). */
 static enum pk_status read_part(const struct pk_dataset *d, int64_t index, int32_t start,
                                 int32_t samples, int16_t *dst, struct pk_err *err)
 {

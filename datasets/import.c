@@ -45,6 +45,11 @@ struct pool {
     int64_t idle_deaths;
 };
 
+static double stall_limit(const struct pool *p)
+{
+    return p->job->stall_seconds > 0 ? p->job->stall_seconds : 120;
+}
+
 static size_t head_bytes(void)
 {
     return (sizeof(struct slot_head) + 63) / 64 * 64;
@@ -155,7 +160,7 @@ static enum pk_status replace_worker(struct pool *p, struct worker *w, bool stal
             snprintf(head->message, sizeof head->message,
                      "its conversion took longer than %g s and "
                      "was ended",
-                     p->job->stall_seconds > 0 ? p->job->stall_seconds : 120);
+                     stall_limit(p));
         else if (WIFSIGNALED(how))
             snprintf(head->message, sizeof head->message,
                      "the worker process died of signal %d "
@@ -202,7 +207,7 @@ static enum pk_status hand_out(struct pool *p, struct pk_err *err)
 /* Waits for answers, up to a second, and notes them. */
 static enum pk_status collect(struct pool *p, struct pollfd *fds, struct pk_err *err)
 {
-    double limit = p->job->stall_seconds > 0 ? p->job->stall_seconds : 120;
+    double limit = stall_limit(p);
     for (int32_t i = 0; i < p->job->workers; i++)
         fds[i] = (struct pollfd){.fd = p->worker[i].fd, .events = POLLIN};
     if (poll(fds, (nfds_t)p->job->workers, (int)(1000 * PK_MIN(limit, 1.0))) < 0 && errno != EINTR)

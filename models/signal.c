@@ -4,6 +4,13 @@
 #include <math.h>
 #include <strings.h>
 
+int32_t pk_shape_lead(const struct pk_batch_shape *s, const char *name)
+{
+    for (int32_t l = 0; l < s->leads; l++)
+        if (!strcasecmp(s->lead_name[l], name)) return l;
+    return -1;
+}
+
 static enum pk_status select_leads(struct pk_signal *s, const struct pk_recipe *r,
                                    struct pk_err *err)
 {
@@ -12,9 +19,8 @@ static enum pk_status select_leads(struct pk_signal *s, const struct pk_recipe *
         for (; s->leads < s->shape.leads; s->leads++) s->lead[s->leads] = (uint8_t)s->leads;
     for (int64_t i = 0; i < wanted; i++) {
         const char *name = pk_recipe_item_str(r, "data.leads", i);
-        int32_t at = 0;
-        while (at < s->shape.leads && strcasecmp(s->shape.lead_name[at], name)) at++;
-        if (at == s->shape.leads || s->leads == 16) {
+        int32_t at = pk_shape_lead(&s->shape, name);
+        if (at < 0 || s->leads == (int32_t)PK_COUNT(s->lead)) {
             struct pk_text have = {0};
             for (int32_t l = 0; l < s->shape.leads; l++)
                 pk_text_add(&have, "%s%s", l ? ", " : "", s->shape.lead_name[l]);

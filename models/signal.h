@@ -19,6 +19,8 @@ struct pk_signal {
     float clip;
 };
 
+/* Index of the lead of this name, in capital or small letters; -1 when there is none. */
+int32_t pk_shape_lead(const struct pk_batch_shape *s, const char *name);
 /* Reads data.leads, data.crop, data.rate and model.encoder.patch. */
 enum pk_status pk_signal_config(struct pk_signal *out, const struct pk_recipe *r,
                                 const struct pk_batch_shape *shape, struct pk_err *err);

@@ -108,7 +108,7 @@ static enum pk_status measure(struct bench *b, int64_t repeats, struct pk_err *e
     return PK_OK;
 }
 
-static void print(const struct bench *b, bool json)
+static enum pk_status print(const struct bench *b, bool json, struct pk_err *err)
 {
     double bytes = (double)b->steps * b->spec.batch * b->d->leads * b->spec.crop * 2;
     double raw = bytes / b->raw * 1e-6, loader = bytes / b->loader * 1e-6;
@@ -116,7 +116,7 @@ static void print(const struct bench *b, bool json)
     if (!json) {
         printf("raw pread  %8.0f MB/s\nloader     %8.0f MB/s  %.0f records/s\nratio      %8.2f\n",
                raw, loader, records, loader / raw);
-        return;
+        return PK_OK;
     }
     struct pk_text t = {0};
     struct pk_json_writer w = {.out = &t, .indent = 2};
@@ -129,8 +129,7 @@ static void print(const struct bench *b, bool json)
     pk_json_put_f64(&w, "loader_mb_per_s", loader);
     pk_json_put_f64(&w, "ratio", loader / raw);
     pk_json_close(&w);
-    fputs(t.s ? t.s : "", stdout);
-    pk_text_free(&t);
+    return pk_print(&t, err);
 }
 
 static enum pk_status run(const struct pk_args *a, struct pk_err *err)
@@ -159,7 +158,7 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
                                      .ahead = (int)ahead};
     b.steps = PK_MAX((records ? records : d.count) / batch, (int64_t)1);
     enum pk_status s = measure(&b, repeats, err);
-    if (s == PK_OK) print(&b, pk_arg(a, "json") != NULL);
+    if (s == PK_OK) s = print(&b, pk_arg(a, "json") != NULL, err);
     pk_dataset_free(&d);
     return s;
 }

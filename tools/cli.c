@@ -159,6 +159,14 @@ static int report(const struct pk_err *err, enum pk_status s)
     return pk_exit_code(s);
 }
 
+enum pk_status pk_print(struct pk_text *text, struct pk_err *err)
+{
+    enum pk_status s = text->failed ? pk_fail(err, PK_ENOMEM, "out of memory: results") : PK_OK;
+    if (s == PK_OK && text->s) fwrite(text->s, 1, text->len, stdout); // pk_main checks the flush
+    pk_text_free(text);
+    return s;
+}
+
 int pk_main(int argc, char **argv)
 {
     struct pk_err err = {0};

@@ -46,6 +46,10 @@ enum pk_status pk_arg_i64(const struct pk_args *args, const char *name, int64_t 
 enum pk_status pk_arg_f64(const struct pk_args *args, const char *name, double low, double high,
                           double *out, struct pk_err *err);
 
+/* Prints a finished result on stdout and frees it.
+ * Errors  PK_ENOMEM  the text could not be made in full; nothing is printed */
+enum pk_status pk_print(struct pk_text *text, struct pk_err *err);
+
 /* Runs the program; returns the process exit code. */
 int pk_main(int argc, char **argv);
 /* All commands, in the order of commands.def. */

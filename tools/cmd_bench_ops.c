@@ -273,9 +273,7 @@ static enum pk_status bench_rows(struct setup *s, struct pk_err *err)
             status = bench_row(s, &rows[i], err);
     if (s->json) {
         pk_json_close(&json), pk_json_close(&json);
-        if (status == PK_OK && text.failed)
-            status = pk_fail(err, PK_ENOMEM, "no memory for the results");
-        if (status == PK_OK) printf("%s\n", text.s);
+        if (status == PK_OK) status = pk_print(&text, err);
     }
     pk_text_free(&text);
     return status;

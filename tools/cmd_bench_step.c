@@ -222,13 +222,7 @@ static enum pk_status print_json(const struct bench *b, double median, struct pk
     put_memory(b, &w);
     if (b->profile) put_profile(b, &w);
     pk_json_close(&w);
-    enum pk_status s = PK_OK;
-    if (text.failed)
-        s = pk_fail(err, PK_ENOMEM, "out of memory: results");
-    else
-        printf("%s\n", text.s);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static void print_table(const struct bench *b, double median)

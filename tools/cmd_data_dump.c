@@ -71,10 +71,7 @@ static enum pk_status print_json(const struct pk_wfdb_record *r, struct pk_err *
     for (int64_t i = 0; i < r->header.comments; i++) put_text(&w, NULL, r->header.comment[i]);
     pk_json_close(&w);
     pk_json_close(&w);
-    if (!text.failed) printf("%s\n", text.s);
-    bool failed = text.failed;
-    pk_text_free(&text);
-    return failed ? pk_fail(err, PK_ENOMEM, "out of memory while writing JSON") : PK_OK;
+    return pk_print(&text, err);
 }
 
 static void print_table(const struct pk_wfdb_record *r)

@@ -2,6 +2,7 @@
 #include "core/json.h"
 #include "datasets/ptbxl_import.h"
 #include "tools/cli.h"
+#include "tools/rows.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,27 +26,6 @@ static void show_progress(void *self, int64_t done, int64_t count, int64_t rejec
             p->terminal ? "\r" : "", (long long)done, (long long)count,
             100.0 * (double)done / (double)count, rate, left, (long long)rejected,
             p->terminal && done < count ? "  " : "\n");
-}
-
-/* "1,2,9" to bits. */
-static enum pk_status parse_folds(const char *text, uint32_t *bits, struct pk_err *err)
-{
-    *bits = 0;
-    for (const char *p = text; text && *p;) {
-        char number[8];
-        int64_t fold;
-        size_t n = strcspn(p, ",");
-        snprintf(number, sizeof number, "%.*s", (int)PK_MIN(n, (size_t)7), p);
-        if (!pk_parse_i64(number, &fold) || fold < 1 || fold > 10 || (p[n] && !p[n + 1]))
-            return pk_fail(err, PK_EUSAGE,
-                           "--folds %s: numbers from 1 to 10 with commas between "
-                           "them were expected",
-                           text);
-        *bits |= 1u << fold;
-        p += n + (p[n] == ',');
-    }
-    if (text && !*bits) return pk_fail(err, PK_EUSAGE, "--folds names no fold");
-    return PK_OK;
 }
 
 static enum pk_status parse_words(const struct pk_args *args, struct pk_ptbxl_import *job,
@@ -100,22 +80,21 @@ static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char
     pk_json_put_f64(&w, "seconds", seconds);
     pk_json_put_string(&w, "report", s->report);
     pk_json_close(&w);
-    bool failed = text.failed;
-    if (!failed) printf("%s\n", text.s);
-    pk_text_free(&text);
-    return failed ? pk_fail(err, PK_ENOMEM, "out of memory while writing JSON") : PK_OK;
+    return pk_print(&text, err);
 }
 
 static enum pk_status run(const struct pk_args *args, struct pk_err *err)
 {
     struct progress progress = {.terminal = isatty(STDERR_FILENO), .start = pk_seconds()};
+    struct pk_folds folds;
     struct pk_ptbxl_import job = {.rate = 100, .progress_self = &progress};
     struct pk_ptbxl_summary *summary;
     int64_t workers = PK_MAX(PK_MIN(sysconf(_SC_NPROCESSORS_ONLN), 64L), 1L);
     PK_TRY(parse_words(args, &job, err));
     PK_TRY(pk_arg_i64(args, "workers", 1, 256, &workers, err));
     PK_TRY(pk_arg_i64(args, "shard-records", 1, 10000000, &job.shard_records, err));
-    PK_TRY(parse_folds(pk_arg(args, "folds"), &job.folds, err));
+    PK_TRY(pk_folds_parse(&folds, pk_arg(args, "folds"), 10, err));
+    job.folds = folds.all ? 0 : (uint32_t)folds.bits[0];
     job.workers = (int32_t)workers;
     job.allow_missing = pk_arg(args, "allow-missing") != NULL;
     if (!args->quiet) job.progress = show_progress;

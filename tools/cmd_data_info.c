@@ -197,10 +197,7 @@ static enum pk_status print_json(const struct pk_dataset *d, int64_t patients, s
     pk_json_close(&w);
     put_columns(&w, d);
     pk_json_close(&w);
-    enum pk_status s = text.failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON") : PK_OK;
-    if (s == PK_OK) fputs(text.s, stdout);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status run(const struct pk_args *a, struct pk_err *err)

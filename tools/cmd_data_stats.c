@@ -2,48 +2,20 @@
 #include "core/json.h"
 #include "datasets/corpus.h"
 #include "tools/cli.h"
+#include "tools/rows.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-struct selection {
-    int64_t *row;
-    int64_t count;
-};
-
-/* "1-8", "9", "1-8,10" as a set of folds 0 to 63. */
-static enum pk_status parse_folds(const char *s, uint64_t *set, struct pk_err *err)
-{
-    *set = 0;
-    for (const char *p = s;;) {
-        char *end;
-        long low = strtol(p, &end, 10), high = low;
-        if (end == p) break;
-        if (*end == '-') {
-            p = end + 1;
-            high = strtol(p, &end, 10);
-            if (end == p) break;
-        }
-        if (low < 0 || high > 63 || low > high) break;
-        for (long f = low; f <= high; f++) *set |= UINT64_C(1) << f;
-        if (!*end) return PK_OK;
-        if (*end != ',') break;
-        p = end + 1;
-    }
-    return pk_fail(err, PK_EUSAGE,
-                   "--folds %s: folds from 0 to 63 such as 1-8 or 1-4,9 were expected", s);
-}
-
 static enum pk_status select_rows(const struct pk_dataset *d, const struct pk_args *a,
-                                  struct selection *out, struct pk_err *err)
+                                  struct pk_rows *out, struct pk_err *err)
 {
-    const char *folds = pk_arg(a, "folds"), *source = pk_arg(a, "source"),
-               *task = pk_arg(a, "task");
+    const char *source = pk_arg(a, "source"), *task = pk_arg(a, "task");
     const struct pk_task *t = task ? pk_dataset_task(d, task) : NULL;
-    uint64_t set = UINT64_MAX;
+    struct pk_folds set;
     int32_t wanted = -1;
-    if (folds) PK_TRY(parse_folds(folds, &set, err));
+    PK_TRY(pk_folds_parse(&set, pk_arg(a, "folds"), PK_FOLD_MAX, err));
     for (int32_t s = 0; source && s < d->sources; s++)
         if (!strcmp(d->source[s].name, source)) wanted = s;
     if (source && wanted < 0)
@@ -56,19 +28,11 @@ static enum pk_status select_rows(const struct pk_dataset *d, const struct pk_ar
                        "--task %s: %s has none of this name; 'purkinje data info' "
                        "lists them",
                        task, d->name);
-    PK_TRY(pk_alloc(&out->row, (size_t)d->count, sizeof *out->row, "rows", err));
-    for (int64_t i = 0; i < d->count; i++) {
-        const struct pk_record *r = &d->record[i];
-        if (r->fold < 0 || r->fold > 63 || !(set >> r->fold & 1)) continue;
-        if (source && r->source != wanted) continue;
-        if (t && !memchr(t->label + i * t->classes, 1, (size_t)t->classes)) continue;
-        out->row[out->count++] = i;
-    }
-    return out->count ? PK_OK : pk_fail(err, PK_EDATA, "no record of %s is selected", d->name);
+    return pk_rows_select(out, d, &set, wanted, t, false, err);
 }
 
-static void print_json(const struct pk_dataset *d, int64_t count, const double *mean,
-                       const double *std)
+static enum pk_status print_json(const struct pk_dataset *d, int64_t count, const double *mean,
+                                 const double *std, struct pk_err *err)
 {
     struct pk_text text = {0};
     struct pk_json_writer w = {.out = &text, .indent = 2};
@@ -81,12 +45,11 @@ static void print_json(const struct pk_dataset *d, int64_t count, const double *
     for (int32_t l = 0; l < d->leads; l++) pk_json_put_f64(&w, d->lead_name[l], std[l]);
     pk_json_close(&w);
     pk_json_close(&w);
-    fputs(text.s ? text.s : "", stdout);
-    pk_text_free(&text);
+    return pk_print(&text, err);
 }
 
 static enum pk_status measure(const struct pk_dataset *d, const struct pk_args *a,
-                              struct selection *rows, struct pk_err *err)
+                              struct pk_rows *rows, struct pk_err *err)
 {
     double mean[PK_LEADS_MAX], std[PK_LEADS_MAX], start = pk_seconds();
     int threads = (int)PK_MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L);
@@ -94,10 +57,7 @@ static enum pk_status measure(const struct pk_dataset *d, const struct pk_args *
     PK_TRY(pk_dataset_stats(d, rows->row, rows->count, threads, mean, std, err));
     if (!a->quiet)
         fprintf(stderr, "%lld records in %.2f s\n", (long long)rows->count, pk_seconds() - start);
-    if (pk_arg(a, "json")) {
-        print_json(d, rows->count, mean, std);
-        return PK_OK;
-    }
+    if (pk_arg(a, "json")) return print_json(d, rows->count, mean, std, err);
     printf("%-8s %12s %12s\n", "lead", "mean", "std");
     for (int32_t l = 0; l < d->leads; l++)
         printf("%-8s %12.6f %12.6f\n", d->lead_name[l], mean[l], std[l]);
@@ -107,7 +67,7 @@ static enum pk_status measure(const struct pk_dataset *d, const struct pk_args *
 static enum pk_status run(const struct pk_args *a, struct pk_err *err)
 {
     struct pk_dataset d;
-    struct selection rows = {0};
+    struct pk_rows rows = {0};
     if (a->count != 1) return pk_fail(err, PK_EUSAGE, "data stats needs one corpus");
     PK_TRY(pk_corpus_open(&d, a->word[0], err));
     enum pk_status s = measure(&d, a, &rows, err);

@@ -3,7 +3,7 @@
 #include "datasets/corpus.h"
 #include "tools/cli.h"
 
-static void print_json(int64_t bad, const struct pk_text *report)
+static enum pk_status print_json(int64_t bad, const struct pk_text *report, struct pk_err *err)
 {
     struct pk_text t = {0};
     struct pk_json_writer w = {.out = &t, .indent = 2};
@@ -12,8 +12,7 @@ static void print_json(int64_t bad, const struct pk_text *report)
     pk_json_put_i64(&w, "damaged_shards", bad);
     pk_json_put_string(&w, "report", report->s ? report->s : "");
     pk_json_close(&w);
-    fputs(t.s ? t.s : "", stdout);
-    pk_text_free(&t);
+    return pk_print(&t, err);
 }
 
 static enum pk_status check(const char *dir, const struct pk_args *a, struct pk_text *report,
@@ -27,7 +26,7 @@ static enum pk_status check(const char *dir, const struct pk_args *a, struct pk_
     if (!bad) PK_TRY(pk_corpus_open(&d, dir, err)); // intact, and of a layout that can be read
     pk_dataset_free(&d);
     if (pk_arg(a, "json"))
-        print_json(bad, report);
+        PK_TRY(print_json(bad, report, err));
     else if (!bad)
         printf("%s is intact\n", dir);
     if (!a->quiet) fprintf(stderr, "checked in %.1f s\n", pk_seconds() - start);

@@ -99,15 +99,12 @@ static enum pk_status print(const struct embedding *e, bool json, struct pk_err 
     pk_json_put_f64(&w, "window_s", e->window);
     pk_json_put_f64(&w, "stride_s", e->stride);
     pk_json_close(&w);
-    enum pk_status s = text.failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON") : PK_OK;
-    if (s == PK_OK) fputs(text.s, stdout);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct pk_err *err)
 {
-    uint64_t folds[2];
+    struct pk_folds folds;
     double window = 0, stride = 0;
     const char *weights = pk_arg(a, "weights");
     bool ema = !weights || !strcmp(weights, "ema");
@@ -115,11 +112,11 @@ static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct
         return pk_fail(err, PK_EUSAGE, "--weights %s: it is ema or online", weights);
     PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &window, err));
     PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &stride, err));
-    PK_TRY(pk_folds_parse(folds, pk_arg(a, "folds"), err));
+    PK_TRY(pk_folds_parse(&folds, pk_arg(a, "folds"), PK_FOLD_MAX, err));
     PK_TRY(pk_model_open(&e->model.file, e->model_path, ema, err));
     PK_TRY(pk_dataset_named(&e->data, a->word[1], e->model.file.info.rate, err));
     PK_TRY(pk_model_on(&e->model, &e->data, window, stride, err));
-    PK_TRY(pk_rows_select(&e->rows, &e->data, folds, NULL, false, err));
+    PK_TRY(pk_rows_select(&e->rows, &e->data, &folds, -1, NULL, false, err));
     e->window = e->model.eval.window / e->data.rate;
     e->stride = e->model.eval.stride / e->data.rate;
     PK_TRY(compute(e, err));

@@ -47,15 +47,8 @@ static enum pk_status check_classes(const struct pk_task *t, const struct pk_mod
 
 static enum pk_status find_task(struct evaluation *e, const char *name, struct pk_err *err)
 {
-    e->task = pk_dataset_task(&e->data, name);
-    if (e->task) return check_classes(e->task, &e->model.file.info, err);
-    struct pk_text have = {0};
-    for (int32_t i = 0; i < e->data.tasks; i++)
-        pk_text_add(&have, "%s%s", i ? ", " : "", e->data.task[i].name);
-    enum pk_status s = pk_fail(err, PK_EDATA, "%s has no task '%s'; it has: %s", e->data.name, name,
-                               have.s ? have.s : "none");
-    pk_text_free(&have);
-    return s;
+    PK_TRY(pk_task_find(&e->task, &e->data, name, err));
+    return check_classes(e->task, &e->model.file.info, err);
 }
 
 /* Opens model and data, which is generated at the model's rate if at all. */
@@ -116,10 +109,7 @@ static enum pk_status print(const struct evaluation *e, bool json, struct pk_err
     put_protocol(&w, e);
     pk_result_write(&w, "result", &e->m, m);
     pk_json_close(&w);
-    enum pk_status s = text.failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON") : PK_OK;
-    if (s == PK_OK) fputs(text.s, stdout);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t seed,
@@ -137,18 +127,18 @@ static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t see
 
 static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_err *err)
 {
-    uint64_t folds[2];
+    struct pk_folds folds;
     int64_t resamples = 1000, seed = 0; // the defaults of recipes
     const char *task = pk_arg(a, "task");
     e->folds_text = pk_arg(a, "folds");
     PK_TRY(pk_arg_i64(a, "bootstrap", 0, 1000000, &resamples, err));
     PK_TRY(pk_arg_i64(a, "bootstrap-seed", 0, INT64_MAX, &seed, err));
-    PK_TRY(pk_folds_parse(folds, e->folds_text, err));
+    PK_TRY(pk_folds_parse(&folds, e->folds_text, PK_FOLD_MAX, err));
     PK_TRY(open_both(e, a->word[1], err));
     PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
     PK_TRY(find_task(e, task ? task : e->model.file.info.task, err));
-    PK_TRY(
-        pk_rows_select(&e->rows, &e->data, folds, e->task, e->model.file.info.single_label, err));
+    PK_TRY(pk_rows_select(&e->rows, &e->data, &folds, -1, e->task, e->model.file.info.single_label,
+                          err));
     PK_TRY(score(e, resamples, seed, err));
     return print(e, pk_arg(a, "json") != NULL, err);
 }

@@ -296,10 +296,7 @@ static enum pk_status print_json(const struct evaluation *e, struct pk_err *err)
     }
     pk_json_close(&w);
     pk_json_close(&w);
-    bool failed = text.failed;
-    if (!failed) printf("%s\n", text.s);
-    pk_text_free(&text);
-    return failed ? pk_fail(err, PK_ENOMEM, "out of memory: JSON of the metrics") : PK_OK;
+    return pk_print(&text, err);
 }
 
 static enum pk_status evaluate(struct evaluation *e, const struct pk_args *args, struct pk_err *err)

@@ -266,8 +266,7 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     if (v.json) pk_json_open(&v.w, NULL, '{');
     enum pk_status s = show(&v, args->word[0], err);
     if (v.json) pk_json_close(&v.w);
-    if (s == PK_OK && v.text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory for the listing");
-    if (s == PK_OK) fwrite(v.text.s, 1, v.text.len, stdout); // pk_main checks the flush
+    if (s == PK_OK) s = pk_print(&v.text, err);
     pk_text_free(&v.text);
     return s;
 }

@@ -226,13 +226,7 @@ static enum pk_status print_json(const struct pk_recipe_plan *p, const char *nam
         pk_json_put_f64(&w, "assumed_share", ASSUMED_SHARE);
     }
     pk_json_close(&w);
-    enum pk_status s = PK_OK;
-    if (text.failed)
-        s = pk_fail(err, PK_ENOMEM, "out of memory: results");
-    else
-        printf("%s\n", text.s);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct ceiling *c,
@@ -240,7 +234,6 @@ static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct
 {
     struct pk_text text = {0};
     struct pk_plan_rates rates = {c->flops / p->threads, c->bytes / p->threads};
-    enum pk_status s = PK_OK;
     printf("program of one micro-batch of %lld, %s", (long long)p->micro, p->part[0].name);
     if (p->jepa) printf(" with %d tokens kept", p->keep[1]);
     if (c->flops > 0)
@@ -248,12 +241,7 @@ static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct
                1e3 * pk_plan_seconds(&p->listing, &rates), 1e-9 * rates.flops, 1e-9 * rates.bytes);
     printf("\n");
     pk_plan_print(&p->listing_plan, &p->listing, &rates, &text);
-    if (text.failed)
-        s = pk_fail(err, PK_ENOMEM, "out of memory: listing");
-    else
-        printf("%s", text.s);
-    pk_text_free(&text);
-    return s;
+    return pk_print(&text, err);
 }
 
 static enum pk_status report(const struct pk_args *args, const struct pk_recipe_plan *p,

@@ -86,11 +86,7 @@ static enum pk_status run_ls(const struct pk_args *args, struct pk_err *err)
             pk_json_close(&w);
         }
         pk_json_close(&w);
-        if (t.failed)
-            s = pk_fail(err, PK_ENOMEM, "out of memory while listing recipes");
-        else
-            printf("%s\n", t.s);
-        pk_text_free(&t);
+        s = pk_print(&t, err);
     } else if (s == PK_OK) {
         for (int64_t i = 0; i < count; i++) printf("%-28s %s\n", list[i].name, list[i].summary);
     }
@@ -345,10 +341,8 @@ static enum pk_status run_keys(const struct pk_args *args, struct pk_err *err)
     if (!shown)
         s = pk_fail(err, PK_EUSAGE, "no section or key '%.80s'; 'purkinje recipe keys' lists all",
                     section);
-    else if (t.failed)
-        s = pk_fail(err, PK_ENOMEM, "out of memory while listing keys");
     else if (pk_arg(args, "json"))
-        printf("%s\n", t.s);
+        s = pk_print(&t, err);
     pk_text_free(&t);
     return s;
 }

@@ -3,7 +3,6 @@
  * The step number counts through all stages, so the loader's order and the checkpoints go on.
  * `best` holds the weights of the best validation of the current stage; a stage ends with them. */
 #include "tools/finetune.h"
-#include "core/loader.h"
 #include "core/npy.h"
 #include "core/stop.h"
 #include "tools/evaluate.h"
@@ -34,7 +33,6 @@ struct finetune {
     int64_t loss_count;
     int64_t timed;        // steps of this process since the last validation
     double waited, since; // seconds of data wait, and of all steps, in them
-    double validation_seconds;
     uint64_t frozen_hash; // of the encoder, while it is frozen
 };
 
@@ -80,14 +78,11 @@ static enum pk_status configure(struct finetune *f, const char *own, struct pk_m
                                 bool *has_file, struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
-    char path[PK_PATH_MAX];
     *has_file = own || *pk_recipe_str(r, "init_from");
     if (!f->in.task)
         return pk_fail(err, PK_ERECIPE, "data.task is not set: which labels are to be learned?");
     if (*has_file) {
-        if (!own) PK_TRY(pk_recipe_path(r, "init_from", path, err));
-        bool ema = !strcmp(pk_recipe_str(r, "weights"), "ema");
-        PK_TRY(pk_model_open(file, own ? own : path, ema, err));
+        PK_TRY(own ? pk_model_open(file, own, false, err) : pk_model_open_init(file, r, err));
         enum pk_status s =
             pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err);
         if (s == PK_OK) s = pk_trainer_agrees(&file->info, r, err);
@@ -192,26 +187,6 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
     return pk_evaluate_labels(&f->label, f->in.task, &f->in.validation, err);
 }
 
-static enum pk_status open_loader(struct finetune *f, struct pk_err *err)
-{
-    const struct pk_recipe *r = f->t.recipe;
-    struct pk_loader_spec spec = {.data = &f->in.data,
-                                  .rows = f->in.train.row,
-                                  .row_count = f->in.train.count,
-                                  .weight = f->in.weight,
-                                  .task = f->in.task,
-                                  .mean = (const double(*)[PK_LEADS_MAX])f->in.mean,
-                                  .std = (const double(*)[PK_LEADS_MAX])f->in.std,
-                                  .batch = (int32_t)f->batch,
-                                  .stride_count = (int32_t)f->batch,
-                                  .crop = f->in.shape.samples,
-                                  .random_crop = true,
-                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
-                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
-    return pk_loader_open(&f->loader, &spec, err);
-}
-
 static double rate_at(const struct finetune *f, int64_t stage_step)
 {
     char path[128];
@@ -231,14 +206,10 @@ static double decay_at(const struct finetune *f, int64_t stage_step)
 static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
                                  struct pk_err *err)
 {
-    size_t micro = (size_t)f->micro, leads = (size_t)b->leads;
-    struct pk_feed feed[] = {
-        {"signal", b->signal, micro * leads * (size_t)b->samples * sizeof *b->signal},
-        {"gain", b->gain, micro * leads * sizeof *b->gain},
-        {"offset", b->offset, micro * leads * sizeof *b->offset},
-        {"start", f->start, 0},
-        {"sample", b->sample, micro * sizeof *b->sample},
-        {"label", b->label, micro * (size_t)f->in.task->classes}};
+    struct pk_feed feed[PK_BATCH_FEEDS + 1];
+    pk_batch_feed(feed, b, 0, f->micro, f->start);
+    feed[PK_BATCH_FEEDS] =
+        (struct pk_feed){"label", b->label, (size_t)f->micro * (size_t)f->in.task->classes};
     struct pk_fetch fetch[] = {{"loss", f->loss}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
@@ -276,37 +247,37 @@ static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows,
 static enum pk_status validate(struct finetune *f, struct pk_err *err)
 {
     struct pk_metrics m = {0};
-    double begun = pk_seconds(), loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
+    double loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
     enum pk_status s = score_rows(f, &f->in.validation, f->score, f->label, 0, &m, err);
     double auc = m.macro_auc;
     pk_metrics_free(&m);
     PK_TRY(s);
-    f->validation_seconds += pk_seconds() - begun;
     if (auc > f->best_score) {
         f->best_score = auc;
         f->best_step = f->stage_step;
         memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
     }
     double interval = fmax(f->since, 1e-9);
+    double rate = rate_at(f, f->stage_step - 1), waited = f->waited / interval;
     struct pk_scalar scalar[] = {{"train/loss", loss},
-                                 {"train/learning_rate", rate_at(f, f->stage_step - 1)},
+                                 {"train/learning_rate", rate},
                                  {"train/weight_decay", decay_at(f, f->stage_step - 1)},
                                  {"train/grad_norm", f->norm},
                                  {"validation/macro_auc", auc},
                                  {"validation/best_macro_auc", f->best_score},
                                  {"train/stage", (double)f->stage},
                                  {"speed/records_per_s", (double)(f->timed * f->batch) / interval},
-                                 {"speed/data_wait", f->waited / interval},
+                                 {"speed/data_wait", waited},
                                  {"speed/peak_memory", pk_peak_memory()},
                                  {"speed/seconds", pk_seconds() - f->t.started}};
     PK_TRY(pk_trainer_metrics(&f->t, f->step, "validation", scalar, (int)PK_COUNT(scalar), err));
     struct pk_progress_field field[] = {{"stage", (double)f->stage, PK_FORMAT_COUNT},
                                         {"loss", loss, PK_FORMAT_GENERAL},
-                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
+                                        {"lr", rate, PK_FORMAT_SCIENTIFIC},
                                         {"grad", f->norm, PK_FORMAT_GENERAL},
                                         {"val", auc, PK_FORMAT_GENERAL},
                                         {"best", f->best_score, PK_FORMAT_GENERAL},
-                                        {"wait", f->waited / interval, PK_FORMAT_PERCENT}};
+                                        {"wait", waited, PK_FORMAT_PERCENT}};
     pk_progress_update(&f->t.progress, f->step, pk_seconds(), field, (int)PK_COUNT(field));
     f->loss_sum = 0;
     f->loss_count = f->timed = 0;
@@ -352,10 +323,7 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
         bool stop = pk_stop_requested() != 0;
         if (stop || pk_trainer_due(&f->t, f->step))
             PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
-        if (stop)
-            return pk_fail(err, PK_ESTOPPED,
-                           "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
-                           pk_stop_requested(), (long long)f->step, f->t.run.dir);
+        if (stop) return pk_trainer_stopped(&f->t, f->step, err);
     }
     memcpy(f->t.exec.weight, f->t.best, (size_t)f->t.params.elements * sizeof(float));
     return check_frozen(f, err);
@@ -490,17 +458,14 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
                   : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
     PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
-    PK_TRY(open_loader(f, err));
+    PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task, err));
     describe(f);
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
     if (resume)
         PK_TRY(load_state(f, err));
     else
         PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
-    if (pk_recipe_bool(r, "output.tensorboard")) {
-        PK_TRY(pk_path(dir, err, "%s/tb", f->t.run.dir));
-        PK_TRY(pk_tfevents_open(&f->t.events, dir, resume ? f->step : -1, err));
-    }
+    PK_TRY(pk_trainer_open_events(&f->t, resume ? f->step : -1, err));
     for (int64_t i = 0; i < pk_recipe_count(r, "stages"); i++) {
         char path[128];
         total += pk_recipe_i64(r, stage_key(path, i, "steps"));

@@ -65,23 +65,14 @@ static bool in_split(const struct pk_recipe *r, const char *path, int fold)
            !in_list(r, "data.folds.test", fold);
 }
 
-static int labels_of(const struct pk_task *t, int64_t row)
-{
-    int n = 0;
-    for (int32_t c = 0; c < t->classes; c++) n += t->label[row * t->classes + c];
-    return n;
-}
-
 static enum pk_status select_rows(struct pk_rows *out, const struct pk_inputs *in,
                                   const struct pk_recipe *r, const char *path, struct pk_err *err)
 {
     bool single = in->task && pk_recipe_bool(r, "objective.single_label");
     PK_TRY(pk_alloc(&out->row, (size_t)in->data.count, sizeof *out->row, "row list", err));
     for (int64_t i = 0; i < in->data.count; i++) {
-        if (!in_split(r, path, in->data.record[i].fold)) continue;
-        int labels = in->task ? labels_of(in->task, i) : 1;
-        if (single ? labels != 1 : labels == 0) continue;
-        out->row[out->count++] = i;
+        if (in_split(r, path, in->data.record[i].fold) && pk_row_labelled(in->task, i, single))
+            out->row[out->count++] = i;
     }
     return PK_OK;
 }
@@ -90,15 +81,8 @@ static enum pk_status find_task(struct pk_inputs *in, const struct pk_recipe *r,
 {
     const char *name = pk_recipe_str(r, "data.task");
     if (!*name) return PK_OK;
-    in->task = pk_dataset_task(&in->data, name);
-    if (in->task) return PK_OK;
-    struct pk_text have = {0};
-    for (int32_t i = 0; i < in->data.tasks; i++)
-        pk_text_add(&have, "%s%s", i ? ", " : "", in->data.task[i].name);
-    enum pk_status s =
-        pk_fail(err, PK_EDATA, "%s: %s has no task '%s'; it has: %s",
-                pk_recipe_origin(r, "data.task"), in->data.name, name, have.s ? have.s : "none");
-    pk_text_free(&have);
+    enum pk_status s = pk_task_find(&in->task, &in->data, name, err);
+    if (s != PK_OK) pk_err_context(err, "%s", pk_recipe_origin(r, "data.task"));
     return s;
 }
 
@@ -224,6 +208,27 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
                 (long long)out->train.count, (long long)out->validation.count,
                 (long long)out->test.count, pk_seconds() - start);
     return PK_OK;
+}
+
+enum pk_status pk_inputs_loader(struct pk_loader **out, const struct pk_inputs *in,
+                                const struct pk_recipe *r, int64_t batch,
+                                const struct pk_task *task, struct pk_err *err)
+{
+    struct pk_loader_spec spec = {.data = &in->data,
+                                  .rows = in->train.row,
+                                  .row_count = in->train.count,
+                                  .weight = in->weight,
+                                  .task = task,
+                                  .mean = (const double(*)[PK_LEADS_MAX])in->mean,
+                                  .std = (const double(*)[PK_LEADS_MAX])in->std,
+                                  .batch = (int32_t)batch,
+                                  .stride_count = (int32_t)batch,
+                                  .crop = in->shape.samples,
+                                  .random_crop = true,
+                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
+                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
+                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
+    return pk_loader_open(out, &spec, err);
 }
 
 void pk_inputs_close(struct pk_inputs *in)

@@ -3,14 +3,10 @@
 #ifndef PK_INPUTS_H
 #define PK_INPUTS_H
 
-#include "core/data.h"
+#include "core/loader.h"
 #include "core/recipe.h"
 #include "models/signal.h"
-
-struct pk_rows {
-    int64_t *row; // [count] record indices, ascending
-    int64_t count;
-};
+#include "tools/rows.h"
 
 struct pk_inputs {
     struct pk_dataset data;
@@ -28,6 +24,11 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
 /* The same without the normalisation, which reads every record: mean and std stay NULL. */
 enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r,
                                 struct pk_err *err);
+/* Random crops of the training rows in batches of `batch`, by the recipe's seed, threads and
+ * read-ahead. task: labels to deliver, or NULL. `in` must outlive the loader. */
+enum pk_status pk_inputs_loader(struct pk_loader **out, const struct pk_inputs *in,
+                                const struct pk_recipe *r, int64_t batch,
+                                const struct pk_task *task, struct pk_err *err);
 void pk_inputs_close(struct pk_inputs *in);
 
 #endif

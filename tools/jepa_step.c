@@ -70,15 +70,8 @@ void pk_jepa_step_free(struct pk_jepa_step *s)
 static enum pk_status run_part(struct pk_jepa_step *s, struct pk_jepa_program *v,
                                const struct pk_batch *b, int64_t part, struct pk_err *err)
 {
-    int64_t first = part * (s->batch / s->parts), leads = b->leads;
-    size_t micro = (size_t)s->micro;
-    struct pk_feed feed[] = {
-        {"signal", b->signal + first * leads * b->samples,
-         micro * (size_t)leads * (size_t)b->samples * sizeof *b->signal},
-        {"gain", b->gain + first * leads, micro * (size_t)leads * sizeof *b->gain},
-        {"offset", b->offset + first * leads, micro * (size_t)leads * sizeof *b->offset},
-        {"start", s->start, 0},
-        {"sample", b->sample + first, micro * sizeof *b->sample}};
+    struct pk_feed feed[PK_BATCH_FEEDS];
+    pk_batch_feed(feed, b, part * (s->batch / s->parts), s->micro, s->start);
     struct pk_fetch fetch[] = {
         {"loss", s->loss}, {"target_moments", s->moments}, {"embedding", s->embedding}};
     struct pk_exec_batch run = {.feed = feed,

@@ -6,23 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-
-enum { FOLDS = 128 }; // fold numbers that --folds takes
-
-static enum pk_status find_leads(struct pk_signal *s, const struct pk_model_info *m,
-                                 struct pk_err *err)
-{
-    for (int32_t i = 0; i < m->leads; i++) {
-        int32_t at = 0;
-        while (at < s->shape.leads && strcasecmp(s->shape.lead_name[at], m->lead_name[i])) at++;
-        if (at == s->shape.leads)
-            return pk_fail(err, PK_EDATA, "the model needs lead %s, which the data does not have",
-                           m->lead_name[i]);
-        s->lead[s->leads++] = (uint8_t)at;
-    }
-    return PK_OK;
-}
 
 enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_info *m,
                             const struct pk_batch_shape *shape, struct pk_err *err)
@@ -43,7 +26,7 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
                        shape->samples, m->patch);
     out->signal.tokens = out->encoder.tokens = shape->samples / m->patch;
     out->encoder.dropout = 0;
-    return find_leads(&out->signal, m, err);
+    return pk_model_info_leads(&out->signal, m, err);
 }
 
 /* The part of a file that the model is: a pretraining checkpoint also holds a predictor. */
@@ -140,48 +123,4 @@ enum pk_status pk_dataset_named(struct pk_dataset *out, const char *name, double
                        name);
     struct pk_synth_spec s = {.records = records, .rate = rate, .seconds = 10, .threads = 2};
     return pk_synth_open(out, &s, err);
-}
-
-enum pk_status pk_folds_parse(uint64_t out[2], const char *text, struct pk_err *err)
-{
-    out[0] = out[1] = text ? 0 : UINT64_MAX;
-    while (text) {
-        char part[8];
-        int64_t fold;
-        size_t n = strcspn(text, ",");
-        snprintf(part, sizeof part, "%.*s", (int)PK_MIN(n, sizeof part), text);
-        if (!pk_parse_i64(part, &fold) || fold < 1 || fold >= FOLDS)
-            return pk_fail(err, PK_EUSAGE, "--folds: '%s' is not a fold; give e.g. 9 or 1,2,3",
-                           part);
-        out[fold / 64] |= (uint64_t)1 << fold % 64;
-        text = text[n] ? text + n + 1 : NULL;
-    }
-    return PK_OK;
-}
-
-static int labels_of(const struct pk_task *t, int64_t row)
-{
-    int n = 0;
-    for (int32_t c = 0; c < t->classes; c++) n += t->label[row * t->classes + c];
-    return n;
-}
-
-enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
-                              const uint64_t folds[2], const struct pk_task *task, bool single,
-                              struct pk_err *err)
-{
-    bool all = folds[0] == UINT64_MAX && folds[1] == UINT64_MAX;
-    out->count = 0;
-    PK_TRY(pk_alloc(&out->row, (size_t)d->count, sizeof *out->row, "row list", err));
-    for (int64_t i = 0; i < d->count; i++) {
-        int fold = d->record[i].fold, labels = task ? labels_of(task, i) : 1;
-        if (!all && !(fold > 0 && fold < FOLDS && folds[fold / 64] >> fold % 64 & 1)) continue;
-        if (single ? labels != 1 : labels == 0) continue;
-        out->row[out->count++] = i;
-    }
-    if (out->count) return PK_OK;
-    free(out->row);
-    out->row = NULL;
-    return pk_fail(err, PK_EDATA, "%s: no record is left (folds%s%s)", d->name,
-                   task ? ", labels of task " : "", task ? task->name : "");
 }

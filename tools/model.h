@@ -38,11 +38,5 @@ void pk_model_free(struct pk_model *m);
  * 10 s with seed 0 at `rate` Hz. */
 enum pk_status pk_dataset_named(struct pk_dataset *out, const char *name, double rate,
                                 struct pk_err *err);
-/* Parses "1,2,9" into a set of folds. NULL takes all records. */
-enum pk_status pk_folds_parse(uint64_t out[2], const char *text, struct pk_err *err);
-/* Records of these folds; with a task only those with a label, with `single` exactly one. */
-enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
-                              const uint64_t folds[2], const struct pk_task *task, bool single,
-                              struct pk_err *err);
 
 #endif

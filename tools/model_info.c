@@ -181,6 +181,20 @@ void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
     snprintf(m->data, sizeof m->data, "%s", in->data.version);
 }
 
+enum pk_status pk_model_info_leads(struct pk_signal *s, const struct pk_model_info *m,
+                                   struct pk_err *err)
+{
+    s->leads = 0;
+    for (int32_t i = 0; i < m->leads; i++) {
+        int32_t at = pk_shape_lead(&s->shape, m->lead_name[i]);
+        if (at < 0)
+            return pk_fail(err, PK_EDATA, "the model needs lead %s, which the data does not have",
+                           m->lead_name[i]);
+        s->lead[s->leads++] = (uint8_t)at;
+    }
+    return PK_OK;
+}
+
 enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct pk_model_info *m,
                                           const struct pk_recipe *r, struct pk_err *err)
 {
@@ -190,15 +204,7 @@ enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct 
                        m->rate, s->shape.rate);
     s->patch = m->patch;
     s->tokens = s->shape.samples / m->patch;
-    s->leads = 0;
-    for (int32_t i = 0; i < m->leads; i++) {
-        int32_t at = 0;
-        while (at < s->shape.leads && strcmp(s->shape.lead_name[at], m->lead_name[i])) at++;
-        if (at == s->shape.leads)
-            return pk_fail(err, PK_EDATA, "the encoder needs lead %s, which the data does not have",
-                           m->lead_name[i]);
-        s->lead[s->leads++] = (uint8_t)at;
-    }
+    PK_TRY(pk_model_info_leads(s, m, err));
     if (s->shape.samples % m->patch)
         return pk_fail(err, PK_ERECIPE,
                        "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",

@@ -39,6 +39,9 @@ void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct
 /* where: named in messages. */
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
                                   const char *where, struct pk_err *err);
+/* Finds the model's leads in the data, s->shape, by name in any order. Errors  PK_EDATA */
+enum pk_status pk_model_info_leads(struct pk_signal *s, const struct pk_model_info *m,
+                                   struct pk_err *err);
 /* Sets encoder, patch and leads of c from m. c->signal.shape is the data's; r words errors.
  * Errors  PK_EDATA rate or leads of the data are not the encoder's;  PK_ERECIPE crop and patch */
 enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct pk_model_info *m,

@@ -138,15 +138,13 @@ static enum pk_status configure_classifier(struct pk_recipe_plan *out, const str
                                            struct pk_inputs *in, bool here, int32_t classes,
                                            struct pk_err *err)
 {
-    char path[PK_PATH_MAX];
     struct pk_batch_shape shape = in->shape;
     struct pk_model_file file;
     if (!*pk_recipe_str(r, "init_from")) {
         if (!here) PK_TRY(pk_shape_of_recipe(&shape, r, err));
         return pk_classifier_config(&out->classifier, r, &shape, classes, err);
     }
-    PK_TRY(pk_recipe_path(r, "init_from", path, err));
-    enum pk_status s = pk_model_open(&file, path, !strcmp(pk_recipe_str(r, "weights"), "ema"), err);
+    enum pk_status s = pk_model_open_init(&file, r, err);
     if (s != PK_OK) {
         pk_err_context(err, "the encoder comes from init_from");
         return s;

@@ -1,6 +1,7 @@
 /* trainer.c -- arenas, checkpoints and logs of a training run (see trainer.h). */
 #include "tools/trainer.h"
 #include "core/loader.h"
+#include "core/stop.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -103,6 +104,21 @@ enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, 
     if (t->run.note[0]) pk_run_log(&t->run, "note: %s", t->run.note);
     PK_TRY(pk_ckpt_clean(t->run.checkpoints, err));
     return mode == PK_RUN_RESUME ? PK_OK : write_recipe(t, err);
+}
+
+enum pk_status pk_trainer_open_events(struct pk_trainer *t, int64_t steps, struct pk_err *err)
+{
+    char dir[PK_PATH_MAX];
+    if (!pk_recipe_bool(t->recipe, "output.tensorboard")) return PK_OK;
+    PK_TRY(pk_path(dir, err, "%s/tb", t->run.dir));
+    return pk_tfevents_open(&t->events, dir, steps, err);
+}
+
+enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, struct pk_err *err)
+{
+    return pk_fail(err, PK_ESTOPPED,
+                   "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
+                   pk_stop_requested(), (long long)step, t->run.dir);
 }
 
 void pk_trainer_free(struct pk_trainer *t)
@@ -313,6 +329,18 @@ enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const str
     pk_run_log(&t->run, "warning: %s; the step is skipped", why.message);
     pk_progress_print(&t->progress, "warning: %s; the step is skipped", why.message);
     return PK_OK;
+}
+
+void pk_batch_feed(struct pk_feed feed[PK_BATCH_FEEDS], const struct pk_batch *b, int64_t first,
+                   int64_t micro, const int32_t *start)
+{
+    size_t n = (size_t)micro, leads = (size_t)b->leads;
+    size_t row = leads * (size_t)b->samples, at = (size_t)first;
+    feed[0] = (struct pk_feed){"signal", b->signal + at * row, n * row * sizeof *b->signal};
+    feed[1] = (struct pk_feed){"gain", b->gain + at * leads, n * leads * sizeof *b->gain};
+    feed[2] = (struct pk_feed){"offset", b->offset + at * leads, n * leads * sizeof *b->offset};
+    feed[3] = (struct pk_feed){"start", start, 0};
+    feed[4] = (struct pk_feed){"sample", b->sample + at, n * sizeof *b->sample};
 }
 
 enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,

@@ -55,6 +55,10 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
  * pk_trainer_load has succeeded. argv: for run.json, borrowed. */
 enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
                                    char **argv, struct pk_err *err);
+/* Opens TensorBoard's log if the recipe asks for it. steps: done before, -1 for a new run. */
+enum pk_status pk_trainer_open_events(struct pk_trainer *t, int64_t steps, struct pk_err *err);
+/* PK_ESTOPPED: a signal asked for it, and a checkpoint of `step` is written. */
+enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, struct pk_err *err);
 /* Whether a run's folder has a checkpoint, valid or not. */
 bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
@@ -84,6 +88,11 @@ enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t st
 struct pk_batch;
 enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
                                    int32_t classes, struct pk_err *err);
+/* Where the inputs of pk_signal_inputs lie in a batch, from record `first` on, for micro-batches of
+ * `micro`. start: [micro] zeros, since the loader delivers the crop itself. */
+enum { PK_BATCH_FEEDS = 5 };
+void pk_batch_feed(struct pk_feed feed[PK_BATCH_FEEDS], const struct pk_batch *b, int64_t first,
+                   int64_t micro, const int32_t *start);
 /* What the recipe itself says about the encoder (rate, leads, sizes, patch) must be what the file
  * that init_from names holds: PK_ERECIPE where it is not. */
 enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,

@@ -108,6 +108,14 @@ enum pk_status pk_model_open(struct pk_model_file *out, const char *path, bool e
     return open_checkpoint(out, path, ema, err);
 }
 
+enum pk_status pk_model_open_init(struct pk_model_file *out, const struct pk_recipe *r,
+                                  struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    PK_TRY(pk_recipe_path(r, "init_from", path, err));
+    return pk_model_open(out, path, !strcmp(pk_recipe_str(r, "weights"), "ema"), err);
+}
+
 void pk_model_close(struct pk_model_file *m)
 {
     pk_safetensors_close(&m->tensors);

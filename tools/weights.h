@@ -26,6 +26,9 @@ struct pk_model_file {
  * beside it. ema: take the EMA encoder of a pretraining checkpoint. */
 enum pk_status pk_model_open(struct pk_model_file *out, const char *path, bool ema,
                              struct pk_err *err);
+/* The model that a recipe's init_from names, with the weights that it asks for. */
+enum pk_status pk_model_open_init(struct pk_model_file *out, const struct pk_recipe *r,
+                                  struct pk_err *err);
 void pk_model_close(struct pk_model_file *m);
 /* Reads the parameters that start with prefix ("encoder." or "") into the arena. Names may be given
  * with or without "encoder." in the file. Missing or unexpected tensors are an error that lists

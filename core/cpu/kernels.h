@@ -11,8 +11,8 @@ const pk_kernel *pk_cpu_table(enum pk_isa isa);
 /* One pass over a flat arena slice: AdamW (Loshchilov & Hutter 2019) and the EMA copy.
  *
  *     g = grad * grad_scale; m += (g - m) * m_rate; v = v * beta2 + g * g * v_rate
- *     weight = weight * keep - step * m / (sqrt(v) * v_scale + eps); ema += (weight - ema) *
- * ema_rate
+ *     weight = weight * keep - step * m / (sqrt(v) * v_scale + eps)
+ *     ema += (weight - ema) * ema_rate
  *
  * The factors are computed in double by core/optim.c: 1 - beta in float would lose digits. */
 struct pk_adamw {
