@@ -213,6 +213,9 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
         PK_TRY(pk_path(dir, err, "%s/tb", p->t.run.dir));
         PK_TRY(pk_tfevents_open(&p->t.events, dir, resume ? *step : -1, err));
     }
+    if (resume && *step == p->s.steps && !o->quiet)
+        fprintf(stderr, "the run is complete: step %lld of %lld; train.steps=N makes it longer\n",
+                (long long)*step, (long long)p->s.steps);
     pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step,
                (long long)p->s.steps);
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, o->quiet,
