@@ -137,7 +137,15 @@ enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char 
                               struct pk_err *err)
 {
     size_t used = 0;
-    for (const char *p = pk_recipe_str(r, path); *p;) {
+    const char *text = pk_recipe_str(r, path), *home = getenv("HOME");
+    // No shell replaces the ~ of data.corpus=~/corpus, and a folder called '~' is not what is
+    // meant.
+    if (text[0] == '~' && text[1] == '/' && home && strlen(home) < PK_PATH_MAX) {
+        used = strlen(home);
+        memcpy(out, home, used);
+        text++;
+    }
+    for (const char *p = text; *p;) {
         char name[PK_RECIPE_KEY_MAX + 1];
         const char *piece = p, *end;
         size_t n = 1;

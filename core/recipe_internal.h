@@ -59,9 +59,6 @@ void pk_diags_free(struct pk_diags *d);
 void pk_make_printable(char *s);
 /* Number of edits (insert, delete, replace, swap) from a to b, capped at `limit` + 1. */
 int pk_edit_distance(const char *a, const char *b, int limit);
-/* True when `candidate` is close enough to `word` to be suggested and closer than *best, which is
- * lowered. Start with *best = PK_RECIPE_TEXT_MAX. */
-bool pk_better_guess(const char *word, const char *candidate, int *best);
 
 /* The YAML tree ------------------------------------------------------------------------------- */
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #ifndef PK_RECIPE_DIR
 #define PK_RECIPE_DIR ""
@@ -33,9 +34,28 @@ static const struct pk_place nowhere = {-1, 0, 0, 0};
 
 /* Finding ----------------------------------------------------------------------------------- */
 
+/* PREFIX/share/purkinje/recipes of a program PREFIX/bin/purkinje, "" where that cannot be told: an
+ * installation is found wherever it was moved to. */
+static void beside_program(char out[PK_PATH_MAX])
+{
+    char program[PK_PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    out[0] = 0;
+    if (n <= 0) return;
+    program[n] = 0;
+    for (int up = 0; up < 2; up++) {
+        char *slash = strrchr(program, '/');
+        if (!slash) return;
+        *slash = 0;
+    }
+    if (pk_path(out, NULL, "%s/share/purkinje/recipes", program) != PK_OK) out[0] = 0;
+}
+
 bool pk_recipe_folder(int i, char out[PK_PATH_MAX])
 {
-    static const char *const built_in[] = {PK_RECIPE_DIR, PK_RECIPE_SHARE};
+    char beside[PK_PATH_MAX];
+    beside_program(beside);
+    const char *const built_in[] = {beside, PK_RECIPE_DIR, PK_RECIPE_SHARE};
     const char *list = getenv("PURKINJE_RECIPES");
     for (const char *p = list ? list : ""; *p;) {
         size_t n = strcspn(p, ":");
@@ -68,8 +88,12 @@ static bool find_in_folders(char out[PK_PATH_MAX], const char *name)
 
 static void guess_name(const char *name, char guess[256])
 {
-    char folder[PK_PATH_MAX], stem[256];
+    char folder[PK_PATH_MAX], stem[256], word[256];
     int best = PK_RECIPE_TEXT_MAX;
+    const char *slash = strrchr(name, '/'); // of "recipes/jepa_demo.yaml", its name is meant
+    snprintf(word, sizeof word, "%.255s", slash ? slash + 1 : name);
+    size_t length = strlen(word);
+    if (length > 5 && !strcmp(word + length - 5, ".yaml")) word[length - 5] = 0;
     guess[0] = 0;
     for (int i = 0; pk_recipe_folder(i, folder); i++) {
         DIR *dir = opendir(folder);
@@ -77,7 +101,7 @@ static void guess_name(const char *name, char guess[256])
             size_t n = strlen(e->d_name);
             if (n < 6 || n > 200 || strcmp(e->d_name + n - 5, ".yaml")) continue;
             snprintf(stem, sizeof stem, "%.*s", (int)n - 5, e->d_name);
-            if (pk_better_guess(name, stem, &best)) snprintf(guess, 256, "%s", stem);
+            if (pk_better_guess(word, stem, &best)) snprintf(guess, 256, "%s", stem);
         }
         if (dir) closedir(dir);
     }

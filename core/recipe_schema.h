@@ -52,6 +52,10 @@ struct pk_key {
 
 enum { PK_STAGES_MAX = 8, PK_RECIPE_KEY_MAX = 64 };
 
+/* True when `candidate` is close enough to `word` to be suggested and closer than *best, which is
+ * lowered. Start with *best = INT_MAX. */
+bool pk_better_guess(const char *word, const char *candidate, int *best);
+
 const struct pk_key *pk_keys(int *count);
 /* Index of a key by its schema path ("stages.*.steps"), or -1. */
 int pk_key_index(const char *path);

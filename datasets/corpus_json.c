@@ -315,8 +315,11 @@ enum pk_status pk_corpus_json_read(const char *dir, struct pk_corpus_info *c, st
     PK_TRY(pk_path(path, err, "%s/corpus.json", dir));
     if (!pk_exists(path))
         return pk_fail(err, PK_EMISSING,
-                       "%s is not there: %s is no corpus, or its import was not finished", path,
-                       dir);
+                       "%s is not there: %s is no corpus, or its import was not finished%s", path,
+                       dir,
+                       *dir == '/' ? ""
+                                   : "\nhelp: a relative path begins at the current folder; "
+                                     "'purkinje data import' makes a corpus");
     PK_TRY(pk_json_load(&j, path, JSON_LIMIT, err));
     enum pk_status s = read_members(&(struct reader){.path = path, .c = c, .err = err}, &j);
     pk_json_free(&j);

@@ -1,6 +1,8 @@
 /* cli.c -- parsing, help and errors of the command line, from the command table (see cli.h). */
 #include "tools/cli.h"
+#include "core/recipe_schema.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,6 +83,52 @@ static void print_overview(FILE *out)
     for (size_t i = 0; i < PK_COUNT(commands); i++)
         fprintf(out, "  %-16s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(out, "\n'purkinje COMMAND --help' tells more and shows examples.\n");
+}
+
+/* The commands "GROUP ...", such as those of recipe; how many there are. */
+static int print_group(FILE *out, const char *group)
+{
+    int found = 0;
+    size_t n = strlen(group);
+    for (size_t i = 0; i < PK_COUNT(commands); i++) {
+        if (strncmp(commands[i]->name, group, n) || commands[i]->name[n] != ' ') continue;
+        if (!found++)
+            fprintf(out, "usage: purkinje %s COMMAND [options] ...\n\ncommands:\n", group);
+        fprintf(out, "  %-16s %s\n", commands[i]->name, commands[i]->summary);
+    }
+    if (found)
+        fprintf(out, "\n'purkinje %s COMMAND --help' tells more and shows examples.\n", group);
+    return found;
+}
+
+static bool is_help(const char *word)
+{
+    return !strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help");
+}
+
+/* `purkinje recipe`, `purkinje recipe --help`, or a command that does not exist; the exit code. */
+static int no_command(int argc, char **argv)
+{
+    char typed[128];
+    const char *guess = NULL;
+    int best = INT_MAX;
+    bool alone = argc == 2, help = argc > 2 && is_help(argv[2]);
+    if ((alone || help) && print_group(help ? stdout : stderr, argv[1])) return help ? 0 : 2;
+    for (int words = 1; words <= 2 && words < argc; words++) {
+        snprintf(typed, sizeof typed, "%.60s%s%.60s", argv[1], words > 1 ? " " : "",
+                 words > 1 ? argv[2] : "");
+        for (size_t i = 0; i < PK_COUNT(commands); i++)
+            if ((strchr(commands[i]->name, ' ') != NULL) == (words > 1) &&
+                pk_better_guess(typed, commands[i]->name, &best))
+                guess = commands[i]->name;
+    }
+    bool group = argc > 2 && argv[2][0] != '-';
+    fprintf(stderr, "error: unknown command '%s%s%s'\nhelp: ", argv[1], group ? " " : "",
+            group ? argv[2] : "");
+    if (guess) fprintf(stderr, "did you mean '%s'? ", guess);
+    fprintf(stderr, "%s'purkinje --help' lists the commands%s\n", guess ? "(" : "",
+            guess ? ")" : "");
+    return 2;
 }
 
 static const struct pk_command *find_command(int argc, char **argv, int *used)
@@ -177,21 +225,22 @@ int pk_main(int argc, char **argv)
         print_overview(stderr);
         return 2;
     }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+    bool asked = is_help(argv[1]);
+    if (asked && argc == 2) {
         print_overview(stdout);
         return 0;
+    }
+    if (asked) { // "help recipe ls" is "recipe ls --help"
+        argc--, argv++;
+        help = true;
     }
     if (!strcmp(argv[1], "--version")) {
         printf("purkinje %s\n", PK_VERSION);
         return 0;
     }
     args.command = find_command(argc, argv, &used);
-    if (!args.command) {
-        print_overview(stderr);
-        fprintf(stderr, "\nerror: unknown command '%s%s%s'\n", argv[1], argc > 2 ? " " : "",
-                argc > 2 ? argv[2] : "");
-        return 2;
-    }
+    if (!args.command && asked && argc == 2 && print_group(stdout, argv[1])) return 0;
+    if (!args.command) return no_command(argc, argv);
     enum pk_status s = pk_alloc(&args.word, (size_t)argc, sizeof *args.word, "arguments", &err);
     if (s == PK_OK) s = parse(&args, argc, argv, 1 + used, &help, &err);
     if (s == PK_OK && help)

@@ -117,9 +117,9 @@ static const struct pk_option options[] = {
     {0}};
 
 static const struct pk_example examples[] = {
-    {"data import ptbxl ptbxl corpus_100hz --folds 1,2,3,4,5,6,7,8,9",
+    {"data import ptbxl ptb-xl-1.0.3 corpus_100hz --folds 1,2,3,4,5,6,7,8,9",
      "PTB-XL at 100 Hz without the test fold"},
-    {"data import ptbxl ptbxl corpus_500hz rate=500 --allow-missing --workers 2",
+    {"data import ptbxl ptb-xl-1.0.3 corpus_500hz rate=500 --allow-missing --workers 2",
      "500 Hz; records without files become lines of corpus_500hz/import_report.json"},
     {0}};
 

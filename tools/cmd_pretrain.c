@@ -28,14 +28,16 @@ static enum pk_status inherit(struct pk_recipe *r, struct pk_err *err)
     return s;
 }
 
-static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
-                            const struct pk_args *a, bool expect_jepa, struct pk_err *err)
+static bool is_jepa(const struct pk_recipe *r)
 {
-    bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
-    if (jepa != expect_jepa)
-        return pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
-                       pk_recipe_origin(r, "objective.kind"), jepa ? "pretrain" : "finetune");
+    return !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
+}
+
+static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
+                            const struct pk_args *a, struct pk_err *err)
+{
     enum pk_status s = PK_OK;
+    bool jepa = is_jepa(r);
     if (jepa)
         s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
     else
@@ -51,8 +53,14 @@ static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_e
     if (a->count < 1)
         return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
     PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
-    enum pk_status s = inherit(r, err);
-    if (s == PK_OK) s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, jepa, err);
+    // First of all: what else such a recipe lacks is of no interest then.
+    enum pk_status s =
+        is_jepa(r) == jepa
+            ? PK_OK
+            : pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
+                      pk_recipe_origin(r, "objective.kind"), jepa ? "finetune" : "pretrain");
+    if (s == PK_OK) s = inherit(r, err);
+    if (s == PK_OK) s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, err);
     pk_recipe_free(r);
     return s;
 }
@@ -93,8 +101,7 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
     enum pk_status s = pk_recipe_open(&r, path, a->count, override, err);
     free(override);
     if (s != PK_OK) return s;
-    bool jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
-    s = train(r, PK_RUN_RESUME, a, jepa, err);
+    s = train(r, PK_RUN_RESUME, a, err);
     pk_recipe_free(r);
     return s;
 }

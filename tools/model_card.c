@@ -199,7 +199,8 @@ void pk_model_card_write(struct pk_text *out, const struct pk_model *m, const ch
     if (info->head[0]) say_results(out, result);
     pk_text_add(out, "%s", how_to_load);
     if (info->head[0])
-        pk_text_add(out, "logits = model.logits(x)           # -> [records, %d]\n", info->classes);
+        pk_text_add(out, "logits = model.logits(x)           # of one window -> [records, %d]\n",
+                    info->classes);
     pk_text_add(out, "```\n\nOr: `purkinje embed FOLDER CORPUS OUT.h5`%s.\n",
                 info->head[0] ? ", `purkinje eval FOLDER CORPUS`" : "");
     pk_text_add(

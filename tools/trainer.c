@@ -74,7 +74,9 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .train = true};
     size_t n = (size_t)t->params.elements;
     if (!strcmp(pk_recipe_str(t->recipe, "train.precision"), "bf16"))
-        return pk_fail(err, PK_ERECIPE, "%s: bf16 needs a GPU backend; this build computes in fp32",
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: bf16 needs a GPU backend; this build computes in fp32\n"
+                       "help: give train.precision=fp32",
                        pk_recipe_origin(t->recipe, "train.precision"));
     PK_TRY(pk_exec_create(&t->exec, &spec, err));
     PK_TRY(pk_alloc_aligned(&t->m, n, sizeof *t->m, "first moments", err));

@@ -2,9 +2,14 @@
 
     model = Model("exported")
     model.logits(x)      # x: [records, leads, samples] in mV at the model's rate, NaN where missing
+    model.of_record(model.logits, x)    # of longer records: the mean over their windows
+
+    python load_model.py exported                # what the model wants and gives
+    python load_model.py exported signals.npy    # scores (or embeddings) of [records, leads, samples], one line each
 """
 import json
 import os
+import sys
 
 import numpy as np
 import torch
@@ -16,6 +21,8 @@ class Model:
     def __init__(self, folder):
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             self.config = json.load(f)
+        with open(os.path.join(folder, "preprocessor_config.json"), encoding="utf-8") as f:
+            self.windows = json.load(f)
         self.weight = load_file(os.path.join(folder, "model.safetensors"))
         self.heads, self.eps = self.config["encoder"]["heads"], self.config["encoder"]["layer_norm_eps"]
 
@@ -56,3 +63,37 @@ class Model:
             return self.attend(q, *(x @ w["head.kv.weight"].T).chunk(2, 2))[:, 0] @ w["head.proj.weight"].T
         x = x[:, 0] if self.config["head"]["kind"] == "register_linear" else x[:, 1:].mean(1)
         return x @ w["head.proj.weight"].T + w["head.proj.bias"]
+
+    def of_record(self, function, mv):  # mean over windows of function (embedding, logits)
+        size = self.windows["window_samples"]
+        step = round(self.windows["stride_s"] * self.windows["rate_hz"])
+        if mv.shape[2] < size:
+            raise ValueError(f"records of {mv.shape[2]} samples are shorter than the window of {size}")
+        parts = [function(mv[:, :, a:a + size]) for a in range(0, mv.shape[2] - size + 1, step)]
+        return torch.stack(parts).mean(0)
+
+
+def main():
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
+        sys.exit(__doc__.strip())
+    model = Model(sys.argv[1])
+    c, head = model.config["input"], model.config.get("head")
+    if len(sys.argv) == 2:
+        print(f"input   [records, {len(c['leads'])}, samples] in {c['units']} at {c['rate_hz']} Hz:", *c["leads"])
+        print(f"window  {model.windows['window_samples']} samples, every {model.windows['stride_s']} s")
+        print("output ", *(head["classes"] if head else [f"embedding of {model.config['encoder']['width']}"]))
+        return
+    x = np.load(sys.argv[2])
+    if x.ndim != 3 or x.shape[1] != len(c["leads"]):
+        sys.exit(f"{sys.argv[2]} has the shape {x.shape}; [records, {len(c['leads'])}, samples] was expected")
+    with torch.no_grad():
+        y = model.of_record(model.logits if head else model.embedding, x)
+    if head:
+        y = y.softmax(1) if head["single_label"] else y.sigmoid()
+        print(*head["classes"], sep="\t")
+    for row in y.tolist():
+        print(*(f"{v:.4f}" for v in row), sep="\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -447,6 +447,12 @@ static void paths(void)
     CHECK_OK(pk_recipe_path(r, "data.corpus", out, &err), &err);
     CHECK(!strcmp(out, "/x y/a/x y"));
     pk_recipe_free(r);
+    CHECK_OK(load(&r, "good.yaml", "data.corpus=~/corpus/~/a", &err), &err);
+    if (!r) return;
+    setenv("HOME", "/home/of me", 1);
+    CHECK_OK(pk_recipe_path(r, "data.corpus", out, &err), &err);
+    CHECK(!strcmp(out, "/home/of me/corpus/~/a")); // the first ~ only
+    pk_recipe_free(r);
     CHECK_OK(load(&r, "good.yaml", "data.corpus='${PK_TEST'", &err), &err);
     if (!r) return;
     CHECK_FAILS(pk_recipe_path(r, "data.corpus", out, &err), PK_ERECIPE, &err, "without a NAME}");

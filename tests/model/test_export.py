@@ -104,6 +104,19 @@ def check_encoder(x, names):
     assert not np.array_equal(Model("out/ema").weight["norm.weight"], Model("out/online").weight["norm.weight"])
 
 
+def check_script(model, x):
+    """docs/examples/load_model.py as a program: a table of the records' scores."""
+    script, folder = os.path.join(SOURCE, "docs", "examples", "load_model.py"), "out/" + model.config["head"]["kind"]
+    np.save("signals.npy", x)
+    about, table = (subprocess.run([sys.executable, script, folder, *more], capture_output=True, text=True, check=True)
+                    .stdout.splitlines() for more in ([], ["signals.npy"]))
+    assert about[1] == "window  250 samples, every 1.25 s" and about[2].split()[1:] == table[0].split("\t"), about
+    got = np.array([[float(v) for v in line.split("\t")] for line in table[1:]])
+    want = torch.tensor(windows(model, x, 2.5, 1.25, model.logits))
+    want = want.softmax(1) if model.config["head"]["single_label"] else want.sigmoid()
+    assert got.shape == (40, 5) and np.abs(got - want.numpy()).max() <= 6e-5, (got[:2], want[:2])
+
+
 def check_classifier(head, x):
     out = "out/" + head
     purkinje("export", "runs/" + head, out)
@@ -121,6 +134,7 @@ def check_classifier(head, x):
             assert got["result"] == result[split], (head, source, split)
             assert got["protocol"]["folds"] == fold and got["protocol"]["window_s"] == 2.5
     assert result["protocol"]["single_label"] == got["protocol"]["single_label"] == (head == "mean_linear")
+    check_script(model, x)
     card = open(out + "/README.md", encoding="utf-8").read()
     assert re.match(r"---\n.*\n---\n", card, re.S) and f"{result['test']['macro_auc']:.4f}" in card
     assert result and model.config["head"]["kind"] == head
