@@ -1,7 +1,6 @@
 /* pretrain.c -- the JEPA training loop (see pretrain.h): data, logs and checkpoints around the
  * steps of tools/jepa_step.c. */
 #include "tools/pretrain.h"
-#include "core/loader.h"
 #include "core/stats.h"
 #include "core/stop.h"
 #include "tools/inputs.h"
@@ -27,15 +26,12 @@ struct pretrain {
 
 static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
 {
-    char path[PK_PATH_MAX];
     struct pk_model_file file;
     const struct pk_recipe *r = p->t.recipe;
     size_t bytes = (size_t)p->t.params.elements * sizeof(float);
     pk_params_init(&p->t.params, (uint64_t)pk_recipe_i64(r, "seed"), p->t.exec.weight);
     if (*pk_recipe_str(r, "init_from")) {
-        PK_TRY(pk_recipe_path(r, "init_from", path, err));
-        bool ema = !strcmp(pk_recipe_str(r, "weights"), "ema");
-        PK_TRY(pk_model_open(&file, path, ema, err));
+        PK_TRY(pk_model_open_init(&file, r, err));
         enum pk_status s = pk_trainer_agrees(&file.info, r, err);
         if (s == PK_OK) s = pk_model_read(&file, &p->t.params, "encoder.", p->t.exec.weight, err);
         pk_model_close(&file);
@@ -43,26 +39,6 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
     }
     memcpy(p->t.exec.ema, p->t.exec.weight, bytes);
     return PK_OK;
-}
-
-static enum pk_status open_loader(struct pretrain *p, struct pk_err *err)
-{
-    const struct pk_recipe *r = p->t.recipe;
-    struct pk_loader_spec spec = {.data = &p->in.data,
-                                  .rows = p->in.train.row,
-                                  .row_count = p->in.train.count,
-                                  .weight = p->in.weight,
-                                  .mean = (const double(*)[PK_LEADS_MAX])p->in.mean,
-                                  .std = (const double(*)[PK_LEADS_MAX])p->in.std,
-                                  .batch = (int32_t)p->s.batch,
-                                  .first = 0,
-                                  .stride_count = (int32_t)p->s.batch,
-                                  .crop = p->in.shape.samples,
-                                  .random_crop = true,
-                                  .seed = (uint64_t)pk_recipe_i64(r, "seed"),
-                                  .threads = (int)pk_recipe_i64(r, "data.threads"),
-                                  .ahead = (int)pk_recipe_i64(r, "data.read_ahead")};
-    return pk_loader_open(&p->loader, &spec, err);
 }
 
 static enum pk_status log_interval(struct pretrain *p, int64_t step, double seconds,
@@ -73,21 +49,25 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
     PK_TRY(pk_embedding_stats(&e, p->s.embedding, rows, width, err));
     double variance = pk_jepa_step_target_variance(&p->s), interval = fmax(p->since, 1e-9);
     double loss = p->loss_count ? p->loss_sum / (double)p->loss_count : NAN;
-    struct pk_scalar scalar[] = {
-        {"train/loss", loss},
-        {"train/learning_rate", pk_schedule_at(&p->s.rate, step - 1)},
-        {"train/weight_decay", pk_schedule_at(&p->s.decay, step - 1)},
-        {"train/ema_momentum", pk_schedule_at(&p->s.momentum, step - 1)},
-        {"train/grad_norm", p->s.norm},
-        {"embedding/embedding_std", e.mean_std},
-        {"embedding/effective_rank", e.effective_rank},
-        {"embedding/target_variance", variance},
-        {"speed/records_per_s", (double)(p->timed * p->s.batch) / interval},
-        {"speed/data_wait", p->waited / interval},
-        {"speed/peak_memory", pk_peak_memory()},
-        {"speed/seconds", seconds},
-        {"train/skipped", (double)p->skipped},
-        {"speed/mfu", (p->s.flops - p->flops) / interval / p->ceiling}};
+    double rate = pk_schedule_at(&p->s.rate, step - 1);
+    double decay = pk_schedule_at(&p->s.decay, step - 1);
+    double momentum = pk_schedule_at(&p->s.momentum, step - 1);
+    double records = (double)(p->timed * p->s.batch) / interval, waited = p->waited / interval;
+    double memory = pk_peak_memory(), mfu = (p->s.flops - p->flops) / interval / p->ceiling;
+    struct pk_scalar scalar[] = {{"train/loss", loss},
+                                 {"train/learning_rate", rate},
+                                 {"train/weight_decay", decay},
+                                 {"train/ema_momentum", momentum},
+                                 {"train/grad_norm", p->s.norm},
+                                 {"embedding/embedding_std", e.mean_std},
+                                 {"embedding/effective_rank", e.effective_rank},
+                                 {"embedding/target_variance", variance},
+                                 {"speed/records_per_s", records},
+                                 {"speed/data_wait", waited},
+                                 {"speed/peak_memory", memory},
+                                 {"speed/seconds", seconds},
+                                 {"train/skipped", (double)p->skipped},
+                                 {"speed/mfu", mfu}};
     PK_TRY(pk_trainer_metrics(&p->t, step, "train", scalar, (int)PK_COUNT(scalar), err));
     if (variance < 1e-4 || e.effective_rank < 2)
         pk_progress_print(&p->t.progress,
@@ -95,17 +75,17 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                           "%.1f of %lld; lower the learning rate or raise the EMA momentum",
                           variance, e.effective_rank, (long long)width);
     struct pk_progress_field field[] = {{"loss", loss, PK_FORMAT_GENERAL},
-                                        {"lr", scalar[1].value, PK_FORMAT_SCIENTIFIC},
-                                        {"wd", scalar[2].value, PK_FORMAT_GENERAL},
-                                        {"ema", scalar[3].value, PK_FORMAT_GENERAL},
+                                        {"lr", rate, PK_FORMAT_SCIENTIFIC},
+                                        {"wd", decay, PK_FORMAT_GENERAL},
+                                        {"ema", momentum, PK_FORMAT_GENERAL},
                                         {"grad", p->s.norm, PK_FORMAT_GENERAL},
                                         {"std", e.mean_std, PK_FORMAT_GENERAL},
                                         {"rank", e.effective_rank, PK_FORMAT_GENERAL},
                                         {"tvar", variance, PK_FORMAT_GENERAL},
-                                        {"rec/s", scalar[8].value, PK_FORMAT_GENERAL},
-                                        {"mfu", scalar[13].value, PK_FORMAT_PERCENT},
-                                        {"wait", scalar[9].value, PK_FORMAT_PERCENT},
-                                        {"mem", scalar[10].value, PK_FORMAT_BYTES}};
+                                        {"rec/s", records, PK_FORMAT_GENERAL},
+                                        {"mfu", mfu, PK_FORMAT_PERCENT},
+                                        {"wait", waited, PK_FORMAT_PERCENT},
+                                        {"mem", memory, PK_FORMAT_BYTES}};
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
     p->loss_sum = 0;
     p->loss_count = p->timed = 0;
@@ -163,10 +143,7 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         bool stop = pk_stop_requested() && *step < p->s.steps;
         if (stop || *step == p->s.steps || pk_trainer_due(&p->t, *step))
             PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
-        if (stop)
-            return pk_fail(err, PK_ESTOPPED,
-                           "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
-                           pk_stop_requested(), (long long)*step, p->t.run.dir);
+        if (stop) return pk_trainer_stopped(&p->t, *step, err);
     }
     return PK_OK;
 }
@@ -201,7 +178,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
     PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(pk_jepa_step_ceiling(&p->s, pk_jepa_keep_max(&p->s.model), 0.1, &p->ceiling, err));
-    PK_TRY(open_loader(p, err));
+    PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
@@ -209,10 +186,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
         PK_TRY(load_state(p, step, err));
     else
         PK_TRY(pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err));
-    if (pk_recipe_bool(p->t.recipe, "output.tensorboard")) {
-        PK_TRY(pk_path(dir, err, "%s/tb", p->t.run.dir));
-        PK_TRY(pk_tfevents_open(&p->t.events, dir, resume ? *step : -1, err));
-    }
+    PK_TRY(pk_trainer_open_events(&p->t, resume ? *step : -1, err));
     if (resume && *step == p->s.steps && !o->quiet)
         fprintf(stderr, "the run is complete: step %lld of %lld; train.steps=N makes it longer\n",
                 (long long)*step, (long long)p->s.steps);
