@@ -54,8 +54,8 @@ def check_alike(a, b):
         if a[key] != b[key]:
             sys.exit(f"error: {key} is {a[key]} here and {b[key]} there; that is no comparison")
     x, y = flops_per_record(a), flops_per_record(b)
-    rounding = 0.005 / b["tflops"] if b.get("tflops") else 1.0  # the peer's tflops has two decimals
-    if not abs(x - y) < (0.01 + rounding) * max(x, y):
+    rounding = 0.0 if "flops_per_record" in b else 0.005e9 * b["ms"] / b["batch"]  # tflops has two decimals
+    if not abs(x - y) < 0.01 * x + rounding:
         sys.exit(f"error: {x:.5g} FLOP per record here and {y:.5g} there; that is no comparison")
 
 
