@@ -35,6 +35,16 @@ const struct pk_target *pk_dataset_target(const struct pk_dataset *d, const char
     return NULL;
 }
 
+void pk_record_scaling(const struct pk_record *r, int32_t leads, const double *mean,
+                       const double *std, float *gain, float *offset)
+{
+    for (int32_t l = 0; l < leads; l++) {
+        bool present = r->lead_mask >> l & 1 && std[l] > 0;
+        gain[l] = present ? (float)((double)r->scale[l] / std[l]) : 0;
+        offset[l] = present ? (float)(mean[l] / std[l]) : 0;
+    }
+}
+
 struct pk_moments pk_moments_of(const int16_t *raw, int64_t n, double scale)
 {
     int64_t sum = 0, squares = 0, used = 0;

@@ -81,6 +81,12 @@ void pk_dataset_free(struct pk_dataset *d);
 const struct pk_task *pk_dataset_task(const struct pk_dataset *d, const char *name);
 const struct pk_target *pk_dataset_target(const struct pk_dataset *d, const char *name);
 
+/* How the raw samples of a record become numbers for a model, each lead with its mean and std in
+ * physical units: raw * gain - offset. Both are 0 for a lead that is absent or whose std is 0.
+ * gain, offset: [leads]. */
+void pk_record_scaling(const struct pk_record *r, int32_t leads, const double *mean,
+                       const double *std, float *gain, float *offset);
+
 /* Count, mean and sum of squared deviations of some samples. Merging in a fixed order gives the
  * same bits every time. */
 struct pk_moments {

@@ -395,6 +395,13 @@ void pk_json_put_f64(struct pk_json_writer *w, const char *key, double value)
     pk_text_add(w->out, "%s", buf);
 }
 
+void pk_json_put_f64s(struct pk_json_writer *w, const char *key, const double *value, int64_t n)
+{
+    pk_json_open(w, key, '[');
+    for (int64_t i = 0; i < n; i++) pk_json_put_f64(w, NULL, value[i]);
+    pk_json_close(w);
+}
+
 void pk_json_put_bool(struct pk_json_writer *w, const char *key, bool value)
 {
     start_member(w, key);

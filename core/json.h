@@ -56,6 +56,7 @@ void pk_json_close(struct pk_json_writer *w);
 void pk_json_put_string(struct pk_json_writer *w, const char *key, const char *value);
 void pk_json_put_i64(struct pk_json_writer *w, const char *key, int64_t value);
 void pk_json_put_f64(struct pk_json_writer *w, const char *key, double value); // shortest of %.17g
+void pk_json_put_f64s(struct pk_json_writer *w, const char *key, const double *value, int64_t n);
 void pk_json_put_bool(struct pk_json_writer *w, const char *key, bool value);
 void pk_json_put_null(struct pk_json_writer *w, const char *key);
 void pk_json_put_raw(struct pk_json_writer *w, const char *key, const char *json);

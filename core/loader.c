@@ -134,14 +134,10 @@ static void plan_record(const struct pk_loader_spec *s, struct pk_batch *b, int3
 {
     const struct pk_dataset *d = s->data;
     const struct pk_record *r = &d->record[row];
-    for (int32_t l = 0; l < d->leads; l++) {
-        double mean = s->mean ? s->mean[r->source][l] : d->source[r->source].mean[l];
-        double std = s->std ? s->std[r->source][l] : d->source[r->source].std[l];
-        bool present = r->lead_mask >> l & 1 && std > 0;
-        size_t at = (size_t)i * (size_t)d->leads + (size_t)l;
-        b->gain[at] = present ? (float)((double)r->scale[l] / std) : 0;
-        b->offset[at] = present ? (float)(mean / std) : 0;
-    }
+    size_t at = (size_t)i * (size_t)d->leads;
+    pk_record_scaling(r, d->leads, s->mean ? s->mean[r->source] : d->source[r->source].mean,
+                      s->std ? s->std[r->source] : d->source[r->source].std, b->gain + at,
+                      b->offset + at);
     if (b->label) {
         size_t k = (size_t)s->task->classes;
         memcpy(b->label + (size_t)i * k, s->task->label + (size_t)row * k, k);

@@ -12,13 +12,6 @@ enum { JSON_LIMIT = 64 << 20 }; // bytes; a corpus of a billion records stays be
 
 /* --- writing ------------------------------------------------------------------------------- */
 
-static void put_numbers(struct pk_json_writer *w, const char *key, const double *v, int32_t n)
-{
-    pk_json_open(w, key, '[');
-    for (int32_t i = 0; i < n; i++) pk_json_put_f64(w, NULL, v[i]);
-    pk_json_close(w);
-}
-
 static void put_hex(struct pk_json_writer *w, const char *key, uint64_t v)
 {
     char text[20];
@@ -33,8 +26,8 @@ static void put_sources(struct pk_json_writer *w, const struct pk_corpus_info *c
         pk_json_open(w, NULL, '{');
         pk_json_put_string(w, "name", c->source[i].name);
         pk_json_put_i64(w, "records", c->source[i].count);
-        put_numbers(w, "mean", c->source[i].mean, c->spec.leads);
-        put_numbers(w, "std", c->source[i].std, c->spec.leads);
+        pk_json_put_f64s(w, "mean", c->source[i].mean, c->spec.leads);
+        pk_json_put_f64s(w, "std", c->source[i].std, c->spec.leads);
         pk_json_close(w);
     }
     pk_json_close(w);

@@ -186,12 +186,8 @@ static enum pk_status print_json(const struct pk_dataset *d, int64_t patients, s
         pk_json_open(&w, NULL, '{');
         pk_json_put_string(&w, "name", d->source[s].name);
         pk_json_put_i64(&w, "records", d->source[s].count);
-        pk_json_open(&w, "mean", '[');
-        for (int32_t l = 0; l < d->leads; l++) pk_json_put_f64(&w, NULL, d->source[s].mean[l]);
-        pk_json_close(&w);
-        pk_json_open(&w, "std", '[');
-        for (int32_t l = 0; l < d->leads; l++) pk_json_put_f64(&w, NULL, d->source[s].std[l]);
-        pk_json_close(&w);
+        pk_json_put_f64s(&w, "mean", d->source[s].mean, d->leads);
+        pk_json_put_f64s(&w, "std", d->source[s].std, d->leads);
         pk_json_close(&w);
     }
     pk_json_close(&w);

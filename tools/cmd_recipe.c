@@ -119,7 +119,7 @@ static enum pk_status run_show(const struct pk_args *args, struct pk_err *err)
     if (args->count < 1) return pk_fail(err, PK_EUSAGE, "recipe show needs the name of a recipe");
     PK_TRY(pk_recipe_load(&r, args->word[0], args->count - 1, args->word + 1, NULL, err));
     enum pk_status s = pk_recipe_print(r, &t, err);
-    if (s == PK_OK) fputs(t.s, stdout);
+    if (s == PK_OK) s = pk_print(&t, err);
     pk_text_free(&t);
     pk_recipe_free(r);
     return s;

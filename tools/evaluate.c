@@ -121,12 +121,11 @@ static enum pk_status add_record(struct chunk *c, struct pk_evaluator *e,
     for (int32_t at = 0; at + e->window <= r->length; at += e->stride) {
         if (c->count == WINDOWS) PK_TRY(flush(c, e, d->leads, err));
         int16_t *dst = c->signal + c->count * d->leads * e->window;
-        for (int32_t l = 0; l < d->leads; l++) {
+        for (int32_t l = 0; l < d->leads; l++)
             memcpy(dst + l * e->window, c->record + (size_t)l * (size_t)d->samples + at,
                    (size_t)e->window * sizeof *dst);
-            c->gain[c->count * d->leads + l] = (float)((double)r->scale[l] / std[l]);
-            c->offset[c->count * d->leads + l] = (float)(mean[l] / std[l]);
-        }
+        pk_record_scaling(r, d->leads, mean, std, c->gain + c->count * d->leads,
+                          c->offset + c->count * d->leads);
         c->row[c->count++] = row;
     }
     return PK_OK;

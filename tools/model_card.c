@@ -5,13 +5,6 @@
 #include <string.h>
 #include <strings.h>
 
-static void put_numbers(struct pk_json_writer *w, const char *key, const double *x, int32_t n)
-{
-    pk_json_open(w, key, '[');
-    for (int32_t i = 0; i < n; i++) pk_json_put_f64(w, NULL, x[i]);
-    pk_json_close(w);
-}
-
 static double window_of(const struct pk_model_info *m)
 {
     return m->head[0] ? m->window : m->tokens * m->patch / m->rate;
@@ -35,8 +28,8 @@ void pk_preprocessor_write(struct pk_text *out, const struct pk_model_info *m)
     pk_json_put_string(&w, "filter", "none");
     pk_json_open(&w, "normalisation", '{');
     pk_json_put_string(&w, "formula", "clip((x - mean) / std, -clip, clip), per lead");
-    put_numbers(&w, "mean", m->mean, m->leads);
-    put_numbers(&w, "std", m->std, m->leads);
+    pk_json_put_f64s(&w, "mean", m->mean, m->leads);
+    pk_json_put_f64s(&w, "std", m->std, m->leads);
     pk_json_put_f64(&w, "clip", (double)m->clip);
     pk_json_put_string(&w, "statistics_of", m->source);
     pk_json_close(&w);

@@ -4,13 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-static void put_numbers(struct pk_json_writer *w, const char *key, const double *x, int32_t n)
-{
-    pk_json_open(w, key, '[');
-    for (int32_t i = 0; i < n; i++) pk_json_put_f64(w, NULL, x[i]);
-    pk_json_close(w);
-}
-
 static void write_head(struct pk_json_writer *w, const struct pk_model_info *m)
 {
     pk_json_open(w, "head", '{');
@@ -51,8 +44,8 @@ void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct
     for (int32_t i = 0; i < m->leads; i++) pk_json_put_string(w, NULL, m->lead_name[i]);
     pk_json_close(w);
     pk_json_put_string(w, "units", "mV");
-    put_numbers(w, "mean", m->mean, m->leads);
-    put_numbers(w, "std", m->std, m->leads);
+    pk_json_put_f64s(w, "mean", m->mean, m->leads);
+    pk_json_put_f64s(w, "std", m->std, m->leads);
     pk_json_put_string(w, "statistics_of", m->source);
     pk_json_put_f64(w, "clip", (double)m->clip);
     pk_json_put_string(w, "data", m->data);
