@@ -39,7 +39,8 @@ const char *pk_recipe_item_str(const struct pk_recipe *r, const char *path, int6
 /* Maps of number by name (data.mixture): key of element i; its value by pk_recipe_item_f64. */
 const char *pk_recipe_item_key(const struct pk_recipe *r, const char *path, int64_t i);
 /* A path of the recipe (data.corpus, init_from, output.dir) with ${VAR} replaced from the
- * environment and a leading ~/ by $HOME; pk_recipe_str gives the text as written. PK_ERECIPE when a variable is not set. */
+ * environment and a leading ~/ by $HOME; pk_recipe_str gives the text as written. PK_ERECIPE when a
+ * variable is not set. */
 enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char out[PK_PATH_MAX],
                               struct pk_err *err);
 /* True when the file, a base or an override gave the value; false when it is the default (or the

@@ -182,6 +182,9 @@ enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
     if (out->count) return PK_OK;
     free(out->row);
     out->row = NULL;
-    return pk_fail(err, PK_EDATA, "%s: no record is left (folds%s%s)", d->name,
-                   task ? ", labels of task " : "", task ? task->name : "");
+    return pk_fail(
+        err, PK_EDATA,
+        "%s: no record is left: none is in these folds%s%s\nhelp: 'purkinje data info' shows the "
+        "folds of a corpus",
+        d->name, task ? " with a label of task " : "", task ? task->name : "");
 }
