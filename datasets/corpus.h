@@ -1,4 +1,4 @@
-/* corpus.h -- a corpus: a folder with corpus.json and HDF5 shards (../shared design: corpus).
+/* corpus.h -- a corpus: a folder with corpus.json and HDF5 shards.
  *
  * Shards are plain HDF5: `signal` int16 [N, leads, samples_padded], contiguous, uncompressed,
  * allocated early, each record 4096-byte aligned; one-dimensional columns record_id, patient_id,
