@@ -368,7 +368,12 @@ static enum pk_status report_split(struct finetune *f, const char *name, const s
     uint8_t *label = NULL;
     int64_t shape[2] = {rows->count, f->in.task->classes};
     size_t n = (size_t)(shape[0] * shape[1]);
-    if (!rows->count) return PK_OK;
+    if (!rows->count) {
+        fprintf(stderr,
+                "warning: no labelled record is in the %s folds, so there is no %s result\n", name,
+                name);
+        return PK_OK;
+    }
     enum pk_status s = pk_alloc(&score, n, sizeof *score, "scores", err);
     if (s == PK_OK) s = pk_evaluate_labels(&label, f->in.task, rows, err);
     if (s == PK_OK)

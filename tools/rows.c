@@ -59,8 +59,9 @@ enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
     if (out->count) return PK_OK;
     free(out->row);
     out->row = NULL;
-    return pk_fail(err, PK_EDATA, "%s: no record is left (folds%s%s%s)", d->name,
-                   source < 0 ? "" : ", source", task ? ", labels of task " : "",
+    return pk_fail(err, PK_EDATA,
+                   "%s: no record is left (folds%s%s%s); 'purkinje data info' shows what there is",
+                   d->name, source < 0 ? "" : ", source", task ? ", labels of task " : "",
                    task ? task->name : "");
 }
 
