@@ -1,5 +1,6 @@
 /* export.c -- writes exported folders (see export.h). */
 #include "tools/export.h"
+#include "core/sink.h"
 #include "tools/model_card.h"
 
 #include <dirent.h>
@@ -57,20 +58,14 @@ static enum pk_status check_destination(const char *to, bool overwrite, struct p
  * any instant a complete one is there under one name or the other. */
 static enum pk_status put_in_place(const char *made, const char *to, struct pk_err *err)
 {
-    char aside[PK_PATH_MAX], parent[PK_PATH_MAX];
+    char aside[PK_PATH_MAX];
     PK_TRY(pk_path(aside, err, "%s.old-%ld", to, (long)getpid()));
-    PK_TRY(pk_path(parent, err, "%s", to));
     bool had = pk_exists(to);
     if (had) PK_TRY(pk_rename(to, aside, err));
     enum pk_status s = pk_rename(made, to, err);
     if (had && s != PK_OK) pk_rename(aside, to, NULL);
     if (had && s == PK_OK) remove_export(aside);
-    char *slash = strrchr(parent, '/');
-    if (slash && slash != parent)
-        *slash = 0;
-    else
-        memcpy(parent, slash ? "/" : ".", 2);
-    return s == PK_OK ? pk_fsync_dir(parent, err) : s;
+    return s == PK_OK ? pk_fsync_parent(to, err) : s;
 }
 
 /* --- the files ----------------------------------------------------------------------------- */

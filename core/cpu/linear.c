@@ -7,22 +7,11 @@
 #include "core/cpu/gelu.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/kernels.h"
+#include "core/cpu/view.h"
 
 /* Elements of a panel of pre-activations: 256 KB, a quarter of the cache, since the product needs
  * the rest for the weights. */
 enum { PANEL = 65536 };
-
-static int64_t last_dim(const struct pk_value *v)
-{
-    return v->dim[v->rank - 1];
-}
-
-static int64_t row_count(const struct pk_value *v)
-{
-    int64_t n = 1;
-    for (int32_t i = 0; i + 1 < v->rank; i++) n *= v->dim[i];
-    return n;
-}
 
 static int64_t panel_rows(int64_t width)
 {
@@ -97,7 +86,7 @@ static enum pk_status backward(float *dx, const float *dy, const float *w, int64
 /* in: x [..., K], w [N, K], bias [N] or absent -> y [..., N] */
 enum pk_status PK_ISA_NAME(pk_cpu_linear)(const struct pk_call *c, struct pk_err *err)
 {
-    const int64_t rows = row_count(c->in[0]), k = last_dim(c->in[0]), n = c->in[1]->dim[0];
+    const int64_t rows = pk_view_rows(c->in[0]), k = pk_view_cols(c->in[0]), n = c->in[1]->dim[0];
     const float *x = c->src[0], *w = c->src[1], *bias = c->in[2] ? c->src[2] : NULL;
     float *y = c->dst[0];
     int64_t step = bias ? panel_rows(n) : rows;
@@ -109,14 +98,15 @@ enum pk_status PK_ISA_NAME(pk_cpu_linear)(const struct pk_call *c, struct pk_err
 /* in: dy [..., N], w [N, K] -> dx [..., K], accumulating */
 enum pk_status PK_ISA_NAME(pk_cpu_linear_dx)(const struct pk_call *c, struct pk_err *err)
 {
-    return backward(c->dst[0], c->src[0], c->src[1], row_count(c->in[0]), c->in[1]->dim[0],
+    return backward(c->dst[0], c->src[0], c->src[1], pk_view_rows(c->in[0]), c->in[1]->dim[0],
                     c->in[1]->dim[1], pk_call_accumulates(c, 0) ? 1 : 0, err);
 }
 
 /* in: dy [..., N], x [..., K] -> dw [N, K], dbias [N] or absent, both accumulating */
 enum pk_status PK_ISA_NAME(pk_cpu_linear_dw)(const struct pk_call *c, struct pk_err *err)
 {
-    const int64_t rows = row_count(c->in[0]), n = last_dim(c->in[0]), k = last_dim(c->in[1]);
+    const int64_t rows = pk_view_rows(c->in[0]), n = pk_view_cols(c->in[0]),
+                  k = pk_view_cols(c->in[1]);
     const float *dy = c->src[0];
     if (c->out[1]) {
         float *dbias = c->dst[1];
@@ -148,7 +138,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_linear_dw)(const struct pk_call *c, struct pk_
 enum pk_status PK_ISA_NAME(pk_cpu_gelu)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
-    gelu_span(c->dst[0], c->src[0], row_count(c->in[0]) * last_dim(c->in[0]));
+    gelu_span(c->dst[0], c->src[0], pk_view_rows(c->in[0]) * pk_view_cols(c->in[0]));
     return PK_OK;
 }
 
@@ -156,7 +146,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_gelu)(const struct pk_call *c, struct pk_err *
 enum pk_status PK_ISA_NAME(pk_cpu_gelu_grad)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
-    gelu_grad_span(c->dst[0], c->src[0], c->src[1], row_count(c->in[0]) * last_dim(c->in[0]),
+    gelu_grad_span(c->dst[0], c->src[0], c->src[1], pk_view_rows(c->in[0]) * pk_view_cols(c->in[0]),
                    pk_call_accumulates(c, 0));
     return PK_OK;
 }
@@ -164,7 +154,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_gelu_grad)(const struct pk_call *c, struct pk_
 /* in: x [..., K], w [N, K], bias [N] or absent -> pre [..., N] or absent, y [..., N] */
 enum pk_status PK_ISA_NAME(pk_cpu_linear_gelu)(const struct pk_call *c, struct pk_err *err)
 {
-    const int64_t rows = row_count(c->in[0]), k = last_dim(c->in[0]), n = c->in[1]->dim[0];
+    const int64_t rows = pk_view_rows(c->in[0]), k = pk_view_cols(c->in[0]), n = c->in[1]->dim[0];
     const float *x = c->src[0], *w = c->src[1], *bias = c->in[2] ? c->src[2] : NULL;
     float *y = c->dst[1], *pre = c->out[0] ? c->dst[0] : y;
     int64_t step = panel_rows(n);
@@ -179,7 +169,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_linear_gelu)(const struct pk_call *c, struct p
 /* in: dy [..., N], w [N, K], pre [..., K] -> dpre [..., K] = (dy w) gelu'(pre) */
 enum pk_status PK_ISA_NAME(pk_cpu_linear_dx_gelu)(const struct pk_call *c, struct pk_err *err)
 {
-    const int64_t rows = row_count(c->in[0]), n = c->in[1]->dim[0], k = c->in[1]->dim[1];
+    const int64_t rows = pk_view_rows(c->in[0]), n = c->in[1]->dim[0], k = c->in[1]->dim[1];
     const float *dy = c->src[0], *w = c->src[1], *pre = c->src[2];
     float *dpre = c->dst[0];
     int64_t step = panel_rows(k);
