@@ -126,6 +126,7 @@ enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, stru
 void pk_trainer_free(struct pk_trainer *t)
 {
     struct pk_err ignored;
+    pk_ckpt_writer_stop(t->writer, &ignored);
     pk_tfevents_close(&t->events, &ignored);
     if (t->run_open) pk_run_close(&t->run, t->run.state, &ignored);
     pk_optim_free(t->optim);
@@ -162,6 +163,13 @@ static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[
     return PK_OK;
 }
 
+/* run.json names the newest checkpoint that is known to be on disk. */
+static enum pk_status note_written(struct pk_trainer *t, struct pk_err *err)
+{
+    int64_t done = pk_ckpt_writer_done(t->writer);
+    return done > t->run.last_step ? pk_run_update(&t->run, PK_RUN_RUNNING, done, err) : PK_OK;
+}
+
 enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
                                void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
                                struct pk_err *err)
@@ -182,15 +190,15 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     pk_json_close(&w);
     enum pk_status s = list_files(t, file, refs, &files, err);
     if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: checkpoint state");
-    if (s == PK_OK) {
-        struct pk_ckpt_content c = {.step = step, .files = files, .file = file, .state = text.s};
-        s = pk_ckpt_write(t->run.checkpoints, &c, err);
-    }
     struct pk_ckpt_keep keep = {
         .last = (int32_t)pk_recipe_i64(t->recipe, "output.checkpoint.keep_last"),
         .every = pk_recipe_i64(t->recipe, "output.checkpoint.keep_every")};
-    if (s == PK_OK) s = pk_ckpt_prune(t->run.checkpoints, &keep, err);
-    if (s == PK_OK) s = pk_run_update(&t->run, PK_RUN_RUNNING, step, err);
+    if (s == PK_OK && !t->writer) s = pk_ckpt_writer_start(&t->writer, t->run.checkpoints, err);
+    if (s == PK_OK) {
+        struct pk_ckpt_content c = {.step = step, .files = files, .file = file, .state = text.s};
+        s = pk_ckpt_writer_submit(t->writer, &c, &keep, err);
+    }
+    if (s == PK_OK) s = note_written(t, err);
     for (int i = 0; i < FILES; i++) free(refs[i]);
     pk_text_free(&text);
     t->last_checkpoint = pk_seconds();
@@ -274,9 +282,24 @@ enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char
     return s;
 }
 
+/* Waits for the pending checkpoint. A run that was to end well ends with its error. */
+static enum pk_status finish_checkpoints(struct pk_trainer *t, enum pk_status s, struct pk_err *err)
+{
+    struct pk_err why = {0};
+    if (!t->writer) return s;
+    enum pk_status written = pk_ckpt_writer_wait(t->writer, &why);
+    if (written == PK_OK) written = note_written(t, &why);
+    pk_ckpt_writer_stop(t->writer, NULL);
+    t->writer = NULL;
+    if (written == PK_OK || (s != PK_OK && s != PK_ESTOPPED)) return s;
+    *err = why;
+    return written;
+}
+
 enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
                               struct pk_err *err)
 {
+    s = finish_checkpoints(t, s, err);
     enum pk_run_state state = s == PK_OK          ? PK_RUN_DONE
                               : s == PK_ESTOPPED  ? PK_RUN_STOPPED
                               : s == PK_EDIVERGED ? PK_RUN_DIVERGED

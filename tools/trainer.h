@@ -2,7 +2,7 @@
 #ifndef PK_TRAINER_H
 #define PK_TRAINER_H
 
-#include "core/ckpt.h"
+#include "core/ckpt_async.h"
 #include "core/exec.h"
 #include "core/optim.h"
 #include "core/progress.h"
@@ -21,6 +21,7 @@ struct pk_trainer {
     float *best;  // fine-tuning: weights of the best validation, or NULL
     struct pk_run run;
     bool run_open;
+    struct pk_ckpt_writer *writer; // NULL before the first checkpoint
     struct pk_tfevents events;
     struct pk_progress progress;
     struct pk_model_info info;
@@ -63,7 +64,9 @@ enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, stru
 bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
 
-/* One checkpoint: model, moments, EMA, best, and state.json with the members that `put` writes. */
+/* One checkpoint, written in the background while training goes on; an error of the one before is
+ * reported here, of the last one by pk_trainer_end: model, moments, EMA, best, and state.json with
+ * the members that `put` writes. */
 enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
                                void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
                                struct pk_err *err);
