@@ -174,8 +174,8 @@ static const struct pk_option options[] = {
     {0}};
 
 static const struct pk_example examples[] = {
-    {"data dump ptbxl/records100/00000/00001_lr", "rate, length and leads of one record"},
-    {"data dump ptbxl/records100/00000/00001_lr --json --npy samples.npy",
+    {"data dump ptb-xl-1.0.3/records100/00000/00001_lr", "rate, length and leads of one record"},
+    {"data dump ptb-xl-1.0.3/records100/00000/00001_lr --json --npy samples.npy",
      "the same as JSON, and the samples [leads, samples] for numpy.load"},
     {0}};
 

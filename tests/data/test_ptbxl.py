@@ -371,13 +371,13 @@ def read(path):
 def examples(tmp):
     """Every command that --help shows, in a folder that has what they name."""
     rng = np.random.default_rng(5)
-    rows, _ = make_folder(os.path.join(tmp, "ptbxl"), 20)
+    rows, _ = make_folder(os.path.join(tmp, "ptb-xl-1.0.3"), 20)
     for r in rows[:6]:
-        write_record(os.path.join(tmp, "ptbxl", r["filename_hr"]),
+        write_record(os.path.join(tmp, "ptb-xl-1.0.3", r["filename_hr"]),
                      rng.integers(-3000, 3000, (12, 5000)).astype(np.int16), rate=500)
     for r in rows:
         if r["strat_fold"] == "10":
-            os.remove(os.path.join(tmp, "ptbxl", r["filename_lr"] + ".hea"))
+            os.remove(os.path.join(tmp, "ptb-xl-1.0.3", r["filename_lr"] + ".hea"))
     for command in ("import", "dump"):
         code, text, _ = run("data", command, "--help")
         shown = [line.strip().split()[1:] for line in text.split("examples:")[1].splitlines()

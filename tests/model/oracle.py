@@ -4,7 +4,9 @@ the C code, and the comparison of two results under a tolerance derived from rou
 A quantity x of ours passes when |ours - exact| <= 2 |torch32 - exact| + floor, norms taken over one
 tensor, exact being the same model in float64: we may be at most twice as far off as the naive
 algorithm in the storage type. The floor, 2e-7 of the tensor's norm (1.7 roundings to float), is for
-tensors in which float32 happens to hit the exact value."""
+tensors in which float32 happens to hit the exact value. Ten optimizer steps have a floor of their own,
+5e-6 of the change: AdamW divides by the root of the second moment, which magnifies the rounding of small
+gradients, and float32 PyTorch itself is off by 1.6e-6 to 9e-6 depending on the BLAS it runs on."""
 
 import json
 import math
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 FLOOR = 2e-7
+CHANGE_FLOOR = 5e-6
 
 
 # Sets above what this machine has are ignored by the program, which then runs its best one again.
@@ -181,14 +184,16 @@ def compare_training(judge, dump, loss_of):
             assert not grad[name].any(), f"{name} is frozen and has a gradient"
             continue
         judge.check("gradient", name, grad[name], single["grad"][name], exact["grad"][name])
-        judge.check("weight", name, after[name], single["w"][name], exact["w"][name])
         # The change alone, since the weight itself would hide an error of the step. It is ten
         # times smaller or more, and its share of rounding, which the floor has to cover, larger.
         moved = [x - before[name].astype(np.float64) for x in
                  (after[name].astype(np.float64), single["w"][name].double().numpy(),
                   exact["w"][name].numpy())]
-        assert np.linalg.norm(moved[2]) > 1e-3, f"{name} hardly moves"
-        judge.check("change", name, *moved, floor=2e-6)
+        change, weight = np.linalg.norm(moved[2]), np.linalg.norm(exact["w"][name].numpy())
+        assert change > 1e-3, f"{name} hardly moves"
+        judge.check("change", name, *moved, floor=CHANGE_FLOOR)
+        judge.check("weight", name, after[name], single["w"][name], exact["w"][name],
+                    floor=FLOOR + CHANGE_FLOOR * change / weight)
     if any(p["ema"] for p in meta["params"]):
         ema = dump.arena("ema_after.f32")
         for p in meta["params"]:
