@@ -71,7 +71,7 @@ def recipes(root):
     refused(65, ["V9"], *JEPA, "data.leads=[I, V9]", out)
     refused(2, ["bf16", "GPU"], *JEPA, "train.precision=bf16", out)
     refused(2, ["micro"], *JEPA, "train.micro_batch=3", out)
-    bare = ["pretrain", "jepa_vit_tiny_ptbxl_100hz", "train.steps=400", out]
+    bare = ["pretrain", "jepa_vit_tiny_ptbxl_100hz", "train.steps=4000", out]
     refused(2, ["CORPUS"], *bare)
     refused(69, ["/nowhere"], *bare, "data.corpus=/nowhere")
     expect(not os.path.exists(os.path.join(root, "none")), "a refused run left a folder")
