@@ -306,14 +306,22 @@ done:
     return s;
 }
 
-static enum pk_status sync_parent(const char *path, struct pk_err *err)
+enum pk_status pk_parent(char out[PK_PATH_MAX], const char *path, struct pk_err *err)
+{
+    PK_TRY(pk_path(out, err, "%s", path));
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/') out[--n] = 0;
+    char *slash = strrchr(out, '/');
+    if (!slash) return pk_path(out, err, ".");
+    if (slash == out) slash++;
+    *slash = 0;
+    return PK_OK;
+}
+
+enum pk_status pk_fsync_parent(const char *path, struct pk_err *err)
 {
     char dir[PK_PATH_MAX];
-    PK_TRY(pk_path(dir, err, "%s", path));
-    char *slash = strrchr(dir, '/');
-    if (!slash) return pk_fsync_dir(".", err);
-    if (slash == dir) slash++;
-    *slash = 0;
+    PK_TRY(pk_parent(dir, path, err));
     return pk_fsync_dir(dir, err);
 }
 
@@ -327,7 +335,7 @@ enum pk_status pk_write_file(const char *path, const void *bytes, size_t n, stru
     if ((s = pk_write(f, bytes, n, tmp, err)) != PK_OK) goto fail;
     if ((s = pk_sync_close(&f, tmp, err)) != PK_OK) goto fail;
     if ((s = pk_rename(tmp, path, err)) != PK_OK) goto fail;
-    return sync_parent(path, err);
+    return pk_fsync_parent(path, err);
 fail:
     if (f) fclose(f);
     remove(tmp);

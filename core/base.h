@@ -107,6 +107,10 @@ enum pk_status pk_write(FILE *f, const void *bytes, size_t n, const char *path, 
 enum pk_status pk_sync_close(FILE **f, const char *path, struct pk_err *err); // flush, fsync, close
 enum pk_status pk_rename(const char *from, const char *to, struct pk_err *err);
 enum pk_status pk_fsync_dir(const char *path, struct pk_err *err);
+/* The folder that holds path: "a/b" -> "a", "b" -> ".", "/b" -> "/"; slashes at the end
+ * of path do not count. pk_fsync_parent syncs it, which makes a rename or unlink in it last. */
+enum pk_status pk_parent(char out[PK_PATH_MAX], const char *path, struct pk_err *err);
+enum pk_status pk_fsync_parent(const char *path, struct pk_err *err);
 enum pk_status pk_mkdirs(const char *path, struct pk_err *err); // like mkdir -p
 bool pk_exists(const char *path);
 /* Whole file into a malloc'ed, NUL-terminated buffer; refuses more than `limit` bytes. */

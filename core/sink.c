@@ -112,30 +112,11 @@ done:
     return s;
 }
 
-static enum pk_status parent_of(char out[PK_PATH_MAX], const char *path, struct pk_err *err)
-{
-    PK_TRY(pk_path(out, err, "%s", path));
-    size_t n = strlen(out);
-    while (n > 1 && out[n - 1] == '/') out[--n] = 0;
-    char *slash = strrchr(out, '/');
-    if (!slash) return pk_path(out, err, ".");
-    if (slash == out) slash++;
-    *slash = 0;
-    return PK_OK;
-}
-
-enum pk_status pk_fsync_parent(const char *path, struct pk_err *err)
-{
-    char dir[PK_PATH_MAX];
-    PK_TRY(parent_of(dir, path, err));
-    return pk_fsync_dir(dir, err);
-}
-
 int64_t pk_disk_free(const char *path)
 {
     struct statvfs v;
     char dir[PK_PATH_MAX];
-    if (statvfs(path, &v) != 0 && (parent_of(dir, path, NULL) != PK_OK || statvfs(dir, &v) != 0))
+    if (statvfs(path, &v) != 0 && (pk_parent(dir, path, NULL) != PK_OK || statvfs(dir, &v) != 0))
         return -1;
     if (v.f_frsize && v.f_bavail > INT64_MAX / v.f_frsize) return INT64_MAX;
     return (int64_t)(v.f_bavail * v.f_frsize);

@@ -46,7 +46,5 @@ void pk_sink_drop(struct pk_sink *s);
 /* Bytes an unprivileged process can still write to the file system of `path` (a file or folder, or
  * a file to be in an existing folder); -1 when that cannot be told. */
 int64_t pk_disk_free(const char *path);
-/* fsync of the folder that holds `path`, which makes a rename or unlink in it last. */
-enum pk_status pk_fsync_parent(const char *path, struct pk_err *err);
 
 #endif

@@ -167,7 +167,8 @@ static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[
 static enum pk_status note_written(struct pk_trainer *t, struct pk_err *err)
 {
     int64_t done = pk_ckpt_writer_done(t->writer);
-    return done > t->run.last_step ? pk_run_update(&t->run, PK_RUN_RUNNING, done, err) : PK_OK;
+    return done >= 0 && done != t->run.last_step ? pk_run_update(&t->run, PK_RUN_RUNNING, done, err)
+                                                 : PK_OK;
 }
 
 enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
