@@ -151,6 +151,8 @@ int32_t pk_prog_find(const struct pk_prog *p, enum pk_storage storage, const cha
 void pk_prog_print(const struct pk_prog *p, struct pk_text *out);
 uint64_t pk_prog_hash(const struct pk_prog *p);
 
+struct pk_queue; // a device backend's stream and what its kernels share
+
 /* What a kernel gets: a node with its pointers resolved, run by one thread. */
 struct pk_call {
     const struct pk_node *node;
@@ -160,6 +162,7 @@ struct pk_call {
     void *dst[PK_NODE_OUT]; // never overlaps src; out[k] is added to when the
                             // accumulate bit k is set, assigned otherwise
     void *workspace;        // op row's workspace() bytes, 64-byte aligned
+    struct pk_queue *queue; // where a device backend enqueues it; NULL on the CPU
 };
 typedef enum pk_status (*pk_kernel)(const struct pk_call *c, struct pk_err *err);
 

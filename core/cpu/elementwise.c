@@ -1,6 +1,6 @@
 /* elementwise.c -- add, copy, dropout. */
 #include "core/cpu/kernels.h"
-#include "core/cpu/view.h"
+#include "core/view.h"
 #include "core/rng.h"
 
 #include <string.h>

@@ -7,7 +7,7 @@
  */
 #include "core/cpu/kernels.h"
 #include "core/cpu/simd.h"
-#include "core/cpu/view.h"
+#include "core/view.h"
 
 #include <math.h>
 #include <string.h>

@@ -7,7 +7,7 @@
 #include "core/cpu/gelu.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/kernels.h"
-#include "core/cpu/view.h"
+#include "core/view.h"
 
 /* Elements of a panel of pre-activations: 256 KB, a quarter of the cache, since the product needs
  * the rest for the weights. */

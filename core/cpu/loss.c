@@ -1,7 +1,7 @@
 /* loss.c -- losses and the statistics that watch for collapse. Sums are in double and in an order
  * that depends on the shape alone, so that a loss compares between runs to the last bit. */
 #include "core/cpu/kernels.h"
-#include "core/cpu/view.h"
+#include "core/view.h"
 
 #include <math.h>
 

@@ -1,6 +1,6 @@
 /* signal.c -- from raw samples to tokens, and which tokens a record keeps. */
 #include "core/cpu/kernels.h"
-#include "core/cpu/view.h"
+#include "core/view.h"
 #include "core/data.h"
 #include "core/mask.h"
 

@@ -1,7 +1,7 @@
 /* tokens.c -- moving and combining rows of tokens. A row is the `cols` features of one token; all
  * arrays are [batch, tokens, cols] unless said otherwise. Sums over rows run in row order. */
 #include "core/cpu/kernels.h"
-#include "core/cpu/view.h"
+#include "core/view.h"
 
 #include <string.h>
 

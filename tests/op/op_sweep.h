@@ -7,7 +7,7 @@
 #ifndef PK_OP_SWEEP_H
 #define PK_OP_SWEEP_H
 
-#include "core/cpu/view.h"
+#include "core/view.h"
 #include "tests/op/op_case.h"
 
 typedef double (*sweep_round)(double);

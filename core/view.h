@@ -1,6 +1,6 @@
 /* view.h -- shapes of a kernel's arguments as plain numbers. */
-#ifndef PK_CPU_VIEW_H
-#define PK_CPU_VIEW_H
+#ifndef PK_VIEW_H
+#define PK_VIEW_H
 
 #include "core/prog.h"
 
