@@ -139,6 +139,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
         PK_TRY(pk_cuda_check(cudaMemcpy(d->constants.memory, p->constants, (size_t)p->constant_len,
                                         cudaMemcpyHostToDevice),
                              "constants", err));
+        c->constants += d->constants.bytes;
     }
     x->arena_bytes = c->arena.bytes;
     return choose_products(x, b, err);
@@ -158,6 +159,7 @@ void pk_cuda_unbind(struct pk_bound *b)
     if (!d) return;
     cudaDeviceSynchronize();
     drop_graphs(d);
+    if (d->x->device) ((struct pk_cuda *)d->x->device)->constants -= d->constants.bytes;
     pk_cuda_release(&d->constants);
     free(d->input);
     free(d->feed);
