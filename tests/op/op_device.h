@@ -35,7 +35,8 @@ struct pk_queue *op_device_queue(void);
 enum pk_status op_device_sync(struct pk_err *err);
 /* What kernels raised since the last call of this, after op_device_sync. */
 struct op_fault op_device_fault(void);
-/* Host executor: threads of a block run in another order in another turn. Nothing on a GPU. */
+/* Host executor: blocks and threads run in order in turn 0, in random order in turn 1. Nothing on a
+ * GPU. */
 void op_device_order(int turn);
 #else
 static inline void *op_device_alloc(size_t bytes)
