@@ -97,6 +97,7 @@ static inline void op_begin(struct op_case *t, enum pk_op op, const struct op_va
 {
     memset(t, 0, sizeof *t);
     t->node.op = op;
+    t->node.scope = 7; // where the name of the node would be; faults repeat it
     t->call.node = &t->node;
     t->call.queue = op_device_queue();
     t->variant = variant;
@@ -422,12 +423,13 @@ static inline void op_check_refused(struct op_case *t, enum op_fault_code code, 
     if (!op_there(t->variant, t->node.op)) return;
     const enum pk_status s = op_call(t);
     if (!t->variant->device) {
-        CHECK_FAILS(s, PK_EDATA, &t->err, text);
+        CHECK_FAILS(s, PK_EDATA, &t->err, text ? text : "");
     } else {
         const struct op_fault f = op_device_fault();
         int64_t holes = 0;
         CHECK_OK(s, &t->err);
         CHECK(f.code == code && f.record == record && f.value == value);
+        CHECK(f.node == t->node.scope);
         for (int k = 0; k < PK_NODE_OUT; k++)
             for (int64_t i = 0; t->call.out[k] && i < op_count(&t->out[k]); i++)
                 holes += isnan(op_got(t, k, i)) != 0;

@@ -53,8 +53,9 @@ static inline void op_check(struct op_case *t, int slot, const float *naive, con
     enum { PARTS_MAX = 4 };
     struct op_part_ part[PARTS_MAX] = {{0}};
     const struct pk_value *v = &t->out[slot];
-    const int64_t n = op_count(v), cols = v->dim[v->rank - 1], parts = PK_MAX(t->parts[slot], 1);
     const bool rounds = v->dtype == PK_BF16;
+    const int64_t n = op_count(v), cols = v->dim[v->rank - 1],
+                  parts = rounds ? PK_MAX(t->parts[slot], 1) : 1;
     const double u = rounds ? 0x1p-8 : 0;
     int64_t wrong = 0, worst = 0;
     double excess = 1, off_worst = 0, allowed_worst = 0;

@@ -84,7 +84,7 @@ struct op_fault op_device_fault(void)
 {
     const struct pk_cuda_fault f = *op_device_queue()->fault;
     memset(queue.fault, 0, sizeof *queue.fault);
-    return (struct op_fault){(enum op_fault_code)f.code, f.record, f.value};
+    return (struct op_fault){(enum op_fault_code)f.code, f.node, f.record, f.value};
 }
 
 void op_device_order(int turn)

@@ -22,6 +22,7 @@ struct pk_queue;
 enum op_fault_code { OP_FAULT_NONE, OP_FAULT_INDEX, OP_FAULT_WINDOW, OP_FAULT_LABEL };
 struct op_fault {
     enum op_fault_code code;
+    int32_t node; // pk_node.scope
     int64_t record, value;
 };
 
@@ -63,7 +64,7 @@ static inline enum pk_status op_device_sync(struct pk_err *err)
 }
 static inline struct op_fault op_device_fault(void)
 {
-    return (struct op_fault){OP_FAULT_NONE, 0, 0};
+    return (struct op_fault){OP_FAULT_NONE, 0, 0, 0};
 }
 static inline void op_device_order(int turn)
 {

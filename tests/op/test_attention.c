@@ -41,6 +41,20 @@ static const struct row {
     {1, 201, 1, 128, 1, "wide head: several tiles of columns"},
     {1, 41, 2, 48, 40, "scores of several hundred: only the maximum survives"},
     {1, 600, 1, 12, 1, "backward in several blocks of query rows"},
+    {3, 16, 2, 32, 1, "one tile of a tensor core"},
+    {2, 17, 2, 64, 1, "one row beyond it"},
+    {1, 41, 3, 24, 1, "ViT-XS context with its class token, head in eights"},
+    {1, 64, 1, 128, 1, "wide head, whole tiles"},
+    {1, 129, 1, 40, 1, "one beyond 128 tokens, head in eights"},
+    {1, 48, 2, 36, 1, "rows of bf16 that start at multiples of 8 bytes only"},
+    {1, 33, 1, 80, 1, "a head between 64 and 128"},
+    {1, 20, 1, 160, 1, "a head beyond 128"},
+    {1, 208, 1, 48, 1, "a multiple of 16 tokens, not of 32"},
+    {1, 201, 1, 64, 1, "head of ViT-S and ViT-B"},
+    {1, 201, 1, 24, 1, "a narrow head"},
+    {1, 257, 1, 32, 1, "one beyond 256 tokens"},
+    {1, 512, 1, 64, 1, "many keys"},
+    {1, 512, 1, 128, 1, "the most that shared memory has to hold"},
 };
 
 static void forward(const struct row *s, const struct op_variant *v, bool keep_lse)

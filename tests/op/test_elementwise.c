@@ -10,6 +10,9 @@ static const struct {
     {2, 64, "one group of Philox blocks"},
     {2, 65, "one element into the second group"},
     {4, 1999, "last group partly filled"},
+    {3, 8, "one vector of bf16"},
+    {5, 4100, "records of whole vectors of float, not of bf16"},
+    {3, 201 * 192, "more than a round of blocks"},
 };
 
 static void add(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
@@ -56,6 +59,12 @@ static void test_plain(size_t s)
     t.exact = SWEEP_EXACT;
     sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
     sweep_out(&t, true, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_run(&t);
+    sweep_begin(&t, PK_OP_COPY, shapes[s].why); // the gradient of a parameter
+    t.reference = copy;
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out_vector(&t, true, DIMS(shapes[s].batch, shapes[s].count));
     sweep_run(&t);
 }
 

@@ -14,6 +14,14 @@ static const struct {
     {6, 203, 50, "large mean: the one-pass variance would cancel"},
     {4, 769, 0, "last vector holds one element"},
     {67, 96, 3, "many rows: sums over rows"},
+    {3, 8, 0, "one vector of bf16"},
+    {10, 100, 0, "whole vectors of float, not of bf16"},
+    {301, 192, 0, "sums over rows in many blocks, the last one short"},
+    {130, 384, 1, "width of ViT-S"},
+    {17, 768, 0, "width of ViT-B"},
+    {5, 2056, 0, "more columns than a warp keeps in registers"},
+    {3, 4999, 0, "the same, not aligned"},
+    {1, 1536, 0, "one wide row"},
 };
 
 static void stats(const double *x, int64_t cols, double eps, sweep_round R, double *mean,

@@ -14,6 +14,16 @@ static const struct row {
     {2, 50, 384, 96, "predictor MLP: several vectors, more rows than a tile"},
     {1, 65, 192, 200, "patch embedding"},
     {2, 201, 768, 192, "ViT-XS MLP: several panels of rows, the last one short"},
+    {1, 16, 8, 16, "one product of a tensor core"},
+    {1, 127, 65, 40, "rows short of a tile, columns beyond one"},
+    {1, 128, 128, 64, "whole tiles"},
+    {1, 129, 130, 72, "beyond a tile both ways"},
+    {1, 96, 120, 24, "depth in eights, not sixteens"},
+    {3, 43, 200, 100, "depth in fours: rows of bf16 start unaligned"},
+    {1, 100, 71, 33, "classes of PTB-XL, odd depth"},
+    {5, 1, 1, 192, "one logit"},
+    {2, 1100, 16, 24, "many rows, small weights: sums over rows in several parts"},
+    {1, 64, 48, 520, "deep"},
 };
 
 /* y[m, n] = a[m, k] b[k, n] with element strides, in double and as a float program would. */

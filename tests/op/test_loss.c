@@ -12,6 +12,11 @@ static const struct {
     {7, 33, 1, "one column beyond a tile"},
     {128, 71, 4, "batch and classes of PTB-XL"},
     {9, 5, 60, "logits where e^z overflows in float"},
+    {5, 8, 1, "one vector of bf16 in a row"},
+    {33, 100, 2, "whole vectors of float, not of bf16"},
+    {3, 1031, 1, "more classes than a block has threads"},
+    {301, 192, 1, "many rows, width of ViT-XS"},
+    {2, 40 * 384, 1, "a long row"},
 };
 
 static void l1(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
@@ -179,6 +184,27 @@ static void test_extremes(const struct op_variant *v)
     }
 }
 
+/* The loader lets only 0 and 1 through, so the CPU does not look again; a device does, because a
+ * wrong label would be a wrong number and no more. */
+static void test_bad_label(enum pk_op op, bool grad)
+{
+    struct op_sweep t;
+    sweep_begin(&t, op, "label that is neither 0 nor 1");
+    sweep_in(&t, DIMS(3, 5));
+    uint8_t *label = sweep_in_of(&t, PK_U8, DIMS(3, 5));
+    if (grad) sweep_in_vector(&t, DIMS(1));
+    if (grad)
+        sweep_out(&t, false, DIMS(3, 5));
+    else
+        sweep_out_vector(&t, false, DIMS(1));
+    label[0] = label[6] = label[14] = 1;
+    label[6] = 2;
+    sweep_refused(&t, OP_FAULT_LABEL, 1, 2, NULL);
+    label[6] = 255;
+    sweep_refused(&t, OP_FAULT_LABEL, 1, 255, NULL);
+    sweep_free(&t);
+}
+
 int main(void)
 {
     for (size_t s = 0; s < PK_COUNT(shapes); s++) {
@@ -187,6 +213,10 @@ int main(void)
         test_moments(s, 0);
         test_moments(s, 100);
     }
+    test_bad_label(PK_OP_BCE_LOSS, false);
+    test_bad_label(PK_OP_BCE_LOSS_GRAD, true);
+    test_bad_label(PK_OP_SOFTMAX_LOSS, false);
+    test_bad_label(PK_OP_SOFTMAX_LOSS_GRAD, true);
     int count;
     const struct op_variant *v = op_variants(&count);
     for (int i = 0; i < count; i++) test_extremes(&v[i]);

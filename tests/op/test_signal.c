@@ -12,6 +12,9 @@ static const struct {
     {2, 3, 40, 7, 5, 2, "patch of 100 Hz, less than a vector, some leads"},
     {2, 12, 1290, 50, 25, 12, "patch of 500 Hz, all leads"},
     {1, 2, 200, 3, 33, 2, "one element beyond whole vectors"},
+    {3, 12, 5003, 200, 25, 12, "a whole record of 10 s, 500 Hz"},
+    {5, 8, 1000, 50, 20, 8, "patch of 400 Hz, nothing left over: every window starts at 0"},
+    {2, 1, 2100, 60, 32, 1, "whole vectors, one lead"},
 };
 
 static void patches(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
@@ -81,7 +84,7 @@ static void test_patchify(size_t s)
 static void masks(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
     const int64_t keep = t->out[0].dim[1], hide = t->out[1].dim[1];
-    int32_t kept[64], hidden[64];
+    int32_t *kept = op_alloc(keep + hide, sizeof *kept), *hidden = op_alloc(hide, sizeof *hidden);
     (void)R;
     for (int64_t b = 0; b < t->in[0].dim[0]; b++) {
         pk_mask_sample(t->node.attr.block_mask.seed, ((const uint64_t *)t->data[0])[b],
@@ -90,35 +93,66 @@ static void masks(const struct op_case *t, sweep_round R, double *const y[PK_NOD
         for (int64_t i = 0; i < keep; i++) y[0][b * keep + i] = kept[i];
         for (int64_t i = 0; i < hide; i++) y[1][b * hide + i] = hidden[i];
     }
+    free(kept), free(hidden);
 }
 
-/* The op is the sampler, whichever batch a sample is in; the sampler has its own test. */
-static void test_block_mask(void)
+static const struct {
+    int64_t batch;
+    int32_t tokens, keep, min_block;
+    const char *why;
+} mask_shapes[] = {
+    {5, 50, 11, 4, "finetuning length"},
+    {130, 200, 40, 10, "pretraining"},
+    {1, 1, 1, 1, "nothing to hide"},
+    {3, 2, 0, 1, "nothing to keep"},
+    {33, 64, 63, 1, "one token hidden"},
+    {7, 300, 1, 50, "one token kept"},
+    {4, 513, 100, 3, "one token beyond a multiple of any block, many short blocks"},
+    {2, 40, 20, 30, "blocks longer than what is to be hidden"},
+    {1, PK_MASK_TOKENS_MAX, 5000, 64, "the longest record"},
+};
+
+static void mask_case(struct op_sweep *t, size_t s)
+{
+    sweep_begin(t, PK_OP_BLOCK_MASK, mask_shapes[s].why);
+    t->reference = masks;
+    t->c.node.attr.block_mask.tokens = mask_shapes[s].tokens;
+    t->c.node.attr.block_mask.keep = mask_shapes[s].keep;
+    t->c.node.attr.block_mask.min_block = mask_shapes[s].min_block;
+    t->c.node.attr.block_mask.seed = 99 + ((uint64_t)s << 40);
+    int64_t *sample = sweep_in_of(t, PK_I64, DIMS(mask_shapes[s].batch));
+    for (int64_t i = 0; i < mask_shapes[s].batch; i++)
+        sample[i] = i * 1000003 + (i % 2 ? (int64_t)1 << 50 : 0);
+    sweep_out_index(t, DIMS(mask_shapes[s].batch, mask_shapes[s].keep));
+    sweep_out_index(t, DIMS(mask_shapes[s].batch, mask_shapes[s].tokens - mask_shapes[s].keep));
+}
+
+/* The op is the sampler, whichever batch a sample is in, bit by bit on every backend; the sampler
+ * has its own test. */
+static void test_block_mask(size_t s)
+{
+    struct op_sweep t;
+    mask_case(&t, s);
+    sweep_run(&t);
+}
+
+static void test_bad_mask(void)
 {
     struct op_sweep t;
     int count;
     const struct op_variant *v = op_variants(&count);
-    sweep_begin(&t, PK_OP_BLOCK_MASK, "mask of 50 tokens");
-    t.reference = masks;
-    t.c.node.attr.block_mask.tokens = 50;
-    t.c.node.attr.block_mask.keep = 11;
-    t.c.node.attr.block_mask.min_block = 4;
-    t.c.node.attr.block_mask.seed = 99;
-    int64_t *sample = sweep_in_of(&t, PK_I64, DIMS(5));
-    for (int i = 0; i < 5; i++) sample[i] = i * 1000003;
-    sweep_out_index(&t, DIMS(5, 11));
-    sweep_out_index(&t, DIMS(5, 39));
+    mask_case(&t, 0);
     t.c.node.attr.block_mask.keep = 51;
     for (int i = 0; i < count; i++)
         if (op_there(&v[i], PK_OP_BLOCK_MASK))
             CHECK_FAILS(sweep_call(&t, &v[i]), PK_ESHAPE, &t.c.err, "keeps 51 of 50");
-    t.c.node.attr.block_mask.keep = 11;
-    sweep_run(&t);
+    sweep_free(&t);
 }
 
 int main(void)
 {
     for (size_t s = 0; s < PK_COUNT(shapes); s++) test_patchify(s);
-    test_block_mask();
+    for (size_t s = 0; s < PK_COUNT(mask_shapes); s++) test_block_mask(s);
+    test_bad_mask();
     return op_test_end();
 }

@@ -10,6 +10,11 @@ static const struct {
     {3, 9, 64, 4, "whole vectors, one tile of columns"},
     {4, 11, 65, 11, "one column beyond a tile; every token kept"},
     {2, 200, 193, 40, "the pretraining mask"},
+    {3, 50, 8, 20, "one vector of bf16"},
+    {2, 33, 100, 7, "whole vectors of float, not of bf16"},
+    {131, 3, 24, 1, "sums over many records"},
+    {2, 200, 384, 41, "ViT-S"},
+    {1, 4, 3000, 3, "few wide rows"},
 };
 
 typedef void (*ref)(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT]);
