@@ -17,24 +17,41 @@ struct tile_scratch {
     float at[TILE_LANES][TILE];
 };
 
+struct parts {
+    float *out[2]; // [cols] each; NULL where not wanted
+    bool accumulate[2];
+    const float *partial; // [count][width], width = cols or 2 * cols
+    int64_t count, width, cols;
+};
+
 /* One block per TILE columns. Lane l adds parts l, l + 32, ...; then the lanes are added in order.
  */
-__global__ void __launch_bounds__(THREADS)
-    sum_parts(float *out, const float *partial, int64_t parts, int64_t cols, bool accumulate)
+__global__ void __launch_bounds__(THREADS) sum_parts(parts a)
 {
     PK_SHARED(tile_scratch, scratch);
     const int lane = threadIdx.x / TILE, c = threadIdx.x % TILE;
     const int64_t column = (int64_t)blockIdx.x * TILE + c;
+    const bool second = column >= a.cols;
+    float *out = second ? a.out[1] : a.out[0];
+    const bool accumulate = second ? a.accumulate[1] : a.accumulate[0];
+    const bool wanted = column < a.width && out != NULL;
     float sum = 0;
-    if (column < cols) {
+    if (wanted) {
 #pragma unroll 4
-        for (int64_t p = lane; p < parts; p += TILE_LANES) sum += partial[p * cols + column];
+        for (int64_t p = lane; p < a.count; p += TILE_LANES) sum += a.partial[p * a.width + column];
     }
     scratch.at[lane][c] = sum;
     __syncthreads();
-    if (lane != 0 || column >= cols) return;
+    if (lane != 0 || !wanted) return;
     for (int l = 1; l < TILE_LANES; l++) sum += scratch.at[l][c];
-    out[column] = accumulate ? out[column] + sum : sum;
+    out += second ? column - a.cols : column;
+    *out = accumulate ? *out + sum : sum;
+}
+
+enum pk_status launch_sum_parts(const struct pk_queue *q, const parts &a, struct pk_err *err)
+{
+    return PK_LAUNCH(sum_parts, (unsigned)((a.width + TILE - 1) / TILE), THREADS,
+                     sizeof(tile_scratch), q, err, a);
 }
 
 struct sums {
@@ -120,8 +137,15 @@ extern "C" enum pk_status pk_cuda_sum_parts(const struct pk_queue *q, float *out
                                             const float *partial, int64_t parts, int64_t cols,
                                             bool accumulate, struct pk_err *err)
 {
-    return PK_LAUNCH(sum_parts, (unsigned)((cols + TILE - 1) / TILE), THREADS, sizeof(tile_scratch),
-                     q, err, out, partial, parts, cols, accumulate);
+    return launch_sum_parts(q, {{out, NULL}, {accumulate, false}, partial, parts, cols, cols}, err);
+}
+
+extern "C" enum pk_status pk_cuda_sum_parts_of_two(const struct pk_queue *q, float *const out[2],
+                                                   const bool accumulate[2], const float *partial,
+                                                   int64_t parts, int64_t cols, struct pk_err *err)
+{
+    return launch_sum_parts(
+        q, {{out[0], out[1]}, {accumulate[0], accumulate[1]}, partial, parts, 2 * cols, cols}, err);
 }
 
 extern "C" size_t pk_cuda_column_sums_workspace(int64_t rows, int64_t cols)

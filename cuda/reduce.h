@@ -23,6 +23,12 @@ enum { PK_CUDA_PARTS = 432 };
 enum pk_status pk_cuda_sum_parts(const struct pk_queue *q, float *out, const float *partial,
                                  int64_t parts, int64_t cols, bool accumulate, struct pk_err *err);
 
+/* The same for two sums of `cols` columns at once; partial is [parts][2][cols]. An out[k] that is
+ * NULL is not wanted. */
+enum pk_status pk_cuda_sum_parts_of_two(const struct pk_queue *q, float *const out[2],
+                                        const bool accumulate[2], const float *partial,
+                                        int64_t parts, int64_t cols, struct pk_err *err);
+
 /* Rows in device memory: `batch` records that start `record` elements apart, each with `rows` rows
  * of `cols` elements, one after another. A whole matrix is {x, dtype, 1, rows * cols, rows, cols}.
  */
