@@ -386,6 +386,14 @@ enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err)
     return x->backend ? x->backend->pull(x, err) : PK_OK;
 }
 
+void pk_exec_describe(const struct pk_exec *x, struct pk_text *out)
+{
+    if (x->backend)
+        x->backend->describe(x, out);
+    else
+        pk_text_add(out, "%d threads, %s kernels", x->threads, pk_isa_name(x->isa));
+}
+
 enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err)
 {
     return x->backend ? x->backend->pin(x, memory, bytes, err) : PK_OK;

@@ -50,6 +50,10 @@ struct pk_backend {
     enum pk_status (*push)(struct pk_exec *x, struct pk_err *err);
     enum pk_status (*pull)(struct pk_exec *x, struct pk_err *err);
     enum pk_status (*pin)(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
+    /* FLOP/s of the best matrix product of the storage type, measured for a fraction of a second.
+     */
+    enum pk_status (*ceiling)(struct pk_exec *x, double *flops_per_s, struct pk_err *err);
+    void (*describe)(const struct pk_exec *x, struct pk_text *out);
 };
 
 struct pk_exec { // the arenas of one model, each made once
@@ -149,6 +153,8 @@ enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err);
 /* Memory that batches will be fed from, so that copies run beside the step. It must live as long
  * as x; refusal is no error. */
 enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
+/* For people, in one line: "2 threads, avx512 kernels", or a GPU's name and the storage type. */
+void pk_exec_describe(const struct pk_exec *x, struct pk_text *out);
 /* Program inputs by slot -> feed, and outputs -> value index; shared by the backends. feed has
  * room for the program's inputs, fetched for run->fetches.
  * Errors  PK_EINTERNAL a name the program does not have, or an input not given */

@@ -470,6 +470,7 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
     PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
     PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task, err));
+    PK_TRY(pk_trainer_pin(&f->t, f->loader, err));
     describe(f);
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
     if (resume)
@@ -501,15 +502,15 @@ enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_o
     if (s == PK_OK) s = pk_trainer_save(&f->t, f->step, put_state, f, err);
     if (s == PK_OK) s = report(f, err);
     s = pk_trainer_end(&f->t, s, f->step, err);
-    pk_loader_close(f->loader);
     pk_evaluator_close(&f->eval);
     pk_bound_free(&f->bound);
     pk_prog_free(&f->prog);
     free(f->start);
     free(f->label);
     free(f->score);
-    pk_inputs_close(&f->in);
     pk_trainer_free(&f->t);
+    pk_loader_close(f->loader);
+    pk_inputs_close(&f->in);
     free(f);
     return s;
 }

@@ -87,6 +87,8 @@ enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, 
                                     double *flops_per_s, struct pk_err *err)
 {
     const struct pk_jepa *m = &s->model;
+    struct pk_exec *x = &s->t->exec;
+    if (x->backend) return x->backend->ceiling(x, flops_per_s, err);
     int64_t tokens = m->signal.tokens;
     const struct pk_probe_tower tower[] = {{&m->encoder, s->micro * (tokens + 1), 1},
                                            {&m->encoder, s->micro * (keep + 1), 3},

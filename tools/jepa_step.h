@@ -43,7 +43,8 @@ enum pk_status pk_jepa_step_program(struct pk_jepa_step *s, int32_t keep,
  * pk_exec_result, which tells loss and norm. detail: also fills moments and embedding. */
 enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
                                 const struct pk_batch *b, bool detail, struct pk_err *err);
-/* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`. */
+/* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`; of a
+ * device at its best shape. */
 enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, double seconds,
                                     double *flops_per_s, struct pk_err *err);
 /* Mean over channels of the variance of the targets over records and hidden tokens, of the last

@@ -171,15 +171,18 @@ static void describe(struct pretrain *p)
     p->t.info.encoder = p->s.model.encoder;
     pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
+    struct pk_text where = {0};
+    pk_exec_describe(&p->t.exec, &where);
     fprintf(
         stderr,
         "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
-        "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
+        "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
         p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
         (long long)pk_params_total(&p->t.params, "encoder."),
         (long long)pk_params_total(&p->t.params, "predictor."), p->s.model.signal.tokens,
-        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro, p->t.exec.threads,
-        pk_isa_name(p->t.exec.isa));
+        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
+        where.s ? where.s : "");
+    pk_text_free(&where);
 }
 
 static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
@@ -196,6 +199,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(pk_jepa_step_ceiling(&p->s, pk_jepa_keep_max(&p->s.model), 0.1, &p->ceiling, err));
     PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL, err));
+    PK_TRY(pk_trainer_pin(&p->t, p->loader, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
@@ -227,10 +231,10 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     if (s == PK_OK) s = loop(p, &step, err);
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);
-    pk_loader_close(p->loader);
     pk_jepa_step_free(&p->s);
-    pk_inputs_close(&p->in);
     pk_trainer_free(&p->t);
+    pk_loader_close(p->loader);
+    pk_inputs_close(&p->in);
     free(p);
     return s;
 }

@@ -91,6 +91,15 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
     return pk_exec_create(&t->exec, &spec, err);
 }
 
+enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, struct pk_err *err)
+{
+    void *memory;
+    size_t bytes;
+    for (int i = 0; pk_loader_memory(l, i, &memory, &bytes); i++)
+        PK_TRY(pk_exec_pin(&t->exec, memory, bytes, err));
+    return PK_OK;
+}
+
 static enum pk_status write_recipe(struct pk_trainer *t, struct pk_err *err)
 {
     char path[PK_PATH_MAX];

@@ -4,6 +4,7 @@
 
 #include "core/ckpt_async.h"
 #include "core/exec.h"
+#include "core/loader.h"
 #include "core/optim.h"
 #include "core/progress.h"
 #include "core/run.h"
@@ -66,6 +67,9 @@ enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, stru
 /* Whether a run's folder has a checkpoint, valid or not. */
 bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
+
+/* Lets a device copy straight from the loader's batches; t must be freed before the loader. */
+enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, struct pk_err *err);
 
 /* One checkpoint, written in the background while training goes on; an error of the one before is
  * reported here, of the last one by pk_trainer_end: model, moments, EMA, best, and state.json with
