@@ -117,6 +117,11 @@ void pk_optim_free(struct pk_optim *o)
     free(o);
 }
 
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
+{
+    return &o->spec;
+}
+
 struct job {
     struct pk_optim *o;
     int workers;

@@ -15,18 +15,10 @@
 
 #include <stdlib.h>
 
-/* What lives on the device beside the table and the partial sums. */
-struct pk_cuda_optim_state {
-    struct pk_cuda_scalars scalars;
-    struct pk_cuda_report report;
-    float grad_scale; // clipping, of this update
-};
-
 struct pk_cuda_optim {
-    struct pk_cuda_arenas arenas;
-    struct pk_optim_chunk *chunk;      // device, [chunks]
-    double *square;                    // device, [chunks]
-    struct pk_cuda_optim_state *state; // device
+    struct pk_optim_chunk *chunk; // device, [chunks]
+    double *square;               // device, [chunks]: sums of squared gradients
+    float *grad_scale;            // device: clipping, of the update at work
     int64_t chunks;
 };
 
@@ -63,11 +55,12 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 struct decider {
-    struct pk_cuda_optim_state *state;
+    const struct pk_cuda_scalars *scalars;
+    struct pk_cuda_report *report;
+    float *grad_scale;
     const double *square; // [chunks]
     const struct pk_optim_chunk *chunk;
     const float *grad;
-    const double *loss; // or NULL
     int64_t chunks;
 };
 
@@ -109,26 +102,26 @@ __global__ void __launch_bounds__(DECIDERS) decide(const decider a)
     PK_SHARED(decider_scratch, scratch);
     double sum = 0;
     for (int64_t i = threadIdx.x; i < a.chunks; i += DECIDERS) sum += a.square[i];
-    const double norm = sqrt(block_sum(sum, scratch.of_warp)), loss = a.loss ? *a.loss : 0;
+    const double norm = sqrt(block_sum(sum, scratch.of_warp)), clip = a.scalars->clip;
     const int64_t bad = isfinite(norm) ? -1 : first_bad(a, scratch.first);
     if (threadIdx.x) return;
-    const double clip = a.state->scalars.clip;
-    struct pk_cuda_report *const r = &a.state->report;
-    const bool finite = isfinite(norm) && isfinite(loss);
+    struct pk_cuda_report *const r = a.report;
+    const bool finite = isfinite(norm) && isfinite(r->loss);
     r->norm = norm;
-    r->loss = loss;
-    r->step = a.state->scalars.step;
+    r->step = a.scalars->step;
     r->bad = bad;
     r->bad_value = bad < 0 ? 0 : a.grad[bad];
     r->taken = finite && !r->stopped;
-    if (!finite && a.state->scalars.stop_on_nan) r->stopped = 1;
-    a.state->grad_scale = clip > 0 && clip < norm + 1e-6 ? (float)(clip / (norm + 1e-6)) : 1.0f;
+    if (!finite && a.scalars->stop_on_nan) r->stopped = 1;
+    *a.grad_scale = clip > 0 && clip < norm + 1e-6 ? (float)(clip / (norm + 1e-6)) : 1.0f;
 }
 
 struct update_args {
-    struct pk_cuda_arenas at;
+    struct pk_cuda_optim_arenas at;
     const struct pk_optim_chunk *chunk;
-    const struct pk_cuda_optim_state *state;
+    const struct pk_cuda_scalars *scalars;
+    const struct pk_cuda_report *report;
+    const float *grad_scale;
 };
 
 /* The factors of one update, and those of this chunk. */
@@ -149,7 +142,7 @@ __device__ __forceinline__ void put_low(void *low, int64_t i, const vec<float, N
 
 /* ema += (weight - ema) * rate: equal values stay equal. */
 template <int N>
-__device__ __forceinline__ void blend(const struct pk_cuda_arenas &a, const struct rates &s,
+__device__ __forceinline__ void blend(const struct pk_cuda_optim_arenas &a, const struct rates &s,
                                       int64_t i, const vec<float, N> &w, vec<float, N> e)
 {
 #pragma unroll
@@ -160,8 +153,8 @@ __device__ __forceinline__ void blend(const struct pk_cuda_arenas &a, const stru
 
 /* N elements from i on, the arithmetic of core/cpu/adamw.c. */
 template <int N, bool Trained, bool Ema>
-__device__ __forceinline__ void update_at(const struct pk_cuda_arenas &a, const struct rates &s,
-                                          int64_t i)
+__device__ __forceinline__ void update_at(const struct pk_cuda_optim_arenas &a,
+                                          const struct rates &s, int64_t i)
 {
     vec<float, N> w = load<float, N>(a.weight + i), m, v, g, e;
     if (Ema) e = load<float, N>(a.ema + i);
@@ -186,8 +179,8 @@ __device__ __forceinline__ void update_at(const struct pk_cuda_arenas &a, const 
 }
 
 template <bool Trained, bool Ema>
-__device__ __forceinline__ void update_chunk(const struct pk_cuda_arenas &a, const struct rates &s,
-                                             const struct pk_optim_chunk &c)
+__device__ __forceinline__ void update_chunk(const struct pk_cuda_optim_arenas &a,
+                                             const struct rates &s, const struct pk_optim_chunk &c)
 {
     for (int64_t i = (int64_t)threadIdx.x * V; i + V <= c.count; i += THREADS * V)
         update_at<V, Trained, Ema>(a, s, c.offset + i);
@@ -197,9 +190,9 @@ __device__ __forceinline__ void update_chunk(const struct pk_cuda_arenas &a, con
 
 __global__ void __launch_bounds__(THREADS) update_chunks(const update_args a)
 {
-    if (!a.state->report.taken) return;
+    if (!a.report->taken) return;
     const struct pk_optim_chunk c = a.chunk[blockIdx.x];
-    struct rates s = {a.state->scalars.factors, a.state->grad_scale, 1.0f};
+    struct rates s = {a.scalars->factors, *a.grad_scale, 1.0f};
     if (c.decay) s.keep = s.f.decay_keep;
     const bool ema = c.ema && a.at.ema;
     if (c.trained && ema)
@@ -219,9 +212,11 @@ __global__ void __launch_bounds__(THREADS) cast_low(bf16 *low, const float *from
         for (int64_t k = i; k < count; k++) low[k] = from_float<bf16>(from[k]);
 }
 
-__global__ void add_loss(double *total, const float *loss, double scale, bool add)
+__global__ void add_loss(struct pk_cuda_report *report, const float *loss, const float *seed,
+                         bool add)
 {
-    if (threadIdx.x == 0) *total = (add ? *total : 0) + (double)*loss * scale;
+    if (threadIdx.x) return;
+    report->loss = (add ? report->loss : 0) + (double)*loss * (double)*seed;
 }
 
 enum pk_status device_alloc(void *out, size_t bytes, const char *what, struct pk_err *err)
@@ -229,7 +224,7 @@ enum pk_status device_alloc(void *out, size_t bytes, const char *what, struct pk
     return pk_cuda_check(cudaMalloc((void **)out, bytes), what, err);
 }
 
-/* Table, partial sums and state on the device, the state all zero. */
+/* Table, partial sums and the clipping factor on the device. */
 enum pk_status allocate(struct pk_cuda_optim *o, const struct pk_optim_chunk *chunk,
                         struct pk_err *err)
 {
@@ -237,8 +232,7 @@ enum pk_status allocate(struct pk_cuda_optim *o, const struct pk_optim_chunk *ch
     const size_t n = (size_t)PK_MAX(o->chunks, 1);
     PK_TRY(device_alloc(&o->chunk, n * sizeof *o->chunk, what, err));
     PK_TRY(device_alloc(&o->square, n * sizeof *o->square, what, err));
-    PK_TRY(device_alloc(&o->state, sizeof *o->state, what, err));
-    PK_TRY(pk_cuda_check(cudaMemset(o->state, 0, sizeof *o->state), what, err));
+    PK_TRY(device_alloc(&o->grad_scale, sizeof *o->grad_scale, what, err));
     if (!o->chunks) return PK_OK;
     return pk_cuda_check(
         cudaMemcpy(o->chunk, chunk, (size_t)o->chunks * sizeof *chunk, cudaMemcpyHostToDevice),
@@ -250,24 +244,23 @@ enum pk_status allocate(struct pk_cuda_optim *o, const struct pk_optim_chunk *ch
 extern "C" {
 
 void pk_cuda_scalars_set(struct pk_cuda_scalars *out, const struct pk_optim_spec *spec,
-                         const struct pk_optim_step *step, bool stop_on_nan)
+                         const struct pk_optim_step *step, bool skip_nan)
 {
     struct pk_cuda_scalars s = {};
     s.clip = spec->clip;
     s.step = step->step;
-    s.stop_on_nan = stop_on_nan;
+    s.stop_on_nan = !skip_nan;
     pk_optim_factors(spec, step, &s.factors);
     *out = s;
 }
 
 enum pk_status pk_cuda_optim_create(struct pk_cuda_optim **out, const struct pk_params *params,
-                                    const struct pk_cuda_arenas *arenas, struct pk_err *err)
+                                    struct pk_err *err)
 {
     struct pk_cuda_optim *o;
     struct pk_optim_chunk *chunk = NULL;
     *out = NULL;
     PK_TRY(pk_alloc(&o, 1, sizeof *o, "optimizer", err));
-    o->arenas = *arenas;
     enum pk_status s = pk_optim_chunks(params, CHUNK, &chunk, &o->chunks, err);
     if (s == PK_OK) s = allocate(o, chunk, err);
     free(chunk);
@@ -283,39 +276,37 @@ void pk_cuda_optim_free(struct pk_cuda_optim *o)
     if (!o) return;
     cudaFree(o->chunk);
     cudaFree(o->square);
-    cudaFree(o->state);
+    cudaFree(o->grad_scale);
     free(o);
 }
 
-struct pk_cuda_scalars *pk_cuda_optim_scalars(struct pk_cuda_optim *o)
-{
-    return &o->state->scalars;
-}
-
-const struct pk_cuda_report *pk_cuda_optim_report(const struct pk_cuda_optim *o)
-{
-    return &o->state->report;
-}
-
 enum pk_status pk_cuda_optim_enqueue(struct pk_cuda_optim *o, const struct pk_queue *q,
-                                     const double *loss, struct pk_err *err)
+                                     const struct pk_cuda_optim_arenas *arenas,
+                                     const struct pk_cuda_scalars *scalars,
+                                     struct pk_cuda_report *report, struct pk_err *err)
 {
     const unsigned grid = (unsigned)o->chunks;
-    const decider d = {o->state, o->square, o->chunk, o->arenas.grad, loss, o->chunks};
-    const update_args u = {o->arenas, o->chunk, o->state};
+    const decider d = {scalars,  report,       o->grad_scale, o->square,
+                       o->chunk, arenas->grad, o->chunks};
+    const update_args u = {*arenas, o->chunk, scalars, report, o->grad_scale};
     if (grid)
         PK_TRY(PK_LAUNCH(square_sums, grid, THREADS, sizeof(block_sums), q, err, o->square,
-                         o->arenas.grad, o->chunk));
+                         arenas->grad, o->chunk));
     PK_TRY(PK_LAUNCH(decide, 1, DECIDERS, sizeof(decider_scratch), q, err, d));
     return grid ? PK_LAUNCH(update_chunks, grid, THREADS, 0, q, err, u) : PK_OK;
 }
 
-enum pk_status pk_cuda_optim_clear(struct pk_cuda_optim *o, const struct pk_queue *q,
+enum pk_status pk_cuda_optim_clear(const struct pk_queue *q, struct pk_cuda_report *report,
                                    struct pk_err *err)
 {
-    return pk_cuda_check(
-        cudaMemsetAsync(&o->state->report.stopped, 0, sizeof o->state->report.stopped, q->stream),
-        "end of a stop", err);
+    return pk_cuda_check(cudaMemsetAsync(&report->stopped, 0, sizeof report->stopped, q->stream),
+                         "end of a stop", err);
+}
+
+enum pk_status pk_cuda_add_loss(const struct pk_queue *q, struct pk_cuda_report *report,
+                                const float *loss, const float *seed, bool add, struct pk_err *err)
+{
+    return PK_LAUNCH(add_loss, 1, PK_WARP, 0, q, err, report, loss, seed, add);
 }
 
 enum pk_status pk_cuda_cast(const struct pk_queue *q, void *low, const float *from, int64_t count,
@@ -324,12 +315,6 @@ enum pk_status pk_cuda_cast(const struct pk_queue *q, void *low, const float *fr
     const int64_t blocks = (count + THREADS * V - 1) / (THREADS * V);
     if (!blocks) return PK_OK;
     return PK_LAUNCH(cast_low, (unsigned)blocks, THREADS, 0, q, err, (bf16 *)low, from, count);
-}
-
-enum pk_status pk_cuda_loss_add(const struct pk_queue *q, double *total, const float *loss,
-                                double scale, bool add, struct pk_err *err)
-{
-    return PK_LAUNCH(add_loss, 1, PK_WARP, 0, q, err, total, loss, scale, add);
 }
 
 } // extern "C"

@@ -25,24 +25,25 @@ struct pk_cuda_scalars {
     int32_t stop_on_nan; // after a step that is not finite, leave out all that follow
     int32_t unused[3];
 };
+/* skip_nan: a step that is not finite is left out and training goes on; else it stops there. */
 void pk_cuda_scalars_set(struct pk_cuda_scalars *out, const struct pk_optim_spec *spec,
-                         const struct pk_optim_step *step, bool stop_on_nan);
+                         const struct pk_optim_step *step, bool skip_nan);
 
-/* How an update went. 48 bytes. */
+/* How an update went; zero at the start. 48 bytes. */
 struct pk_cuda_report {
     double norm;     // of the gradient before clipping
-    double loss;     // what `loss` of pk_cuda_optim_enqueue pointed to; 0 without
+    double loss;     // of the step: pk_cuda_add_loss adds it up here before the update
     int64_t step;    // from the scalars
     int64_t bad;     // arena element of the first gradient that is not finite, -1 for none
     float bad_value; // that gradient
     int32_t taken;   // 0: nothing was changed
-    int32_t stopped; // an earlier or this step was not finite and scalars.stop_on_nan was set: no
-                     // update is taken before pk_cuda_optim_clear
+    int32_t stopped; // this or an earlier step was not finite and was not to be skipped: nothing is
+                     // taken from then on, until pk_cuda_optim_clear
     int32_t unused;
 };
 
 /* Device memory, each [params->elements], parameters at pk_param.offset; borrowed. */
-struct pk_cuda_arenas {
+struct pk_cuda_optim_arenas {
     float *weight, *m, *v;
     float *ema;        // NULL when nothing has an EMA copy
     const float *grad; // left as it is
@@ -52,38 +53,37 @@ struct pk_cuda_arenas {
 
 struct pk_cuda_optim;
 
-/* The flags of params are read here and must not change; *out is owned. The addresses of the
- * arenas, scalars and report stay what they are, as captured graphs need. Errors  PK_ENOMEM,
- * PK_EDEVICE */
+/* The flags of params are read here and must not change; *out is owned.
+ * Errors  PK_ENOMEM, PK_EDEVICE */
 enum pk_status pk_cuda_optim_create(struct pk_cuda_optim **out, const struct pk_params *params,
-                                    const struct pk_cuda_arenas *arenas, struct pk_err *err);
+                                    struct pk_err *err);
 void pk_cuda_optim_free(struct pk_cuda_optim *o);
-/* Where the scalars must be before an update, and the report is after it; device memory. */
-struct pk_cuda_scalars *pk_cuda_optim_scalars(struct pk_cuda_optim *o);
-const struct pk_cuda_report *pk_cuda_optim_report(const struct pk_cuda_optim *o);
 
 /* Enqueues one optimizer step, three kernels:
  *
- *     norm = sqrt(sum of grad^2 over trained parameters)
- *     when the norm and *loss are finite, and the optimizer is not stopped:
+ *     report->norm = sqrt(sum of grad^2 over trained parameters)
+ *     when norm and report->loss are finite and report->stopped is 0:
  *         AdamW, EMA and bf16 copies as in core/optim.h
- *     otherwise nothing changes, and the report says so
+ *     otherwise nothing changes, and report->taken says so
  *
- * loss: device memory, the step's loss, or NULL. Parameters that are neither trained nor have an
- * EMA copy are not touched, nor are their bf16 values. Determinism: bitwise.
- * Traffic per trained element with EMA and bf16: 44 bytes. */
+ * scalars and report are device memory. Parameters that are neither trained nor have an EMA copy
+ * are not touched, nor are their bf16 values. Determinism: bitwise. Traffic per trained element
+ * with EMA and bf16: 44 bytes. */
 enum pk_status pk_cuda_optim_enqueue(struct pk_cuda_optim *o, const struct pk_queue *q,
-                                     const double *loss, struct pk_err *err);
+                                     const struct pk_cuda_optim_arenas *arenas,
+                                     const struct pk_cuda_scalars *scalars,
+                                     struct pk_cuda_report *report, struct pk_err *err);
 /* Enqueues the end of a stop. */
-enum pk_status pk_cuda_optim_clear(struct pk_cuda_optim *o, const struct pk_queue *q,
+enum pk_status pk_cuda_optim_clear(const struct pk_queue *q, struct pk_cuda_report *report,
                                    struct pk_err *err);
 
+/* report->loss = (add ? report->loss : 0) + *loss * *seed, in double: the objective, whose
+ * derivative by the loss of this run is the seed. All in device memory. */
+enum pk_status pk_cuda_add_loss(const struct pk_queue *q, struct pk_cuda_report *report,
+                                const float *loss, const float *seed, bool add, struct pk_err *err);
 /* low[i] = (bf16)from[i], to nearest even; both in device memory, 16-byte aligned. */
 enum pk_status pk_cuda_cast(const struct pk_queue *q, void *low, const float *from, int64_t count,
                             struct pk_err *err);
-/* *total = (add ? *total : 0) + *loss * scale, in double: the mean over micro-batches. */
-enum pk_status pk_cuda_loss_add(const struct pk_queue *q, double *total, const float *loss,
-                                double scale, bool add, struct pk_err *err);
 
 #ifdef __cplusplus
 }
