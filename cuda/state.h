@@ -31,9 +31,8 @@ struct pk_cuda { // pk_exec.device
     cudaEvent_t consumed; // and may be filled again
     cudaEvent_t done[PK_CUDA_RING];
     struct pk_cuda_optim *optim;
-    cudaGraphExec_t update; // NULL until first used
-    int64_t enqueued, told; // optimizer steps since open
-    int64_t step[PK_CUDA_RING];
+    cudaGraphExec_t update;     // NULL until first used
+    int64_t enqueued, told;     // optimizer steps since open
     float seed;                 // what small->seed holds
     const struct pk_prog *prog; // of the last run, to name a faulty node
     struct pk_cuda_block fetch; // pinned host memory
