@@ -3,18 +3,22 @@
  * The rule: at most twice as far from the double-precision result as the naive algorithm in the
  * storage type. The test hands over the naive algorithm's float result before it is stored; storing
  * adds at most u |y|, where u is 0 for float (its rounding is in the naive result already) and
- * 2^-8, half a unit in the last place of the smallest significand, for bf16. So for element i
+ * 2^-8 for bf16, half a unit in the last place of the smallest significand. So for element i
  *
  *     |got_i - exact_i| <= 2 (F + u |exact_i|) + 4 * 2^-24 M
  *
- *     F   largest |naive - exact| of all elements of the same part of the output: where the naive
- *         algorithm happens to be right says nothing about the kernel, so its error is taken as a
- *         property of the computation. A part is a group of columns of one scale (dq, dk and dv
- * have three), so that an error in a small part cannot hide behind a large one. u   the rounding of
- * the element itself: in bf16, F is small against the rounding of ordinary elements, and taking the
- * largest rounding of the tensor for all of them would let an element ten times below the maximum
- * be wrong by a tenth of itself. M   largest |exact| of the part: four float roundings, for when
- * the naive result is exact.
+ * F is the largest |naive - exact| of all elements of the same part of the output: where the naive
+ * algorithm happens to be right says nothing about the kernel, so its error is taken as a property
+ * of the computation. In bf16 a part is a group of columns of one scale (dq, dk and dv are three),
+ * so that an error in a small one cannot hide behind a large one. In float the whole output is one
+ * part: dv, a sum of probabilities, shows mainly the rounding of exponents, where kernels that work
+ * in base 2 have one more than the naive algorithm.
+ *
+ * u |exact_i| is the rounding of the element itself: in bf16 F is small against the rounding of
+ * ordinary elements, and taking the largest rounding of the tensor for all of them would let an
+ * element a hundred times below the maximum be anything.
+ *
+ * M is the largest |exact| of the part: four float roundings, for when the naive result is exact.
  *
  * Where a bf16 kernel multiplies bf16 operands that it made itself (P and dS of attention, for the
  * tensor cores), the naive algorithm rounds these too, and F holds what that costs.
@@ -24,7 +28,9 @@
  * elements or more may be at most 1.5 times that of the naive algorithm after its rounding (plus
  * the same 4 * 2^-24 M). Both commit the same roundings, so the expected ratio is 1, with a spread
  * of about 1 / sqrt(256); cutting off gives 2. Only for bf16: in float, kernels sum in other orders
- * than the naive algorithm, and are held to the first bound. */
+ * than the naive algorithm, and are held to the first bound.
+ *
+ * tests/op/test_case.c shows what these bounds catch. */
 #ifndef PK_OP_CHECK_H
 #define PK_OP_CHECK_H
 
