@@ -75,7 +75,7 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
                               struct pk_err *err)
 {
     struct pk_plan plan;
-    enum pk_status s = pk_plan_make(&plan, prog, err);
+    enum pk_status s = pk_plan_make(&plan, prog, NULL, err);
     if (s != PK_OK) {
         pk_prog_free(prog);
         return s;
@@ -108,7 +108,8 @@ static enum pk_status plan_jepa(struct pk_recipe_plan *out, const struct pk_reci
     out->keep[0] = pk_jepa_keep_min(m);
     out->keep[2] = pk_jepa_keep_max(m);
     out->keep[1] = (out->keep[0] + out->keep[2]) / 2;
-    PK_TRY(pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, &out->micro, err));
+    PK_TRY(
+        pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, false, &out->micro, err));
     out->flops = pk_jepa_flops(m, out->keep[1]);
     part->record_flops = out->flops.target + out->flops.context + out->flops.predictor;
     part->steps = pk_recipe_i64(r, "train.steps");
@@ -205,7 +206,8 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
     PK_TRY(configure_classifier(out, r, in, here, classes, err));
     out->encoder = &c->encoder;
     out->signal = &c->signal;
-    PK_TRY(pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, &out->micro, err));
+    PK_TRY(
+        pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, false, &out->micro, err));
     return plan_stages(out, r, err);
 }
 
