@@ -10,7 +10,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* out[c] (+)= sum over p of partial[p][c], for c < cols; partial is [parts][cols], on the device. */
+/* out[c] (+)= sum over p of partial[p][c], for c < cols; partial is [parts][cols], on the device.
+ */
 enum pk_status pk_cuda_sum_parts(const struct pk_queue *q, float *out, const float *partial,
                                  int64_t parts, int64_t cols, bool accumulate, struct pk_err *err);
 #ifdef __cplusplus

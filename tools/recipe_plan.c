@@ -75,7 +75,7 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
                               struct pk_err *err)
 {
     struct pk_plan plan;
-    enum pk_status s = pk_plan_make(&plan, prog, err);
+    enum pk_status s = pk_plan_make(&plan, prog, NULL, err);
     if (s != PK_OK) {
         pk_prog_free(prog);
         return s;
@@ -108,7 +108,8 @@ static enum pk_status plan_jepa(struct pk_recipe_plan *out, const struct pk_reci
     out->keep[0] = pk_jepa_keep_min(m);
     out->keep[2] = pk_jepa_keep_max(m);
     out->keep[1] = (out->keep[0] + out->keep[2]) / 2;
-    PK_TRY(pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, &out->micro, err));
+    PK_TRY(
+        pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, false, &out->micro, err));
     out->flops = pk_jepa_flops(m, out->keep[1]);
     part->record_flops = out->flops.target + out->flops.context + out->flops.predictor;
     part->steps = pk_recipe_i64(r, "train.steps");
@@ -205,7 +206,8 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
     PK_TRY(configure_classifier(out, r, in, here, classes, err));
     out->encoder = &c->encoder;
     out->signal = &c->signal;
-    PK_TRY(pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, &out->micro, err));
+    PK_TRY(
+        pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, false, &out->micro, err));
     return plan_stages(out, r, err);
 }
 
@@ -217,7 +219,7 @@ static void add_memory(struct pk_recipe_plan *out, const struct pk_recipe *r)
     int64_t record = (int64_t)shape->leads * shape->samples * 2 + (int64_t)shape->leads * 8 + 16;
     int64_t trained = pk_params_total(&out->params, "") * (int64_t)sizeof(float);
     int64_t encoder = pk_params_total(&out->params, "encoder.") * (int64_t)sizeof(float);
-    out->in = (pk_recipe_i64(r, "data.read_ahead") + 1) * out->batch * (record + classes);
+    out->in = (pk_recipe_i64(r, "data.read_ahead") + 2) * out->batch * (record + classes);
     out->weight = flat;
     out->ema = out->jepa ? flat : 0;
     out->grad = flat * PK_SHARDS;
