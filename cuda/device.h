@@ -67,6 +67,35 @@ template <typename T, int N> __device__ __forceinline__ void store(T *p, const v
     *reinterpret_cast<vec<T, N> *>(p) = v;
 }
 
+/* A vector as floats, and floats rounded to a vector: two bf16 by one instruction. */
+template <typename T, int N>
+__device__ __forceinline__ void to_floats(float (&y)[N], const vec<T, N> &x)
+{
+    for (int i = 0; i < N; i++) y[i] = to_float(x.at[i]);
+}
+template <typename T, int N> __device__ __forceinline__ vec<T, N> from_floats(const float (&x)[N])
+{
+    vec<T, N> y;
+    if constexpr (sizeof(T) == sizeof(bf16) && N % 2 == 0)
+        for (int i = 0; i < N; i += 2) {
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(x[i], x[i + 1]);
+            y.at[i] = pair.x;
+            y.at[i + 1] = pair.y;
+        }
+    else
+        for (int i = 0; i < N; i++) y.at[i] = from_float<T>(x[i]);
+    return y;
+}
+/* N floats from memory; 16 bytes at a time where N is a multiple of 4, and p then aligned to it. */
+template <int N> __device__ __forceinline__ void load_floats(float (&y)[N], const float *p)
+{
+    constexpr int width = N % 4 == 0 ? 4 : 1;
+    for (int i = 0; i < N; i += width) {
+        const vec<float, width> v = load<float, width>(p + i);
+        for (int k = 0; k < width; k++) y[i + k] = v.at[k];
+    }
+}
+
 /* Sums and maxima over a warp, the same in every lane, in a fixed order: all 32 lanes must call. */
 __device__ __forceinline__ float warp_sum(float x)
 {
