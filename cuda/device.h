@@ -20,7 +20,7 @@
 #include "cuda/queue.h"
 
 #ifdef __CUDACC__
-/* clang-format off: it would take <<< apart */
+/* clang-format off */ // it would take <<< apart
 /* kernel<<<...>>>(...) on a stream; PK_OK, or PK_EDEVICE that names the kernel. A kernel that takes
  * more than 48 KiB of shared memory gets its limit raised first. */
 #define PK_LAUNCH(kernel, grid, block, shared_bytes, queue, err, ...)                              \

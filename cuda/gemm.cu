@@ -297,7 +297,9 @@ enum pk_status product(const struct pk_queue *q, const struct pk_cuda_gemm *g, i
 {
     /* Chunks of 8 elements run along k in NT, k and n in NN, m and n in TN, and along n in y. */
     const int64_t along = g->product == PK_PRODUCT_TN ? g->m : g->k;
-    const bool aligned = along % 8 == 0 && g->n % 8 == 0;
+    const uintptr_t ends = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->bias |
+                           (uintptr_t)g->pre | (uintptr_t)g->at | (uintptr_t)g->y;
+    const bool aligned = along % 8 == 0 && g->n % 8 == 0 && ends % 16 == 0;
     switch ((int)g->product * 4 + (int)g->epilogue) {
     case PK_PRODUCT_NT * 4 + PK_EPILOGUE_PLAIN:
         return choose<PK_PRODUCT_NT, PK_EPILOGUE_PLAIN>(q, tile, aligned, args, err);
@@ -384,4 +386,30 @@ enum pk_status pk_cuda_gemm(const struct pk_queue *q, const struct pk_cuda_gemm 
         pk_cuda_sum_parts(q, (float *)g->y, partial, args.parts, g->m * g->n, g->accumulate, err));
     if (!g->sums) return PK_OK;
     return pk_cuda_sum_parts(q, g->sums, sums, args.parts, g->m, g->sums_accumulate, err);
+}
+
+namespace
+{
+template <typename T>
+__global__ __launch_bounds__(256) void fill_random(T *out, int64_t count, uint32_t seed)
+{
+    for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < count;
+         i += (int64_t)gridDim.x * 256) {
+        uint32_t x = (uint32_t)i * 0x9e3779b9u ^ (uint32_t)(i >> 32) ^ seed;
+        x = (x ^ x >> 16) * 0x7feb352du;
+        x = (x ^ x >> 15) * 0x846ca68bu;
+        x ^= x >> 16;
+        out[i] = from_float<T>((float)(x >> 8) * 0x1p-23f - 1.0f);
+    }
+}
+} // namespace
+
+enum pk_status pk_cuda_fill_random(const struct pk_queue *q, void *out, enum pk_dtype dtype,
+                                   int64_t count, uint32_t seed, struct pk_err *err)
+{
+    const int64_t blocks = (count + 255) / 256, most = 8 * (int64_t)(q->sms > 0 ? q->sms : 1);
+    const dim3 grid((unsigned)(blocks < most ? blocks : most));
+    if (dtype == PK_BF16)
+        return PK_LAUNCH(fill_random<bf16>, grid, dim3(256), 0, q, err, (bf16 *)out, count, seed);
+    return PK_LAUNCH(fill_random<float>, grid, dim3(256), 0, q, err, (float *)out, count, seed);
 }

@@ -120,7 +120,9 @@ enum pk_status pk_cuda_gemm_f32(const struct pk_queue *q, const struct pk_cuda_g
                                 struct pk_gemm_args *args, struct pk_err *err)
 {
     const int64_t along = g->product == PK_PRODUCT_TN ? g->m : g->k;
-    const bool aligned = along % 4 == 0 && g->n % 4 == 0;
+    const uintptr_t ends = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->bias |
+                           (uintptr_t)g->pre | (uintptr_t)g->at | (uintptr_t)g->y;
+    const bool aligned = along % 4 == 0 && g->n % 4 == 0 && ends % 16 == 0;
     args->m_tiles = (int32_t)((g->m + TILE - 1) / TILE);
     args->n_tiles = (int32_t)((g->n + TILE - 1) / TILE);
     const int64_t tiles = (int64_t)args->m_tiles * args->n_tiles * args->parts;
