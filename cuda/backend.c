@@ -70,56 +70,6 @@ enum pk_status pk_cuda_usable(struct pk_err *err)
     return PK_OK;
 }
 
-void pk_cuda_describe(struct pk_cuda_info *out)
-{
-    *out = (struct pk_cuda_info){0};
-    cudaRuntimeGetVersion(&out->runtime);
-    if (cudaDriverGetVersion(&out->driver) != cudaSuccess) out->driver = 0;
-    if (!out->driver || cudaGetDeviceCount(&out->devices) != cudaSuccess) out->devices = 0;
-    out->devices = PK_MIN(out->devices, (int)PK_COUNT(out->device));
-    for (int i = 0; i < out->devices; i++) {
-        struct cudaDeviceProp p;
-        size_t available = 0, all = 0;
-        if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
-        snprintf(out->device[i].name, sizeof out->device[i].name, "%s", p.name);
-        out->device[i].major = p.major;
-        out->device[i].minor = p.minor;
-        out->device[i].processors = p.multiProcessorCount;
-        if (cudaSetDevice(i) == cudaSuccess) cudaMemGetInfo(&available, &all);
-        out->device[i].memory = (int64_t)p.totalGlobalMem;
-        out->device[i].free = (int64_t)available;
-    }
-    if (out->devices) cudaSetDevice(0);
-}
-
-enum pk_status pk_cuda_copy_ceiling(double *bytes_per_s, struct pk_err *err)
-{
-    enum { TURNS = 200 };
-    const size_t bytes = (size_t)512 << 20;
-    char *memory = NULL;
-    float ms = 0;
-    cudaEvent_t from = NULL, to = NULL;
-    enum pk_status s = pk_cuda_check(cudaMalloc((void **)&memory, 2 * bytes), "1 GiB", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventCreate(&from), "event", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventCreate(&to), "event", err);
-    for (int i = -3; s == PK_OK && i < TURNS; i++) {
-        if (i == 0) s = pk_cuda_check(cudaEventRecord(from, NULL), "event", err);
-        if (s == PK_OK)
-            s = pk_cuda_check(cudaMemcpyAsync(memory + (i & 1 ? bytes : 0),
-                                              memory + (i & 1 ? 0 : bytes), bytes,
-                                              cudaMemcpyDeviceToDevice, NULL),
-                              "copy", err);
-    }
-    if (s == PK_OK) s = pk_cuda_check(cudaEventRecord(to, NULL), "event", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventSynchronize(to), "copy", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventElapsedTime(&ms, from, to), "event", err);
-    if (s == PK_OK) *bytes_per_s = 2.0 * (double)bytes * TURNS / (1e-3 * (double)ms);
-    if (from) cudaEventDestroy(from);
-    if (to) cudaEventDestroy(to);
-    cudaFree(memory);
-    return s;
-}
-
 /* --- memory ---------------------------------------------------------------------------------- */
 
 struct row { // of the table of allocations
@@ -211,16 +161,17 @@ static enum pk_status open_queue(struct pk_exec *x, struct pk_err *err)
                          "compute capability", err));
     PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&c->q.sms, cudaDevAttrMultiProcessorCount, 0),
                          "multiprocessors", err));
-    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
-                         "shared memory", err));
+    PK_TRY(
+        pk_cuda_check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+                      "shared memory", err));
     c->q.arch = 10 * major + minor;
     c->q.shared_max = shared;
     PK_TRY(pk_cuda_check(cudaStreamCreateWithFlags(&c->q.stream, cudaStreamNonBlocking), "stream",
                          err));
     PK_TRY(
         pk_cuda_check(cudaStreamCreateWithFlags(&c->copy, cudaStreamNonBlocking), "stream", err));
-    PK_TRY(pk_cuda_check(cudaEventCreateWithFlags(&c->copied, cudaEventDisableTiming), "event",
-                         err));
+    PK_TRY(
+        pk_cuda_check(cudaEventCreateWithFlags(&c->copied, cudaEventDisableTiming), "event", err));
     PK_TRY(pk_cuda_check(cudaEventCreateWithFlags(&c->consumed, cudaEventDisableTiming), "event",
                          err));
     for (int i = 0; i < PK_CUDA_RING; i++)
@@ -260,9 +211,9 @@ static void close_device(struct pk_exec *x)
     if (c->update) cudaGraphExecDestroy(c->update);
     pk_cuda_optim_free(c->optim);
     pk_matmul_close(c->q.matmul);
-    struct pk_cuda_block *all[] = {&c->weight,     &c->weight_low, &c->ema,   &c->ema_low,
-                                   &c->m,          &c->v,          &c->grad,  &c->arena,
-                                   &c->input,      &c->staging,    &c->small};
+    struct pk_cuda_block *all[] = {&c->weight, &c->weight_low, &c->ema,  &c->ema_low,
+                                   &c->m,      &c->v,          &c->grad, &c->arena,
+                                   &c->input,  &c->staging,    &c->small};
     for (size_t i = 0; i < PK_COUNT(all); i++) pk_cuda_release(all[i]);
     cudaFreeHost(c->fetch.memory);
     cudaFreeHost(c->host);
@@ -295,11 +246,10 @@ static enum pk_status move(const struct pk_exec *x, const struct pk_cuda_block *
     const struct pk_cuda *c = x->device;
     size_t bytes = (size_t)x->elements * sizeof *host;
     if (!host || !device->memory) return PK_OK;
-    return pk_cuda_check(up ? cudaMemcpyAsync(device->memory, host, bytes, cudaMemcpyHostToDevice,
-                                              c->q.stream)
-                            : cudaMemcpyAsync(host, device->memory, bytes, cudaMemcpyDeviceToHost,
-                                              c->q.stream),
-                         what, err);
+    return pk_cuda_check(
+        up ? cudaMemcpyAsync(device->memory, host, bytes, cudaMemcpyHostToDevice, c->q.stream)
+           : cudaMemcpyAsync(host, device->memory, bytes, cudaMemcpyDeviceToHost, c->q.stream),
+        what, err);
 }
 
 static enum pk_status move_all(struct pk_exec *x, bool up, struct pk_err *err)

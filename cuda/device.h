@@ -1,10 +1,11 @@
 /* device.h -- what every kernel file includes: launches, shared memory, element types, reductions.
  *
  * The same .cu files are compiled by nvcc for a GPU and by a host C++ compiler against
- * tests/cuda_host/, whose <cuda_runtime.h> and <cuda_bf16.h> run blocks of threads on the CPU. Three
- * rules make that possible, and tests/cuda_host relies on them:
+ * tests/cuda_host/, whose <cuda_runtime.h> and <cuda_bf16.h> run blocks of threads on the CPU.
+ * Three rules make that possible, and tests/cuda_host relies on them:
  *   1. kernels are launched by PK_LAUNCH only;
- *   2. shared memory is declared by PK_SHARED only, one object per kernel, its size given at launch;
+ *   2. shared memory is declared by PK_SHARED only, one object per kernel, its size given at
+ * launch;
  *   3. PTX lives in cuda/mma.h only.
  *
  * Templates over element type and vector width, `namespace {}` and `if constexpr` are all the C++
@@ -19,6 +20,7 @@
 #include "cuda/queue.h"
 
 #ifdef __CUDACC__
+/* clang-format off */ // it would take <<< apart
 /* kernel<<<...>>>(...) on a stream; PK_OK, or PK_EDEVICE that names the kernel. A kernel that takes
  * more than 48 KiB of shared memory gets its limit raised first. */
 #define PK_LAUNCH(kernel, grid, block, shared_bytes, queue, err, ...)                              \
@@ -26,6 +28,7 @@
          ? ((kernel)<<<(grid), (block), (shared_bytes), (queue)->stream>>>(__VA_ARGS__),           \
             pk_cuda_launched(#kernel, (err)))                                                      \
          : PK_EDEVICE)
+/* clang-format on */
 /* The block's shared memory as one object of this type, 128-byte aligned. */
 #define PK_SHARED(type, name)                                                                      \
     extern __shared__ __align__(128) unsigned char pk_shared_bytes[];                              \
@@ -52,13 +55,12 @@ template <typename T> __device__ __forceinline__ T from_float(float x)
         return x;
 }
 
-/* N neighbouring elements moved by one instruction: 16 bytes are 8 bf16 or 4 float. The address must
- * be a multiple of the vector's size. */
+/* N neighbouring elements moved by one instruction: 16 bytes are 8 bf16 or 4 float. The address
+ * must be a multiple of the vector's size. */
 template <typename T, int N> struct alignas(N * sizeof(T)) vec {
     T at[N];
 };
-template <typename T, int N>
-__device__ __forceinline__ vec<T, N> load(const T *p)
+template <typename T, int N> __device__ __forceinline__ vec<T, N> load(const T *p)
 {
     return *reinterpret_cast<const vec<T, N> *>(p);
 }

@@ -33,7 +33,7 @@ struct pk_cuda { // pk_exec.device
     cudaGraphExec_t update; // NULL until first used
     int64_t enqueued, told; // optimizer steps since open
     int64_t step[PK_CUDA_RING];
-    float seed; // what small->seed holds
+    float seed;                 // what small->seed holds
     const struct pk_prog *prog; // of the last run, to name a faulty node
     struct pk_cuda_block fetch; // pinned host memory
     void *pinned[64];           // registered with the driver by pin()

@@ -17,7 +17,18 @@ static const struct pk_backend *pk_cuda_backend(void)
 {
     return NULL;
 }
+static void pk_cuda_report(struct pk_text *out, bool measure)
+{
+    (void)measure;
+    pk_text_add(out, "%-12s not in this build (-DPK_WITH_CUDA=ON where nvcc is installed)\n",
+                "cuda");
+}
 #endif
+
+void pk_device_report(struct pk_text *out)
+{
+    pk_cuda_report(out, true);
+}
 
 enum pk_status pk_device_choose(const char *choice, const struct pk_backend **out,
                                 struct pk_err *err)

@@ -219,7 +219,7 @@ static void add_memory(struct pk_recipe_plan *out, const struct pk_recipe *r)
     int64_t record = (int64_t)shape->leads * shape->samples * 2 + (int64_t)shape->leads * 8 + 16;
     int64_t trained = pk_params_total(&out->params, "") * (int64_t)sizeof(float);
     int64_t encoder = pk_params_total(&out->params, "encoder.") * (int64_t)sizeof(float);
-    out->in = (pk_recipe_i64(r, "data.read_ahead") + 1) * out->batch * (record + classes);
+    out->in = (pk_recipe_i64(r, "data.read_ahead") + 2) * out->batch * (record + classes);
     out->weight = flat;
     out->ema = out->jepa ? flat : 0;
     out->grad = flat * PK_SHARDS;
