@@ -122,6 +122,11 @@ const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
     return &o->spec;
 }
 
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
+{
+    return &o->spec;
+}
+
 struct job {
     struct pk_optim *o;
     int workers;
@@ -180,20 +185,31 @@ static void run_job(struct pk_pool *pool, void (*fn)(void *, int), struct job *j
         fn(j, 0);
 }
 
+enum pk_status pk_optim_diverged(const struct pk_params *p, int64_t step, int64_t at, double value,
+                                 struct pk_err *err)
+{
+    for (int64_t i = p->count - 1; i >= 0; i--) {
+        const struct pk_param *q = &p->item[i];
+        if (at < q->offset || at >= q->offset + q->count) continue;
+        return pk_fail(err, PK_EDIVERGED,
+                       "step %lld: the gradient of %s is %g at element %lld; the step was not "
+                       "taken. A lower learning rate, a longer warm-up or clipping may help; check "
+                       "the data too",
+                       (long long)step, q->name, value, (long long)(at - q->offset));
+    }
+    return pk_fail(err, PK_EINTERNAL, "step %lld: gradient padding is not finite", (long long)step);
+}
+
 static enum pk_status diverged(const struct pk_optim *o, const float *grad, int64_t step,
                                struct pk_err *err)
 {
     for (int64_t i = 0; i < o->params->count; i++) {
         const struct pk_param *p = &o->params->item[i];
-        for (int64_t k = 0; p->trained && k < p->count; k++)
-            if (!isfinite(grad[p->offset + k]))
-                return pk_fail(err, PK_EDIVERGED,
-                               "step %lld: the gradient of %s is %g at element %lld; the step was "
-                               "not taken. A lower learning rate, a longer warm-up or clipping "
-                               "may help; check the data too",
-                               (long long)step, p->name, (double)grad[p->offset + k], (long long)k);
+        for (int64_t k = p->offset; p->trained && k < p->offset + p->count; k++)
+            if (!isfinite(grad[k]))
+                return pk_optim_diverged(o->params, step, k, (double)grad[k], err);
     }
-    return pk_fail(err, PK_EINTERNAL, "step %lld: gradient padding is not finite", (long long)step);
+    return pk_optim_diverged(o->params, step, -1, 0, err);
 }
 
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,

@@ -59,6 +59,7 @@ enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *pa
                                const struct pk_optim_spec *spec, struct pk_err *err);
 void pk_optim_free(struct pk_optim *o);
 const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
 
 /* One optimizer step as torch.optim.AdamW takes it after torch.nn.utils.clip_grad_norm_(clip):
  *
@@ -74,5 +75,10 @@ const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                              const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
                              double *norm, struct pk_err *err);
+
+/* The message for a gradient that is not finite at this element of the arena, naming the parameter.
+ * Returns PK_EDIVERGED; PK_EINTERNAL when no parameter is there. */
+enum pk_status pk_optim_diverged(const struct pk_params *p, int64_t step, int64_t at, double value,
+                                 struct pk_err *err);
 
 #endif

@@ -70,97 +70,60 @@ enum pk_status pk_cuda_usable(struct pk_err *err)
     return PK_OK;
 }
 
-void pk_cuda_describe(struct pk_cuda_info *out)
-{
-    *out = (struct pk_cuda_info){0};
-    cudaRuntimeGetVersion(&out->runtime);
-    if (cudaDriverGetVersion(&out->driver) != cudaSuccess) out->driver = 0;
-    if (!out->driver || cudaGetDeviceCount(&out->devices) != cudaSuccess) out->devices = 0;
-    out->devices = PK_MIN(out->devices, (int)PK_COUNT(out->device));
-    for (int i = 0; i < out->devices; i++) {
-        struct cudaDeviceProp p;
-        size_t available = 0, all = 0;
-        if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
-        snprintf(out->device[i].name, sizeof out->device[i].name, "%s", p.name);
-        out->device[i].major = p.major;
-        out->device[i].minor = p.minor;
-        out->device[i].processors = p.multiProcessorCount;
-        if (cudaSetDevice(i) == cudaSuccess) cudaMemGetInfo(&available, &all);
-        out->device[i].memory = (int64_t)p.totalGlobalMem;
-        out->device[i].free = (int64_t)available;
-    }
-    if (out->devices) cudaSetDevice(0);
-}
-
-enum pk_status pk_cuda_copy_ceiling(double *bytes_per_s, struct pk_err *err)
-{
-    enum { TURNS = 200 };
-    const size_t bytes = (size_t)512 << 20;
-    char *memory = NULL;
-    float ms = 0;
-    cudaEvent_t from = NULL, to = NULL;
-    enum pk_status s = pk_cuda_check(cudaMalloc((void **)&memory, 2 * bytes), "1 GiB", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventCreate(&from), "event", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventCreate(&to), "event", err);
-    for (int i = -3; s == PK_OK && i < TURNS; i++) {
-        if (i == 0) s = pk_cuda_check(cudaEventRecord(from, NULL), "event", err);
-        if (s == PK_OK)
-            s = pk_cuda_check(cudaMemcpyAsync(memory + (i & 1 ? bytes : 0),
-                                              memory + (i & 1 ? 0 : bytes), bytes,
-                                              cudaMemcpyDeviceToDevice, NULL),
-                              "copy", err);
-    }
-    if (s == PK_OK) s = pk_cuda_check(cudaEventRecord(to, NULL), "event", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventSynchronize(to), "copy", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventElapsedTime(&ms, from, to), "event", err);
-    if (s == PK_OK) *bytes_per_s = 2.0 * (double)bytes * TURNS / (1e-3 * (double)ms);
-    if (from) cudaEventDestroy(from);
-    if (to) cudaEventDestroy(to);
-    cudaFree(memory);
-    return s;
-}
-
 /* --- memory ---------------------------------------------------------------------------------- */
 
 struct row { // of the table of allocations
     const char *what;
     int64_t bytes;
 };
+enum { ROWS = 11 };
 
-static int list(const struct pk_cuda *c, struct row row[16])
+static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 {
-    const struct row all[] = {{"weights, fp32 masters", c->weight.bytes},
-                              {"weights, bf16", c->weight_low.bytes},
-                              {"EMA weights, fp32", c->ema.bytes},
-                              {"EMA weights, bf16", c->ema_low.bytes},
-                              {"moments", c->m.bytes + c->v.bytes},
-                              {"gradients", c->grad.bytes},
-                              {"inputs, double", c->input.bytes + c->staging.bytes},
-                              {"activations", c->arena.bytes},
-                              {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
-                              {"records", c->small.bytes}};
-    int n = 0;
-    for (size_t i = 0; i < PK_COUNT(all); i++)
-        if (all[i].bytes) row[n++] = all[i];
-    return n;
-}
-
-int64_t pk_cuda_memory_bytes(const struct pk_exec *x)
-{
-    struct row row[16];
+    const double mib = 1 << 20;
     int64_t sum = 0;
-    int n = list(x->device, row);
-    for (int i = 0; i < n; i++) sum += row[i].bytes;
+    for (int i = 0; i < ROWS; i++) {
+        sum += row[i].bytes;
+        if (row[i].bytes && out)
+            pk_text_add(out, "  %-22s %12.1f MiB\n", row[i].what, (double)row[i].bytes / mib);
+    }
+    if (out) pk_text_add(out, "  %-22s %12.1f MiB\n", "all", (double)sum / mib);
     return sum;
 }
 
-void pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
+int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
 {
-    struct row row[16];
-    int n = list(x->device, row);
-    for (int i = 0; i < n; i++)
-        pk_text_add(out, "  %-24s %10.1f MiB\n", row[i].what, (double)row[i].bytes / 1048576.0);
-    pk_text_add(out, "  %-24s %10.1f MiB\n", "all", (double)pk_cuda_memory_bytes(x) / 1048576.0);
+    const struct pk_cuda *c = x->device;
+    const struct row row[ROWS] = {{"weights, fp32 masters", c->weight.bytes},
+                                  {"weights, bf16", c->weight_low.bytes},
+                                  {"EMA weights, fp32", c->ema.bytes},
+                                  {"EMA weights, bf16", c->ema_low.bytes},
+                                  {"moments", c->m.bytes + c->v.bytes},
+                                  {"gradients", c->grad.bytes},
+                                  {"inputs, twice", c->input.bytes + c->staging.bytes},
+                                  {"activations", c->arena.bytes},
+                                  {"constants", c->constants},
+                                  {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
+                                  {"records", c->small.bytes}};
+    return print_rows(row, out);
+}
+
+static int64_t predict(const struct pk_exec_need *n, struct pk_text *table)
+{
+    const int64_t flat = n->elements * (int64_t)sizeof(float);
+    const int64_t low = n->storage == PK_BF16 ? flat / 2 : 0;
+    const struct row row[ROWS] = {{"weights, fp32 masters", flat},
+                                  {"weights, bf16", low},
+                                  {"EMA weights, fp32", n->ema ? flat : 0},
+                                  {"EMA weights, bf16", n->ema ? low : 0},
+                                  {"moments", n->train ? 2 * flat : 0},
+                                  {"gradients", n->train ? flat : 0},
+                                  {"inputs, twice", 2 * n->inputs},
+                                  {"activations", n->arena},
+                                  {"constants", n->constants},
+                                  {"GEMM workspace", PK_MATMUL_WORKSPACE},
+                                  {"records", sizeof(struct pk_cuda_small)}};
+    return print_rows(row, table);
 }
 
 static enum pk_status no_memory(const struct pk_exec *x, int64_t bytes, const char *what,
@@ -211,16 +174,17 @@ static enum pk_status open_queue(struct pk_exec *x, struct pk_err *err)
                          "compute capability", err));
     PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&c->q.sms, cudaDevAttrMultiProcessorCount, 0),
                          "multiprocessors", err));
-    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
-                         "shared memory", err));
+    PK_TRY(
+        pk_cuda_check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+                      "shared memory", err));
     c->q.arch = 10 * major + minor;
     c->q.shared_max = shared;
     PK_TRY(pk_cuda_check(cudaStreamCreateWithFlags(&c->q.stream, cudaStreamNonBlocking), "stream",
                          err));
     PK_TRY(
         pk_cuda_check(cudaStreamCreateWithFlags(&c->copy, cudaStreamNonBlocking), "stream", err));
-    PK_TRY(pk_cuda_check(cudaEventCreateWithFlags(&c->copied, cudaEventDisableTiming), "event",
-                         err));
+    PK_TRY(
+        pk_cuda_check(cudaEventCreateWithFlags(&c->copied, cudaEventDisableTiming), "event", err));
     PK_TRY(pk_cuda_check(cudaEventCreateWithFlags(&c->consumed, cudaEventDisableTiming), "event",
                          err));
     for (int i = 0; i < PK_CUDA_RING; i++)
@@ -260,9 +224,9 @@ static void close_device(struct pk_exec *x)
     if (c->update) cudaGraphExecDestroy(c->update);
     pk_cuda_optim_free(c->optim);
     pk_matmul_close(c->q.matmul);
-    struct pk_cuda_block *all[] = {&c->weight,     &c->weight_low, &c->ema,   &c->ema_low,
-                                   &c->m,          &c->v,          &c->grad,  &c->arena,
-                                   &c->input,      &c->staging,    &c->small};
+    struct pk_cuda_block *all[] = {&c->weight, &c->weight_low, &c->ema,  &c->ema_low,
+                                   &c->m,      &c->v,          &c->grad, &c->arena,
+                                   &c->input,  &c->staging,    &c->small};
     for (size_t i = 0; i < PK_COUNT(all); i++) pk_cuda_release(all[i]);
     cudaFreeHost(c->fetch.memory);
     cudaFreeHost(c->host);
@@ -295,11 +259,10 @@ static enum pk_status move(const struct pk_exec *x, const struct pk_cuda_block *
     const struct pk_cuda *c = x->device;
     size_t bytes = (size_t)x->elements * sizeof *host;
     if (!host || !device->memory) return PK_OK;
-    return pk_cuda_check(up ? cudaMemcpyAsync(device->memory, host, bytes, cudaMemcpyHostToDevice,
-                                              c->q.stream)
-                            : cudaMemcpyAsync(host, device->memory, bytes, cudaMemcpyDeviceToHost,
-                                              c->q.stream),
-                         what, err);
+    return pk_cuda_check(
+        up ? cudaMemcpyAsync(device->memory, host, bytes, cudaMemcpyHostToDevice, c->q.stream)
+           : cudaMemcpyAsync(host, device->memory, bytes, cudaMemcpyDeviceToHost, c->q.stream),
+        what, err);
 }
 
 static enum pk_status move_all(struct pk_exec *x, bool up, struct pk_err *err)
@@ -351,6 +314,20 @@ static enum pk_status optim(struct pk_exec *x, const struct pk_optim_spec *spec,
     return pk_cuda_optim_create(&c->optim, x->params, err);
 }
 
+static enum pk_status ceiling(struct pk_exec *x, double *flops_per_s, struct pk_err *err)
+{
+    (void)x;
+    return pk_matmul_ceiling(flops_per_s, err);
+}
+
+static void describe(const struct pk_exec *x, struct pk_text *out)
+{
+    struct cudaDeviceProp p;
+    if (cudaGetDeviceProperties(&p, 0) != cudaSuccess) return;
+    pk_text_add(out, "%s, %s, %.1f MiB of its memory", p.name, pk_dtype_name(x->params->storage),
+                (double)pk_cuda_memory(x, NULL) / 1048576.0);
+}
+
 const struct pk_backend *pk_cuda_backend(void)
 {
     static const struct pk_backend backend = {.name = "cuda",
@@ -365,6 +342,9 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .result = pk_cuda_result,
                                               .push = push,
                                               .pull = pull,
-                                              .pin = pin};
+                                              .pin = pin,
+                                              .ceiling = ceiling,
+                                              .describe = describe,
+                                              .predict = predict};
     return &backend;
 }

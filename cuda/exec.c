@@ -1,10 +1,10 @@
 /* exec.c -- the CUDA executor: programs bound to addresses, captured as graphs, replayed.
  *
- * A step never waits for the device. Inputs go by the copy stream into a staging area while the step
- * before is at work; at the start of a step the compute stream copies them to where the program
- * reads them, which is where its graph was captured with. What varies from step to step (learning
- * rate, step number ...) is one small record, copied before the update's graph. Loss and norm come
- * back in another, one step late.
+ * A step never waits for the device. Inputs go by the copy stream into a staging area while the
+ * step before is at work; at the start of a step the compute stream copies them to where the
+ * program reads them, which is where its graph was captured with. What varies from step to step
+ * (learning rate, step number ...) is one small record, copied before the update's graph. Loss and
+ * norm come back in another, one step late.
  *
  *     copy stream      | inputs of n+1      |          | inputs of n+2 ...
  *     compute stream   | step n: in, graph, update     | step n+1 ...
@@ -21,10 +21,10 @@
 struct bound { // pk_bound.device
     struct pk_exec *x;
     struct pk_cuda_block constants;
-    int64_t *input;           // [inputs] byte offset of each slot in the input area
-    int64_t input_bytes;      // of all
-    cudaGraphExec_t graph[2]; // [gradients and loss are added to those before]
-    uint64_t generation;      // of the addresses in them
+    int64_t *input;              // [inputs] byte offset of each slot in the input area
+    int64_t input_bytes;         // of all
+    cudaGraphExec_t graph[2];    // [gradients and loss are added to those before]
+    uint64_t generation;         // of the addresses in them
     const struct pk_feed **feed; // [inputs] scratch of a run
 };
 
@@ -82,8 +82,7 @@ static struct pk_call call_of(const struct pk_cuda *c, const struct pk_bound *b,
         call.out[i] = &p->value[n->out[i]];
         call.dst[i] = address(c, b, n->out[i]);
     }
-    if (b->plan.workspace[k] >= 0)
-        call.workspace = (char *)c->arena.memory + b->plan.workspace[k];
+    if (b->plan.workspace[k] >= 0) call.workspace = (char *)c->arena.memory + b->plan.workspace[k];
     return call;
 }
 
@@ -119,8 +118,8 @@ static enum pk_status choose_products(struct pk_exec *x, struct pk_bound *b, str
         PK_TRY(pk_matmul_prepare(&c->q, &call, err));
     }
     if (!c->grad.memory) return PK_OK;
-    return pk_cuda_check(
-        cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream), "gradients", err);
+    return pk_cuda_check(cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream),
+                         "gradients", err);
 }
 
 enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
@@ -140,6 +139,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
         PK_TRY(pk_cuda_check(cudaMemcpy(d->constants.memory, p->constants, (size_t)p->constant_len,
                                         cudaMemcpyHostToDevice),
                              "constants", err));
+        c->constants += d->constants.bytes;
     }
     x->arena_bytes = c->arena.bytes;
     return choose_products(x, b, err);
@@ -159,6 +159,7 @@ void pk_cuda_unbind(struct pk_bound *b)
     if (!d) return;
     cudaDeviceSynchronize();
     drop_graphs(d);
+    if (d->x->device) ((struct pk_cuda *)d->x->device)->constants -= d->constants.bytes;
     pk_cuda_release(&d->constants);
     free(d->input);
     free(d->feed);
@@ -175,21 +176,20 @@ static enum pk_status enqueue_nodes(struct pk_exec *x, struct pk_bound *b, bool 
     struct pk_cuda *c = x->device;
     const struct pk_prog *p = b->prog;
     if (p->loss >= 0 && !add)
-        PK_TRY(
-            pk_cuda_check(cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream),
-                          "gradients", err));
+        PK_TRY(pk_cuda_check(cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream),
+                             "gradients", err));
 #ifdef PK_DEBUG_FILL
-    PK_TRY(pk_cuda_check(cudaMemsetAsync(c->arena.memory, 0xff, (size_t)c->arena.bytes,
-                                         c->q.stream),
-                         "poison", err));
+    PK_TRY(
+        pk_cuda_check(cudaMemsetAsync(c->arena.memory, 0xff, (size_t)c->arena.bytes, c->q.stream),
+                      "poison", err));
 #endif
     for (int64_t k = 0; k < p->nodes; k++) {
         struct pk_call call = call_of(c, b, k);
         PK_TRY(pk_cuda_kernels[p->node[k].op](&call, err));
     }
     if (p->loss < 0) return PK_OK;
-    return pk_cuda_add_loss(&c->q, &small_of(c)->report, address(c, b, p->loss),
-                            &small_of(c)->seed, add, err);
+    return pk_cuda_add_loss(&c->q, &small_of(c)->report, address(c, b, p->loss), &small_of(c)->seed,
+                            add, err);
 }
 
 /* The same with the time of every node, for the profile. */
@@ -278,9 +278,8 @@ static enum pk_status feed_inputs(struct pk_exec *x, struct pk_bound *b, int64_t
     }
     PK_TRY(pk_cuda_check(cudaEventRecord(c->copied, c->copy), "inputs", err));
     PK_TRY(pk_cuda_check(cudaStreamWaitEvent(c->q.stream, c->copied, 0), "inputs", err));
-    PK_TRY(pk_cuda_check(cudaMemcpyAsync(c->input.memory, c->staging.memory,
-                                         (size_t)d->input_bytes, cudaMemcpyDeviceToDevice,
-                                         c->q.stream),
+    PK_TRY(pk_cuda_check(cudaMemcpyAsync(c->input.memory, c->staging.memory, (size_t)d->input_bytes,
+                                         cudaMemcpyDeviceToDevice, c->q.stream),
                          "inputs", err));
     return pk_cuda_check(cudaEventRecord(c->consumed, c->q.stream), "inputs", err);
 }
@@ -415,10 +414,8 @@ enum pk_status pk_cuda_update(struct pk_exec *x, const struct pk_optim_step *ste
         return pk_fail(err, PK_EINTERNAL, "%d steps are under way and nobody asks how they went",
                        PK_CUDA_RING);
     pk_cuda_scalars_set(&host->scalars, pk_optim_constants(x->optim), step, x->skip_nan);
-    c->step[slot] = step->step;
     PK_TRY(pk_cuda_check(cudaMemcpyAsync(&small_of(c)->scalars, &host->scalars,
-                                         sizeof host->scalars, cudaMemcpyHostToDevice,
-                                         c->q.stream),
+                                         sizeof host->scalars, cudaMemcpyHostToDevice, c->q.stream),
                          "step record", err));
     PK_TRY(launch_update(x, err));
     PK_TRY(pk_cuda_check(cudaMemcpyAsync(&host->report, &small_of(c)->report,
@@ -435,11 +432,23 @@ static enum pk_status check_fault(const struct pk_cuda *c, const struct pk_cuda_
 {
     static const char *const what[] = {"", "index", "window start", "label"};
     if (f->code == PK_FAULT_NONE) return PK_OK;
-    const char *scope = c->prog && f->node >= 0 && f->node < c->prog->text_len
-                            ? c->prog->text + f->node
-                            : "";
+    const char *scope =
+        c->prog && f->node >= 0 && f->node < c->prog->text_len ? c->prog->text + f->node : "";
     return pk_fail(err, PK_EDATA, "%srecord %lld of the batch: %s %lld is out of range", scope,
                    (long long)f->record, what[f->code], (long long)f->value);
+}
+
+static void diverged(const struct pk_exec *x, const struct pk_cuda_report *r, struct pk_err *err)
+{
+    if (!isfinite(r->loss)) {
+        pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)r->step);
+        return;
+    }
+    if (r->bad >= 0)
+        pk_optim_diverged(x->params, r->step, r->bad, (double)r->bad_value, err);
+    else // the squares of finite gradients overflow
+        pk_fail(err, PK_EDIVERGED, "the gradient norm of step %lld is not finite",
+                (long long)r->step);
 }
 
 enum pk_status pk_cuda_result(struct pk_exec *x, int lag, struct pk_exec_result *out, bool *have,
@@ -453,15 +462,11 @@ enum pk_status pk_cuda_result(struct pk_exec *x, int lag, struct pk_exec_result 
     PK_TRY(pk_cuda_check(cudaEventSynchronize(c->done[slot]), "training step", err));
     PK_TRY(check_fault(c, &host->fault, err));
     c->told++;
-    *out = (struct pk_exec_result){.step = c->step[slot],
-                                   .loss = (double)host->report.loss,
+    *out = (struct pk_exec_result){.step = host->report.step,
+                                   .loss = host->report.loss,
                                    .norm = host->report.norm,
                                    .taken = host->report.taken != 0};
-    if (!out->taken)
-        pk_fail(&out->why, PK_EDIVERGED,
-                "step %lld: the %s is not finite; the step was not taken. A lower learning rate, "
-                "a longer warm-up or clipping may help; check the data too",
-                (long long)out->step, isfinite(out->loss) ? "gradient" : "loss");
+    if (!out->taken) diverged(x, &host->report, &out->why);
     return PK_OK;
 }
 
@@ -471,8 +476,8 @@ enum pk_status pk_cuda_finish(struct pk_exec *x, struct pk_err *err)
     struct pk_cuda_fault fault;
     PK_TRY(pk_cuda_check(cudaStreamSynchronize(c->copy), "copy", err));
     PK_TRY(pk_cuda_check(cudaStreamSynchronize(c->q.stream), "training step", err));
-    PK_TRY(pk_cuda_check(cudaMemcpy(&fault, &small_of(c)->fault, sizeof fault,
-                                    cudaMemcpyDeviceToHost),
-                         "faults", err));
+    PK_TRY(
+        pk_cuda_check(cudaMemcpy(&fault, &small_of(c)->fault, sizeof fault, cudaMemcpyDeviceToHost),
+                      "faults", err));
     return check_fault(c, &fault, err);
 }

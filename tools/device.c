@@ -17,7 +17,18 @@ static const struct pk_backend *pk_cuda_backend(void)
 {
     return NULL;
 }
+static void pk_cuda_report(struct pk_text *out, bool measure)
+{
+    (void)measure;
+    pk_text_add(out, "%-12s not in this build (-DPK_WITH_CUDA=ON where nvcc is installed)\n",
+                "cuda");
+}
 #endif
+
+void pk_device_report(struct pk_text *out)
+{
+    pk_cuda_report(out, true);
+}
 
 enum pk_status pk_device_choose(const char *choice, const struct pk_backend **out,
                                 struct pk_err *err)
@@ -32,4 +43,14 @@ enum pk_status pk_device_choose(const char *choice, const struct pk_backend **ou
     enum pk_status s = pk_cuda_usable(must ? err : NULL);
     if (s == PK_OK) *out = pk_cuda_backend();
     return must ? s : PK_OK;
+}
+
+enum pk_status pk_device_plan(const char *choice, const struct pk_backend **out, struct pk_err *err)
+{
+    *out = NULL;
+    if (!choice || !strcmp(choice, "cpu")) return PK_OK;
+    if (strcmp(choice, "cuda"))
+        return pk_fail(err, PK_EUSAGE, "--device %s: give cpu or cuda", choice);
+    *out = pk_cuda_backend();
+    return *out ? PK_OK : pk_cuda_usable(err);
 }
