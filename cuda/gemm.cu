@@ -285,7 +285,7 @@ enum pk_status choose(const struct pk_queue *q, int tile, bool aligned, pk_gemm_
         return launch<P, E, 128, 128, 32, 4, 2, 4, 2, true>(q, g, err);
     case PK_TILE_256X128X32:
         return launch<P, E, 256, 128, 32, 4, 4, 2, 1, true>(q, g, err);
-    case PK_TILE_128X128X64: // TN's sums of columns would not fit the registers
+    case PK_TILE_128X128X64: // not TN, whose sums of columns would not fit the registers
         if constexpr (P != PK_PRODUCT_TN)
             return launch<P, E, 128, 128, 64, 3, 2, 4, 2, true>(q, g, err);
     }
@@ -348,6 +348,12 @@ int pk_cuda_gemm_tile(const struct pk_queue *q, const struct pk_cuda_gemm *g)
     if (g->product != PK_PRODUCT_TN && tiles < q->sms) return PK_TILE_64X64X32;
     if (g->n <= 64) return PK_TILE_128X64X32;
     return PK_TILE_128X128X32;
+}
+
+bool pk_cuda_gemm_has(enum pk_product product, int tile)
+{
+    return tile >= 0 && tile < PK_TILE_COUNT &&
+           !(product == PK_PRODUCT_TN && tile == PK_TILE_128X128X64);
 }
 
 const char *pk_cuda_gemm_tile_name(int tile)

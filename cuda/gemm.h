@@ -59,6 +59,7 @@ struct pk_cuda_gemm {
 enum pk_status pk_cuda_gemm(const struct pk_queue *q, const struct pk_cuda_gemm *g,
                             struct pk_err *err);
 int pk_cuda_gemm_tile(const struct pk_queue *q, const struct pk_cuda_gemm *g); // without tuning
+bool pk_cuda_gemm_has(enum pk_product product, int tile);                      // in bf16
 const char *pk_cuda_gemm_tile_name(int tile);                                  // "128x128x32"
 int64_t pk_cuda_gemm_parts(int64_t m, int64_t n, int64_t k);
 size_t pk_cuda_gemm_workspace(int64_t m, int64_t n, int64_t k); // of TN, with sums
