@@ -179,8 +179,8 @@ static int64_t add_param(struct pk_build *b, const char *name, int rank, const i
     return ps->count++;
 }
 
-struct pk_val pk_weight(struct pk_build *b, const char *name, int rank, const int64_t *dim,
-                        enum pk_init init, bool decay)
+static struct pk_val weight(struct pk_build *b, const char *name, enum pk_dtype dtype, int rank,
+                            const int64_t *dim, enum pk_init init, bool decay)
 {
     if (b->err.status != PK_OK) return PK_NONE;
     int64_t q = add_param(b, name, rank, dim, init, decay);
@@ -191,10 +191,10 @@ struct pk_val pk_weight(struct pk_build *b, const char *name, int rank, const in
     b->params->item[q].ema |= b->ema > 0;
     for (int64_t i = 0; i < b->prog->values; i++) {
         const struct pk_value *u = &b->prog->value[i];
-        if (u->storage == storage && u->param == q && u->needs_grad == trained)
+        if (u->storage == storage && u->param == q && u->needs_grad == trained && u->dtype == dtype)
             return (struct pk_val){(int32_t)i};
     }
-    struct pk_value v = {.dtype = PK_F32,
+    struct pk_value v = {.dtype = dtype,
                          .storage = storage,
                          .rank = rank,
                          .producer = -1,
@@ -202,6 +202,18 @@ struct pk_val pk_weight(struct pk_build *b, const char *name, int rank, const in
                          .needs_grad = trained};
     memcpy(v.dim, dim, (size_t)rank * sizeof *dim);
     return (struct pk_val){pk_new_value(b, &v)};
+}
+
+struct pk_val pk_weight(struct pk_build *b, const char *name, int rank, const int64_t *dim,
+                        enum pk_init init, bool decay)
+{
+    return weight(b, name, PK_F32, rank, dim, init, decay);
+}
+
+struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64_t dim[2],
+                               enum pk_init init)
+{
+    return weight(b, name, b->params->storage, 2, dim, init, true);
 }
 
 void pk_output(struct pk_build *b, struct pk_val v, const char *name)
@@ -276,6 +288,11 @@ enum pk_status pk_infer_need(struct pk_infer *x, int k, enum pk_dtype t, int ran
     return PK_OK;
 }
 
+enum pk_status pk_infer_need_real(struct pk_infer *x, int k, int rank)
+{
+    return pk_infer_need(x, k, x->b->params->storage, rank);
+}
+
 enum pk_status pk_infer_fixed(struct pk_infer *x, int k)
 {
     if (!x->in[k]->needs_grad || x->b->frozen || x->b->ema) return PK_OK;
@@ -340,7 +357,7 @@ void pk_emit(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n
         x.out[k].storage = PK_STORE_ACT;
         x.out[k].producer = (int32_t)b->prog->nodes;
         x.out[k].param = -1;
-        x.out[k].needs_grad = needs_grad && x.out[k].dtype == PK_F32;
+        x.out[k].needs_grad = needs_grad && (x.out[k].dtype == PK_F32 || x.out[k].dtype == PK_BF16);
         if ((out[k] = pk_new_value(b, &x.out[k])) < 0) return;
     }
     struct pk_node *n = pk_append_node(b, op, attr, n_in, in);

@@ -35,6 +35,8 @@ void pk_infer_out(struct pk_infer *x, int k, enum pk_dtype t, int rank, const in
 void pk_infer_like(struct pk_infer *x, int k, const struct pk_value *v);
 /* Requires input k to be there with this type and rank (0: any). */
 enum pk_status pk_infer_need(struct pk_infer *x, int k, enum pk_dtype t, int rank);
+/* Requires input k to be an activation or matrix: of the program's storage type. */
+enum pk_status pk_infer_need_real(struct pk_infer *x, int k, int rank);
 /* Requires that no gradient would have to flow into input k, which has none in this op. */
 enum pk_status pk_infer_fixed(struct pk_infer *x, int k);
 /* For *_grad ops, whose outputs are shaped by what they are gradients of. */
@@ -43,6 +45,9 @@ enum pk_status pk_infer_given(struct pk_infer *x);
 /* Records a node. in: value indices, -1 absent. The outputs' indices go to out[]. */
 void pk_emit(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n_in,
              const int32_t *in, int32_t out[PK_NODE_OUT]);
+/* A parameter [dim[0], dim[1]] of the program's storage type, with weight decay. */
+struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64_t dim[2],
+                               enum pk_init init);
 int32_t pk_new_value(struct pk_build *b, const struct pk_value *like);
 /* Appends a bare node of the current scope, outputs absent; NULL after an error. */
 struct pk_node *pk_append_node(struct pk_build *b, enum pk_op op, const union pk_attr *attr,

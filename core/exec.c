@@ -1,4 +1,4 @@
-/* exec.c -- binding and running programs on the CPU (see exec.h). */
+/* exec.c -- binding and running programs on the CPU, or handing them to a backend (see exec.h). */
 #include "core/exec.h"
 #include "core/cpu/gemm.h"
 
@@ -8,28 +8,47 @@
 #include <string.h>
 #include <unistd.h>
 
+static enum pk_status alloc_arenas(struct pk_exec *x, const struct pk_exec_spec *spec,
+                                   struct pk_err *err)
+{
+    const struct {
+        float **to;
+        bool wanted;
+        size_t copies;
+        const char *what;
+    } all[] = {{&x->weight, true, 1, "weights"},
+               {&x->ema, spec->ema, 1, "EMA weights"},
+               {&x->m, spec->train, 1, "first moments"},
+               {&x->v, spec->train, 1, "second moments"},
+               {&x->grad, spec->train && !spec->backend, PK_SHARDS, "gradients"}};
+    for (size_t i = 0; i < PK_COUNT(all); i++)
+        if (all[i].wanted)
+            PK_TRY(pk_alloc_aligned(all[i].to, (size_t)x->elements * all[i].copies, sizeof(float),
+                                    all[i].what, err));
+    x->shards = x->grad ? PK_SHARDS : 0;
+    return PK_OK;
+}
+
 enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec,
                               struct pk_err *err)
 {
     enum pk_status s;
     int threads = spec->threads > 0 ? spec->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    size_t n = (size_t)spec->params->elements;
-    *x = (struct pk_exec){
-        .params = spec->params, .threads = PK_MAX(threads, 1), .elements = spec->params->elements};
+    *x = (struct pk_exec){.params = spec->params,
+                          .threads = PK_MAX(threads, 1),
+                          .elements = spec->params->elements,
+                          .eager = spec->eager,
+                          .skip_nan = spec->skip_nan};
     x->isa = pk_isa_best();
     x->kernel = pk_cpu_table(x->isa);
     x->flat = pk_cpu_flat(x->isa);
     if ((s = pk_pool_create(&x->pool, x->threads, pk_gemm_thread_init, err)) != PK_OK) goto fail;
-    if ((s = pk_alloc_aligned(&x->weight, n, sizeof(float), "weights", err)) != PK_OK) goto fail;
-    if (spec->ema && (s = pk_alloc_aligned(&x->ema, n, sizeof(float), "EMA weights", err)) != PK_OK)
-        goto fail;
-    x->shards = spec->train ? PK_SHARDS : 0;
-    if (spec->train &&
-        (s = pk_alloc_aligned(&x->grad, n * PK_SHARDS, sizeof(float), "gradients", err)) != PK_OK)
-        goto fail;
+    if ((s = alloc_arenas(x, spec, err)) != PK_OK) goto fail;
     s = pk_alloc(&x->arena, (size_t)x->threads, sizeof *x->arena, "arena list", err);
     if (s != PK_OK) goto fail;
-    return PK_OK;
+    if (!spec->backend) return PK_OK;
+    x->backend = spec->backend;
+    if ((s = x->backend->open(x, err)) == PK_OK) return PK_OK;
 fail:
     pk_exec_free(x);
     return s;
@@ -37,12 +56,17 @@ fail:
 
 void pk_exec_free(struct pk_exec *x)
 {
+    if (x->backend) x->backend->close(x);
     pk_pool_free(x->pool);
     for (int i = 0; x->arena && i < x->threads; i++) free(x->arena[i]);
     free(x->arena);
     free(x->weight);
     free(x->ema);
+    free(x->m);
+    free(x->v);
     free(x->grad);
+    free(x->micro_loss);
+    pk_optim_free(x->optim);
     *x = (struct pk_exec){0};
 }
 
@@ -54,9 +78,13 @@ static enum pk_status check_storage(const struct pk_exec *x, const struct pk_pro
                        "parameters were added after the arenas of the model were made");
     for (int64_t v = 0; v < p->values; v++) {
         enum pk_storage s = p->value[v].storage;
-        if ((s == PK_STORE_EMA && !x->ema) || (s == PK_STORE_GRAD && !x->grad))
+        if ((s == PK_STORE_EMA && !x->ema) || (s == PK_STORE_GRAD && !x->m))
             return pk_fail(err, PK_EINTERNAL, "the program needs an arena that was not made");
     }
+    if (x->backend) return PK_OK;
+    if (x->params->storage != PK_F32)
+        return pk_fail(err, PK_EINTERNAL, "a program in %s on the CPU, whose kernels are fp32",
+                       pk_dtype_name(x->params->storage));
     for (int64_t k = 0; k < p->nodes; k++)
         if (!x->kernel[p->node[k].op])
             return pk_fail(err, PK_EINTERNAL, "op '%s' has no %s kernel",
@@ -67,9 +95,14 @@ static enum pk_status check_storage(const struct pk_exec *x, const struct pk_pro
 enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struct pk_prog *prog,
                             struct pk_err *err)
 {
-    *out = (struct pk_bound){.prog = prog};
+    *out = (struct pk_bound){.prog = prog, .backend = x->backend};
     PK_TRY(check_storage(x, prog, err));
-    PK_TRY(pk_plan_make(&out->plan, prog, err));
+    PK_TRY(pk_plan_make(&out->plan, prog, x->backend ? x->backend->workspace : NULL, err));
+    if (x->backend) {
+        enum pk_status s = x->backend->bind(x, out, err);
+        if (s != PK_OK) pk_bound_free(out);
+        return s;
+    }
     if (out->plan.arena <= x->arena_bytes) return PK_OK;
     for (int i = 0; i < x->threads; i++) {
         free(x->arena[i]);
@@ -89,6 +122,7 @@ enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struc
 
 void pk_bound_free(struct pk_bound *b)
 {
+    if (b->backend) b->backend->unbind(b);
     pk_plan_free(&b->plan);
     free(b->seconds);
     *b = (struct pk_bound){0};
@@ -164,6 +198,8 @@ static enum pk_status run_micro(const struct job *j, int worker, int64_t micro, 
 #endif
     for (int64_t k = 0; k < p->nodes; k++) PK_TRY(run_node(j, worker, micro, shard, k, err));
     if (j->b->seconds && !worker) j->b->profiled++;
+    if (p->loss >= 0)
+        j->x->micro_loss[micro] = *(const float *)address(j, worker, micro, shard, p->loss);
     for (int i = 0; i < j->run->fetches; i++) {
         size_t bytes = pk_value_bytes(&p->value[j->fetched[i]]);
         memcpy((char *)j->run->fetch[i].data + (size_t)micro * bytes,
@@ -230,32 +266,31 @@ static void add_shards(void *ctx, int64_t first, int64_t last)
     }
 }
 
-static enum pk_status resolve(struct job *j, struct pk_err *err)
+enum pk_status pk_exec_resolve(const struct pk_prog *p, const struct pk_exec_batch *run,
+                               const struct pk_feed **feed, int32_t *fetched, struct pk_err *err)
 {
-    const struct pk_prog *p = j->b->prog;
-    if (j->run->micros < 1) return pk_fail(err, PK_EINTERNAL, "a run without micro-batches");
-    for (int i = 0; i < j->run->feeds; i++) {
-        int32_t v = pk_prog_find(p, PK_STORE_IN, j->run->feed[i].name);
+    if (run->micros < 1) return pk_fail(err, PK_EINTERNAL, "a run without micro-batches");
+    for (int32_t i = 0; i < p->inputs; i++) feed[i] = NULL;
+    for (int i = 0; i < run->feeds; i++) {
+        int32_t v = pk_prog_find(p, PK_STORE_IN, run->feed[i].name);
         if (v < 0)
-            return pk_fail(err, PK_EINTERNAL, "the program has no input '%s'",
-                           j->run->feed[i].name);
-        j->feed[p->value[v].input] = &j->run->feed[i];
+            return pk_fail(err, PK_EINTERNAL, "the program has no input '%s'", run->feed[i].name);
+        feed[p->value[v].input] = &run->feed[i];
     }
     for (int64_t v = 0; v < p->values; v++)
-        if (p->value[v].storage == PK_STORE_IN && v != p->seed && !j->feed[p->value[v].input])
+        if (p->value[v].storage == PK_STORE_IN && v != p->seed && !feed[p->value[v].input])
             return pk_fail(err, PK_EINTERNAL, "input '%s' of the program was not given",
                            p->value[v].name);
-    for (int i = 0; i < j->run->fetches; i++) {
-        j->fetched[i] = pk_prog_find(p, PK_STORE_ACT, j->run->fetch[i].name);
-        if (j->fetched[i] < 0)
-            return pk_fail(err, PK_EINTERNAL, "the program has no output '%s'",
-                           j->run->fetch[i].name);
+    for (int i = 0; i < run->fetches; i++) {
+        fetched[i] = pk_prog_find(p, PK_STORE_ACT, run->fetch[i].name);
+        if (fetched[i] < 0)
+            return pk_fail(err, PK_EINTERNAL, "the program has no output '%s'", run->fetch[i].name);
     }
     return PK_OK;
 }
 
-enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
-                           struct pk_err *err)
+static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
+                                 const struct pk_exec_batch *run, struct pk_err *err)
 {
     struct job j = {.x = x, .b = b, .run = run, .seed = (float)run->loss_scale};
     bool trains = b->prog->loss >= 0;
@@ -264,7 +299,10 @@ enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct p
     enum pk_status s = pk_alloc(&j.feed, slots, sizeof *j.feed, "feeds", err);
     if (s == PK_OK)
         s = pk_alloc(&j.fetched, (size_t)run->fetches, sizeof *j.fetched, "fetches", err);
-    if (s == PK_OK) s = resolve(&j, err);
+    if (s == PK_OK) s = pk_exec_resolve(b->prog, run, j.feed, j.fetched, err);
+    if (s == PK_OK && trains)
+        s = pk_grow(&x->micro_loss, &x->micro_cap, run->micros, sizeof *x->micro_loss, "losses",
+                    err);
     if (s == PK_OK) {
         pk_pool_run(x->pool, work, &j);
         if (atomic_load(&j.failed)) {
@@ -274,7 +312,89 @@ enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct p
             pk_exec_range(x, x->params->elements, add_shards, &j);
         }
     }
+    if (s == PK_OK && trains) {
+        if (!run->add) x->loss = 0;
+        for (int64_t i = 0; i < run->micros; i++)
+            x->loss += (double)x->micro_loss[i] * run->loss_scale;
+    }
     free(j.feed);
     free(j.fetched);
     return s;
+}
+
+enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
+                           struct pk_err *err)
+{
+    return x->backend ? x->backend->run(x, b, run, err) : run_on_cpu(x, b, run, err);
+}
+
+/* --- the optimizer step ---------------------------------------------------------------------- */
+
+enum pk_status pk_exec_optim(struct pk_exec *x, const struct pk_optim_spec *spec,
+                             struct pk_err *err)
+{
+    pk_optim_free(x->optim);
+    x->optim = NULL;
+    PK_TRY(pk_optim_create(&x->optim, x->params, spec, err));
+    return x->backend ? x->backend->optim(x, spec, err) : PK_OK;
+}
+
+enum pk_status pk_exec_update(struct pk_exec *x, const struct pk_optim_step *step,
+                              struct pk_err *err)
+{
+    if (x->backend) return x->backend->update(x, step, err);
+    struct pk_exec_result *r = &x->result;
+    enum pk_status s = PK_EDIVERGED;
+    *r = (struct pk_exec_result){.step = step->step, .loss = x->loss};
+    x->has_result = true;
+    if (isfinite(r->loss)) {
+        struct pk_optim_arenas a = {
+            .weight = x->weight, .m = x->m, .v = x->v, .ema = x->ema, .grad = x->grad};
+        s = pk_optim_step(x->optim, x->pool, &a, step, &r->norm, &r->why);
+    } else {
+        pk_fail(&r->why, PK_EDIVERGED, "the loss of step %lld is not finite",
+                (long long)step->step);
+    }
+    r->taken = s == PK_OK;
+    if (s == PK_OK || s == PK_EDIVERGED) return PK_OK;
+    *err = r->why;
+    return s;
+}
+
+enum pk_status pk_exec_result(struct pk_exec *x, int lag, struct pk_exec_result *out, bool *have,
+                              struct pk_err *err)
+{
+    if (x->backend) return x->backend->result(x, lag, out, have, err);
+    *have = x->has_result;
+    if (x->has_result) *out = x->result;
+    x->has_result = false;
+    return PK_OK;
+}
+
+int pk_exec_lag(const struct pk_exec *x)
+{
+    return x->backend ? 1 : 0;
+}
+
+enum pk_status pk_exec_push(struct pk_exec *x, struct pk_err *err)
+{
+    return x->backend ? x->backend->push(x, err) : PK_OK;
+}
+
+enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err)
+{
+    return x->backend ? x->backend->pull(x, err) : PK_OK;
+}
+
+void pk_exec_describe(const struct pk_exec *x, struct pk_text *out)
+{
+    if (x->backend)
+        x->backend->describe(x, out);
+    else
+        pk_text_add(out, "%d threads, %s kernels", x->threads, pk_isa_name(x->isa));
+}
+
+enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err)
+{
+    return x->backend ? x->backend->pin(x, memory, bytes, err) : PK_OK;
 }

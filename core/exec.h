@@ -1,21 +1,78 @@
-/* exec.h -- runs programs on the CPU: whole micro-batches on each worker's own arena.
+/* exec.h -- runs programs: on this machine's threads, or on a device through its backend.
  *
- * A batch is cut into micro-batches; each worker runs a micro-batch through the whole program, so
- * its activations stay in its caches and there is no barrier inside a step. Gradients of a batch
+ * CPU: a batch is cut into micro-batches; each worker runs a micro-batch through the whole program,
+ * so its activations stay in its caches and there is no barrier inside a step. Gradients of a batch
  * are summed in PK_SHARDS virtual shards (consecutive micro-batches, in order), which then meet in
- * a fixed tree: the result does not depend on the number of threads or on timing. */
+ * a fixed tree: the result does not depend on the number of threads or on timing.
+ *
+ * Device: a run is enqueued and the call returns; pk_exec_result tells how a step went when it is
+ * over. The arenas below are then the host's copies: pk_exec_push takes them to the device,
+ * pk_exec_pull brings them back. On the CPU both do nothing. */
 #ifndef PK_EXEC_H
 #define PK_EXEC_H
 
 #include "core/cpu/kernels.h"
+#include "core/optim.h"
 #include "core/plan.h"
 #include "core/thread.h"
 
 enum { PK_SHARDS = 8 };
 
+struct pk_exec;
+struct pk_bound;
+struct pk_exec_batch;
+
+struct pk_exec_result { // of one optimizer step
+    int64_t step;
+    double loss;       // mean of the batch
+    double norm;       // of the gradient, before clipping
+    bool taken;        // false: loss or gradient is not finite, and no weight has changed
+    struct pk_err why; // not taken: PK_EDIVERGED in the user's words
+};
+
+struct pk_exec_need { // what decides how much memory a device will hold
+    int64_t elements; // of the parameter table
+    enum pk_dtype storage;
+    bool ema, train;
+    int64_t inputs; // bytes of IN of the largest program
+    int64_t arena, constants;
+};
+
+/* A device, as one static table; each function has the meaning of the pk_exec function of its name
+ * and is called for an executor that was opened on it. */
+struct pk_backend {
+    const char *name;              // "cuda"
+    const pk_workspace *workspace; // [PK_OP_COUNT], what its kernels need
+    enum pk_status (*open)(struct pk_exec *x, struct pk_err *err);
+    void (*close)(struct pk_exec *x);
+    enum pk_status (*bind)(struct pk_exec *x, struct pk_bound *b, struct pk_err *err);
+    void (*unbind)(struct pk_bound *b);
+    enum pk_status (*optim)(struct pk_exec *x, const struct pk_optim_spec *spec,
+                            struct pk_err *err);
+    enum pk_status (*run)(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
+                          struct pk_err *err);
+    enum pk_status (*update)(struct pk_exec *x, const struct pk_optim_step *step,
+                             struct pk_err *err);
+    enum pk_status (*result)(struct pk_exec *x, int lag, struct pk_exec_result *out, bool *have,
+                             struct pk_err *err);
+    enum pk_status (*push)(struct pk_exec *x, struct pk_err *err);
+    enum pk_status (*pull)(struct pk_exec *x, struct pk_err *err);
+    enum pk_status (*pin)(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
+    /* FLOP/s of the best matrix product of the storage type, measured for a fraction of a second.
+     */
+    enum pk_status (*ceiling)(struct pk_exec *x, double *flops_per_s, struct pk_err *err);
+    void (*describe)(const struct pk_exec *x, struct pk_text *out);
+    /* Bytes that an executor will allocate, one line of table for each; needs no device. */
+    int64_t (*predict)(const struct pk_exec_need *need, struct pk_text *table);
+};
+
 struct pk_exec { // the arenas of one model, each made once
     const struct pk_params *params;
-    const pk_kernel *kernel; // [PK_OP_COUNT]
+    const struct pk_backend *backend; // NULL: the CPU
+    void *device;                     // the backend's own state
+    bool eager;                       // device: launch kernel by kernel, no graphs
+    bool skip_nan;                    // a step that is not finite is left out; else it is the last
+    const pk_kernel *kernel;          // [PK_OP_COUNT] of the CPU
     const struct pk_cpu_flat *flat;
     enum pk_isa isa;
     struct pk_pool *pool;
@@ -23,16 +80,25 @@ struct pk_exec { // the arenas of one model, each made once
     int64_t elements;      // params->elements when the arenas were made; must not have grown
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
-    float *grad;           // [shards][params->elements]; the sum ends in shard 0; or NULL
+    float *m, *v;          // moments, the same, or NULL when nothing is trained
+    float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL
     int64_t shards;        // gradient arenas there are
-    unsigned char **arena; // [threads] activations
-    int64_t arena_bytes;   // of each
+    unsigned char **arena; // CPU: [threads] activations
+    int64_t arena_bytes;   // of each; on a device, of the only one
+    struct pk_optim *optim;
+    float *micro_loss; // [micro_cap] of the last run
+    int64_t micro_cap;
+    double loss;                  // of the step so far
+    struct pk_exec_result result; // CPU: of the last update
+    bool has_result;
 };
 
 struct pk_exec_spec {
     const struct pk_params *params;
-    int threads;     // 0: one per core
-    bool ema, train; // which arenas are wanted
+    int threads;                      // 0: one per core
+    bool ema, train;                  // which arenas are wanted
+    const struct pk_backend *backend; // NULL: the CPU
+    bool eager, skip_nan;             // as in struct pk_exec
 };
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
@@ -43,6 +109,8 @@ struct pk_bound { // a program ready to run: plan and kernels
     struct pk_plan plan;
     double *seconds;  // [nodes] time of each node on worker 0, NULL unless profiling
     int64_t profiled; // micro-batches that these times are of
+    const struct pk_backend *backend;
+    void *device; // the backend's own: addresses, graphs
 };
 /* Plans and checks that every op has a kernel; grows the arenas of activations. prog is borrowed.
  * All programs of a model must be built before pk_exec_create, since they add parameters. */
@@ -57,20 +125,51 @@ struct pk_feed { // where an input of each micro-batch is
 };
 struct pk_fetch { // an output to be copied out after each micro-batch
     const char *name;
-    void *data; // micro-batch i goes to data + i * bytes of the value
+    void *data; // micro-batch i goes to data + i * elements; bf16 comes out as float
 };
 struct pk_exec_batch {
     const struct pk_feed *feed; // all inputs of the program but "seed"
     int feeds;
-    const struct pk_fetch *fetch;
+    const struct pk_fetch *fetch; // a device waits for them, so ask rarely
     int fetches;
     int64_t micros;    // micro-batches
     double loss_scale; // d objective / d loss of one micro-batch, e.g. 1 / micros
     bool add;          // gradients are added to those of the run before (accumulation)
 };
-/* Runs all micro-batches. For a program with a loss the gradient sum ends in x->grad[0 ..]. */
+/* Runs all micro-batches. For a program with a loss the gradient sum ends in x->grad[0 ..] (or in
+ * the device's), and the loss is noted for pk_exec_result. On a device the fed memory must stay
+ * unchanged until the step's result, or that of a fetch, is there. */
 enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
                            struct pk_err *err);
+
+/* AdamW with these constants from now on; the flags of the parameters are read here. */
+enum pk_status pk_exec_optim(struct pk_exec *x, const struct pk_optim_spec *spec,
+                             struct pk_err *err);
+/* Ends an optimizer step: pk_optim_step with the gradients of the runs before. A step whose loss or
+ * gradient is not finite changes nothing. */
+enum pk_status pk_exec_update(struct pk_exec *x, const struct pk_optim_step *step,
+                              struct pk_err *err);
+/* The result of the oldest step that has not been told yet; waits for it when more than `lag` steps
+ * are under way, else *have is false. Call until it is. */
+enum pk_status pk_exec_result(struct pk_exec *x, int lag, struct pk_exec_result *out, bool *have,
+                              struct pk_err *err);
+/* How many steps may be under way without the device running dry: 0 on the CPU, else 1. */
+int pk_exec_lag(const struct pk_exec *x);
+
+/* Takes weight, ema, m and v to the device, after they were filled; brings them back, after all
+ * steps under way. */
+enum pk_status pk_exec_push(struct pk_exec *x, struct pk_err *err);
+enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err);
+/* Memory that batches will be fed from, so that copies run beside the step. It must live as long
+ * as x; refusal is no error. */
+enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
+/* For people, in one line: "2 threads, avx512 kernels", or a GPU's name and the storage type. */
+void pk_exec_describe(const struct pk_exec *x, struct pk_text *out);
+/* Program inputs by slot -> feed, and outputs -> value index; shared by the backends. feed has
+ * room for the program's inputs, fetched for run->fetches.
+ * Errors  PK_EINTERNAL a name the program does not have, or an input not given */
+enum pk_status pk_exec_resolve(const struct pk_prog *p, const struct pk_exec_batch *run,
+                               const struct pk_feed **feed, int32_t *fetched, struct pk_err *err);
 
 /* Splits [0, count) into one range per worker and runs fn on each, ranges 16-element aligned. */
 void pk_exec_range(struct pk_exec *x, int64_t count,

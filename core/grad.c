@@ -50,6 +50,7 @@ struct pk_slot pk_diff_into(struct pk_diff *d, int32_t v)
         if (g < 0) {
             struct pk_value q = d->b->prog->value[v];
             q.storage = PK_STORE_GRAD;
+            q.dtype = PK_F32;
             q.needs_grad = false;
             g = d->grad[v] = pk_new_value(d->b, &q);
         }

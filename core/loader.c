@@ -1,7 +1,7 @@
 /* loader.c -- batches in a reproducible order, read ahead by threads (see loader.h).
  *
- * A ring of ahead + 1 slots holds the steps [head, head + ahead]; the slot of `head` is the one
- * lent to the caller. A slot is planned by one thread (which records, where from, labels), then
+ * A ring of ahead + 2 slots holds the steps [head - 1, head + ahead]; `head` and the step before
+ * are lent to the caller. A slot is planned by one thread (which records, where from, labels), then
  * filled by all of them in small chunks. One mutex guards every state; reading happens outside of
  * it. */
 #include "core/loader.h"
@@ -40,11 +40,11 @@ struct pk_loader {
     struct slot *slot;
     pthread_t thread[PK_THREADS_MAX];
     pthread_mutex_t lock;
-    pthread_cond_t work;   // something to do for readers, or quit
-    pthread_cond_t done;   // a slot became ready, or a reader became idle
-    int64_t head, planned; // first step in the ring; first step not yet planned
-    int busy;              // readers outside the lock
-    bool hold, quit;       // hold: readers take nothing new
+    pthread_cond_t work;         // something to do for readers, or quit
+    pthread_cond_t done;         // a slot became ready, or a reader became idle
+    int64_t lent, head, planned; // oldest step still lent; newest one; first not yet planned
+    int busy;                    // readers outside the lock
+    bool hold, quit;             // hold: readers take nothing new
 };
 
 /* --- the order ----------------------------------------------------------------------------- */
@@ -221,7 +221,7 @@ static bool work_on_chunk(struct pk_loader *l)
 
 static bool work_on_plan(struct pk_loader *l)
 {
-    if (l->planned >= l->head + l->slots) return false;
+    if (l->planned >= l->lent + l->slots) return false;
     int64_t step = l->planned++;
     struct slot *slot = slot_of(l, step);
     slot->state = SLOT_PLANNING;
@@ -256,7 +256,7 @@ static void restart(struct pk_loader *l, int64_t step)
     l->hold = true;
     while (l->busy) pthread_cond_wait(&l->done, &l->lock);
     for (int i = 0; i < l->slots; i++) l->slot[i].state = SLOT_FREE;
-    l->head = l->planned = step;
+    l->lent = l->head = l->planned = step;
     l->hold = false;
     pthread_cond_broadcast(&l->work);
 }
@@ -270,7 +270,8 @@ enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_
         return pk_fail(err, PK_EINVAL, "step %lld of a loader is out of range", (long long)step);
     pthread_mutex_lock(&l->lock);
     if (step == l->head + 1 && slot_of(l, l->head)->state == SLOT_READY) {
-        slot_of(l, l->head)->state = SLOT_FREE;
+        if (l->lent < l->head) slot_of(l, l->lent)->state = SLOT_FREE;
+        l->lent = l->head;
         l->head = step;
         pthread_cond_broadcast(&l->work);
     } else if (step != l->head) {
@@ -283,6 +284,15 @@ enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_
     if (slot->status != PK_OK) return pk_fail(err, slot->status, "%s", slot->err.message);
     *out = &slot->batch;
     return PK_OK;
+}
+
+bool pk_loader_memory(const struct pk_loader *l, int i, void **memory, size_t *bytes)
+{
+    if (i >= l->slots) return false;
+    const struct pk_batch *b = &l->slot[i].batch;
+    *memory = b->signal;
+    *bytes = (size_t)b->n * (size_t)b->leads * (size_t)b->samples * sizeof *b->signal;
+    return true;
 }
 
 /* --- opening and closing ------------------------------------------------------------------- */
@@ -380,7 +390,7 @@ static enum pk_status start(struct pk_loader *l, struct pk_err *err)
     PK_TRY(check_spec(&l->spec, err));
     l->rows = count_rows(&l->spec);
     if (l->spec.weight) PK_TRY(index_mixture(l, err));
-    l->slots = l->spec.ahead + 1;
+    l->slots = l->spec.ahead + 2;
     PK_TRY(pk_alloc(&l->slot, (size_t)l->slots, sizeof *l->slot, "batches", err));
     for (int i = 0; i < l->slots; i++) PK_TRY(alloc_slot(&l->spec, &l->slot[i], err));
     pthread_mutex_lock(&l->lock); // a reader divides the work by l->threads

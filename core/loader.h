@@ -44,18 +44,21 @@ struct pk_batch { // [n] = stride_count records; owned by the loader
 };
 
 struct pk_loader;
-/* Checks everything that can be known before reading, allocates ahead + 1 batches and starts the
+/* Checks everything that can be known before reading, allocates ahead + 2 batches and starts the
  * threads, which read from step 0 on.
  * Errors  PK_EINVAL a field out of range, or a mixture without rows to draw from
  *         PK_EDATA  fewer rows than a batch, or a record shorter than the crop (named)
  *         PK_ENOMEM */
 enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spec *spec,
                               struct pk_err *err);
-/* Waits for the batch of `step` and lends it until the next call. Steps are normally consecutive;
+/* Waits for the batch of `step` and lends it until the call after the next, so that a device may
+ * still copy it while the next one is fetched. Steps are normally consecutive;
  * another step restarts the read-ahead there (O(1)). *waited (may be NULL) gets the seconds spent
  * waiting. A record that cannot be read fails here, naming it. */
 enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_batch **out,
                              double *waited, struct pk_err *err);
+/* The memory of the signals of batch buffer i, which batches are lent from; false past the last. */
+bool pk_loader_memory(const struct pk_loader *l, int i, void **memory, size_t *bytes);
 void pk_loader_close(struct pk_loader *l); // stops the threads; NULL is fine
 /* Which record and crop start sample g has; pure, for tests and replays. The spec must be one that
  * pk_loader_open accepts. With weights it takes time in proportion to the rows. */

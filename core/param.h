@@ -6,6 +6,7 @@
 #define PK_PARAM_H
 
 #include "core/base.h"
+#include "core/dtype.h"
 
 enum pk_init { PK_INIT_ZERO, PK_INIT_ONE, PK_INIT_TRUNC_NORMAL }; // truncated at +-2 absolute
 
@@ -28,6 +29,10 @@ struct pk_params {
     struct pk_param *item;
     int64_t count, cap;
     int64_t elements; // arena length, padding included
+    /* Storage of programs over these parameters: F32, or BF16 for activations and the matrices of
+     * linear layers (vectors, tables and gradients stay F32). Set before the first program is
+     * built; the CPU backend runs F32 only. */
+    enum pk_dtype storage;
 };
 
 void pk_params_free(struct pk_params *p);

@@ -87,7 +87,8 @@ static int64_t aligned(size_t bytes)
     return (int64_t)(bytes + PK_ALIGN - 1) / PK_ALIGN * PK_ALIGN;
 }
 
-enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct pk_err *err)
+enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p,
+                            const pk_workspace *workspace, struct pk_err *err)
 {
     struct block *block = NULL;
     int64_t blocks = 0;
@@ -112,8 +113,9 @@ enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct
         blocks++;
     }
     for (int32_t k = 0; k < (int32_t)p->nodes; k++) {
-        const struct pk_op_row *row = pk_op_table[p->node[k].op];
-        size_t bytes = row->workspace ? row->workspace(p, &p->node[k]) : 0;
+        enum pk_op op = p->node[k].op;
+        pk_workspace need = workspace ? workspace[op] : pk_op_table[op]->workspace;
+        size_t bytes = need ? need(p, &p->node[k]) : 0;
         out->workspace[k] = -1;
         if (!bytes) continue;
         block[blocks] = (struct block){.size = aligned(bytes),

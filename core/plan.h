@@ -17,7 +17,9 @@ struct pk_plan {
     double flops, bytes;   // of one run
 };
 
-enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p, struct pk_err *err);
+/* workspace: [PK_OP_COUNT] what the backend's kernels need, NULL for the CPU's. */
+enum pk_status pk_plan_make(struct pk_plan *out, const struct pk_prog *p,
+                            const pk_workspace *workspace, struct pk_err *err);
 void pk_plan_free(struct pk_plan *plan);
 /* The listing of pk_prog_print with the plan in front of each node: bytes of its outputs, MFLOP,
  * the nodes between which its first output lives, that output's offset in the arena ("-" for

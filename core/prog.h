@@ -175,6 +175,9 @@ static inline bool pk_call_accumulates(const struct pk_call *c, int k)
 struct pk_infer;
 struct pk_diff;
 
+/* Bytes of scratch that one call of a kernel needs. */
+typedef size_t (*pk_workspace)(const struct pk_prog *p, const struct pk_node *n);
+
 struct pk_op_row {
     const char *name;
     /* Checks the inputs and sets the shapes of the outputs. */
@@ -183,8 +186,7 @@ struct pk_op_row {
     void (*grad)(struct pk_diff *d, const struct pk_node *n);
     const char *no_grad; // why grad is NULL: a gradient op, constant by definition, made by fusion
     double (*flops)(const struct pk_prog *p, const struct pk_node *n); // 2 per multiply-add
-    /* Scratch of one call; NULL for none. */
-    size_t (*workspace)(const struct pk_prog *p, const struct pk_node *n);
+    pk_workspace workspace; // scratch of one call of the CPU kernel; NULL for none
 };
 extern const struct pk_op_row *const pk_op_table[PK_OP_COUNT];
 /* Bytes moved: inputs read and outputs written once (twice where accumulated). */

@@ -1,10 +1,11 @@
 /* device.h -- what every kernel file includes: launches, shared memory, element types, reductions.
  *
  * The same .cu files are compiled by nvcc for a GPU and by a host C++ compiler against
- * tests/cuda_host/, whose <cuda_runtime.h> and <cuda_bf16.h> run blocks of threads on the CPU. Three
- * rules make that possible, and tests/cuda_host relies on them:
+ * tests/cuda_host/, whose <cuda_runtime.h> and <cuda_bf16.h> run blocks of threads on the CPU.
+ * Three rules make that possible, and tests/cuda_host relies on them:
  *   1. kernels are launched by PK_LAUNCH only;
- *   2. shared memory is declared by PK_SHARED only, one object per kernel, its size given at launch;
+ *   2. shared memory is declared by PK_SHARED only, one object per kernel, its size given at
+ * launch;
  *   3. PTX lives in cuda/mma.h only.
  *
  * Templates over element type and vector width, `namespace {}` and `if constexpr` are all the C++
@@ -23,7 +24,7 @@
  * more than 48 KiB of shared memory gets its limit raised first. */
 #define PK_LAUNCH(kernel, grid, block, shared_bytes, queue, err, ...)                              \
     (pk_cuda_allow_shared((const void *)(kernel), #kernel, (shared_bytes), (err)) == PK_OK         \
-         ? ((kernel)<<<(grid), (block), (shared_bytes), (queue)->stream>>>(__VA_ARGS__),           \
+         ? ((kernel) < < < (grid), (block), (shared_bytes), (queue)->stream >>> (__VA_ARGS__),     \
             pk_cuda_launched(#kernel, (err)))                                                      \
          : PK_EDEVICE)
 /* The block's shared memory as one object of this type, 128-byte aligned. */
@@ -52,19 +53,47 @@ template <typename T> __device__ __forceinline__ T from_float(float x)
         return x;
 }
 
-/* N neighbouring elements moved by one instruction: 16 bytes are 8 bf16 or 4 float. The address must
- * be a multiple of the vector's size. */
+/* N neighbouring elements moved by one instruction: 16 bytes are 8 bf16 or 4 float. The address
+ * must be a multiple of the vector's size. */
 template <typename T, int N> struct alignas(N * sizeof(T)) vec {
     T at[N];
 };
-template <typename T, int N>
-__device__ __forceinline__ vec<T, N> load(const T *p)
+template <typename T, int N> __device__ __forceinline__ vec<T, N> load(const T *p)
 {
     return *reinterpret_cast<const vec<T, N> *>(p);
 }
 template <typename T, int N> __device__ __forceinline__ void store(T *p, const vec<T, N> &v)
 {
     *reinterpret_cast<vec<T, N> *>(p) = v;
+}
+
+/* A vector as floats, and floats rounded to a vector: two bf16 by one instruction. */
+template <typename T, int N>
+__device__ __forceinline__ void to_floats(float (&y)[N], const vec<T, N> &x)
+{
+    for (int i = 0; i < N; i++) y[i] = to_float(x.at[i]);
+}
+template <typename T, int N> __device__ __forceinline__ vec<T, N> from_floats(const float (&x)[N])
+{
+    vec<T, N> y;
+    if constexpr (sizeof(T) == sizeof(bf16) && N % 2 == 0)
+        for (int i = 0; i < N; i += 2) {
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(x[i], x[i + 1]);
+            y.at[i] = pair.x;
+            y.at[i + 1] = pair.y;
+        }
+    else
+        for (int i = 0; i < N; i++) y.at[i] = from_float<T>(x[i]);
+    return y;
+}
+/* N floats from memory; 16 bytes at a time where N is a multiple of 4, and p then aligned to it. */
+template <int N> __device__ __forceinline__ void load_floats(float (&y)[N], const float *p)
+{
+    constexpr int width = N % 4 == 0 ? 4 : 1;
+    for (int i = 0; i < N; i += width) {
+        const vec<float, width> v = load<float, width>(p + i);
+        for (int k = 0; k < width; k++) y[i + k] = v.at[k];
+    }
 }
 
 /* Sums and maxima over a warp, the same in every lane, in a fixed order: all 32 lanes must call. */

@@ -7,7 +7,6 @@
 #ifndef PK_CUDA_KERNELS_H
 #define PK_CUDA_KERNELS_H
 
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -17,9 +16,8 @@ extern "C" {
  * enqueued. Same bits on every run on one device. */
 extern const pk_kernel pk_cuda_kernels[PK_OP_COUNT];
 
-/* Scratch of one call in bytes: partial sums of reductions. NULL for none. Must not depend on the
- * device, so that a plan can be made without one. */
-typedef size_t (*pk_workspace)(const struct pk_prog *p, const struct pk_node *n);
+/* Scratch of one call: partial sums of reductions. Does not depend on the device, so that a plan
+ * can be made without one. */
 extern const pk_workspace pk_cuda_workspaces[PK_OP_COUNT];
 
 #ifdef __cplusplus

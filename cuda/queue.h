@@ -23,10 +23,10 @@ enum pk_cuda_fault_code { PK_FAULT_NONE, PK_FAULT_INDEX, PK_FAULT_WINDOW, PK_FAU
 
 struct pk_queue {
     cudaStream_t stream;
-    int device, sms, arch;         // arch: 80, 90 ...
-    int64_t shared_max;            // bytes of shared memory a block may ask for
-    struct pk_cuda_fault *fault;   // device memory
-    struct pk_matmul *matmul;      // NULL: own GEMM only
+    int device, sms, arch;       // arch: 80, 90 ...
+    int64_t shared_max;          // bytes of shared memory a block may ask for
+    struct pk_cuda_fault *fault; // device memory
+    struct pk_matmul *matmul;    // NULL: own GEMM only
 };
 
 #ifdef __cplusplus

@@ -4,7 +4,7 @@
  * the numbers compare with those of other frameworks. */
 #include "core/cpu/gemm.h"
 #include "core/rng.h"
-#include "tools/cli.h"
+#include "tools/device.h"
 #include "tools/jepa_step.h"
 #include "tools/probe.h"
 #include "tools/shape.h"
@@ -24,6 +24,7 @@ struct bench {
     double *time;         // [steps] seconds
     double flops, total;  // of all timed steps; seconds of all timed steps
     double loss, ceiling; // of the last step; FLOP/s
+    double ended;         // pk_seconds when the last step was over
 };
 
 /* Random samples of about two standard deviations, all leads present. */
@@ -92,20 +93,37 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Notes when steps end: a step's time is that from the end of the one before. */
+static enum pk_status take_results(struct bench *b, int lag, struct pk_err *err)
+{
+    struct pk_exec_result r;
+    bool have = true;
+    for (;;) {
+        PK_TRY(pk_exec_result(&b->t.exec, lag, &r, &have, err));
+        if (!have) return PK_OK;
+        double now = pk_seconds();
+        b->loss = r.loss;
+        if (r.step > 0) b->time[r.step - 1] = now - b->ended;
+        b->ended = now;
+        if (!r.taken) return pk_fail(err, r.why.status, "%s", r.why.message);
+    }
+}
+
 static enum pk_status time_steps(struct bench *b, struct pk_err *err)
 {
-    PK_TRY(pk_jepa_step_run(&b->s, 0, keep_of(b, 0), &b->batch, &b->loss, err)); // warms up
+    PK_TRY(pk_jepa_step_run(&b->s, 0, keep_of(b, 0), &b->batch, false, err)); // warms up
+    PK_TRY(take_results(b, 0, err));
     b->s.optimizer_seconds = 0;
     if (b->profile) PK_TRY(start_profile(b, err));
     for (int64_t i = 0; i < b->steps; i++) {
         int32_t keep = keep_of(b, i + 1);
         struct pk_jepa_flops f = pk_jepa_flops(&b->s.model, keep);
-        double begun = pk_seconds();
-        PK_TRY(pk_jepa_step_run(&b->s, i + 1, keep, &b->batch, &b->loss, err));
-        b->time[i] = pk_seconds() - begun;
-        b->total += b->time[i];
+        PK_TRY(pk_jepa_step_run(&b->s, i + 1, keep, &b->batch, false, err));
+        PK_TRY(take_results(b, pk_exec_lag(&b->t.exec), err));
         b->flops += (double)b->s.batch * (f.target + f.context + f.predictor);
     }
+    PK_TRY(take_results(b, 0, err));
+    for (int64_t i = 0; i < b->steps; i++) b->total += b->time[i];
     qsort(b->time, (size_t)b->steps, sizeof *b->time, ascending);
     return PK_OK;
 }
@@ -255,6 +273,7 @@ static enum pk_status bench_recipe(struct bench *b, bool json, struct pk_err *er
     PK_TRY(fill_batch(b, err));
     pk_params_init(&b->t.params, (uint64_t)pk_recipe_i64(b->t.recipe, "seed"), b->t.exec.weight);
     memcpy(b->t.exec.ema, b->t.exec.weight, (size_t)b->t.params.elements * sizeof(float));
+    PK_TRY(pk_exec_push(&b->t.exec, err));
     PK_TRY(pk_alloc(&b->time, (size_t)b->steps, sizeof *b->time, "times", err));
     PK_TRY(measure_ceiling(b, err));
     PK_TRY(time_steps(b, err));
@@ -284,7 +303,8 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
         return s;
     }
     b->t.recipe = r;
-    if (strcmp(pk_recipe_str(r, "objective.kind"), "jepa"))
+    s = pk_device_choose(pk_arg(args, "device"), &b->t.backend, err);
+    if (s == PK_OK && strcmp(pk_recipe_str(r, "objective.kind"), "jepa"))
         s = pk_fail(err, PK_ERECIPE, "%s: bench step times recipes of 'purkinje pretrain'",
                     pk_recipe_origin(r, "objective.kind"));
     if (s == PK_OK) s = bench_recipe(b, pk_arg(args, "json") != NULL, err);
@@ -305,6 +325,7 @@ static const struct pk_option options[] = {
     {"keep", "N", "tokens kept in every step (default: drawn anew for each, as in training)"},
     {"profile", NULL, "time, GFLOP/s and GB/s of every kind of op"},
     {"json", NULL, "results as JSON"},
+    PK_OPTION_DEVICE,
     {0}};
 
 static const struct pk_example examples[] = {

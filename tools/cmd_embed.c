@@ -2,7 +2,7 @@
 #include "core/json.h"
 #include "datasets/corpus.h"
 #include "datasets/table.h"
-#include "tools/cli.h"
+#include "tools/device.h"
 #include "tools/model.h"
 
 #include <stdlib.h>
@@ -115,6 +115,7 @@ static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct
     PK_TRY(pk_folds_parse(&folds, pk_arg(a, "folds"), PK_FOLD_MAX, err));
     PK_TRY(pk_model_open(&e->model.file, e->model_path, ema, err));
     PK_TRY(pk_dataset_named(&e->data, a->word[1], e->model.file.info.rate, err));
+    PK_TRY(pk_device_choose(pk_arg(a, "device"), &e->model.backend, err));
     PK_TRY(pk_model_on(&e->model, &e->data, window, stride, err));
     PK_TRY(pk_rows_select(&e->rows, &e->data, &folds, -1, NULL, false, err));
     e->window = e->model.eval.window / e->data.rate;
@@ -144,6 +145,7 @@ static const struct pk_option options[] = {
     {"folds", "LIST", "only records of these folds, e.g. 1,2"},
     {"weights", "WHICH", "of a pretraining run: the ema encoder (unless told) or the online one"},
     {"json", NULL, "print what was written as JSON"},
+    PK_OPTION_DEVICE,
     {0}};
 
 static const struct pk_example examples[] = {

@@ -3,7 +3,7 @@
  * Window, stride, aggregation, normalisation and class order are the model's; only the records are
  * chosen here. On the corpus and folds of the run it repeats the run's result.json. */
 #include "core/json.h"
-#include "tools/cli.h"
+#include "tools/device.h"
 #include "tools/model.h"
 
 #include <stdlib.h>
@@ -135,6 +135,7 @@ static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, st
     PK_TRY(pk_arg_i64(a, "bootstrap-seed", 0, INT64_MAX, &seed, err));
     PK_TRY(pk_folds_parse(&folds, e->folds_text, PK_FOLD_MAX, err));
     PK_TRY(open_both(e, a->word[1], err));
+    PK_TRY(pk_device_choose(pk_arg(a, "device"), &e->model.backend, err));
     PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
     PK_TRY(find_task(e, task ? task : e->model.file.info.task, err));
     PK_TRY(pk_rows_select(&e->rows, &e->data, &folds, -1, e->task, e->model.file.info.single_label,
@@ -162,6 +163,7 @@ static const struct pk_option options[] = {
     {"bootstrap", "N", "resamples for the 95 % interval, 0 for none; 1000 unless told"},
     {"bootstrap-seed", "N", "of the resamples, 0 unless told"},
     {"json", NULL, "protocol and results as JSON"},
+    PK_OPTION_DEVICE,
     {0}};
 
 static const struct pk_example examples[] = {

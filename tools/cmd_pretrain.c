@@ -1,5 +1,5 @@
 /* cmd_pretrain.c -- purkinje pretrain and purkinje resume. */
-#include "tools/cli.h"
+#include "tools/device.h"
 #include "tools/finetune.h"
 #include "tools/pretrain.h"
 #include "tools/shape.h"
@@ -38,10 +38,14 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
 {
     enum pk_status s = PK_OK;
     bool jepa = is_jepa(r);
+    const struct pk_backend *backend;
+    PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
     if (jepa)
-        s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, a->argc, a->argv}, err);
+        s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, backend, a->argc, a->argv},
+                        err);
     else
-        s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, a->argc, a->argv}, err);
+        s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, backend, a->argc, a->argv},
+                        err);
     char dir[PK_PATH_MAX];
     if (s == PK_OK && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
     return s;
@@ -107,7 +111,8 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
 }
 
 static const struct pk_option options[] = {
-    {"overwrite", NULL, "delete what an earlier run left in output.dir"}, {0}};
+    {"overwrite", NULL, "delete what an earlier run left in output.dir"}, PK_OPTION_DEVICE, {0}};
+static const struct pk_option resume_options[] = {PK_OPTION_DEVICE, {0}};
 
 static const struct pk_example pretrain_examples[] = {
     {"pretrain jepa_demo train.steps=4 train.learning_rate.warmup=1 output.dir=runs/demo",
@@ -163,5 +168,6 @@ static const struct pk_example resume_examples[] = {
 const struct pk_command pk_cmd_resume = {.name = "resume",
                                          .synopsis = "RUN [train.steps=N]",
                                          .summary = "go on with an interrupted run",
+                                         .options = resume_options,
                                          .examples = resume_examples,
                                          .run = run_resume};

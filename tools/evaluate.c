@@ -13,7 +13,8 @@ enum pk_status pk_evaluator_open(struct pk_evaluator *e, struct pk_exec *exec,
 {
     e->exec = exec;
     e->model = *model;
-    PK_TRY(pk_classifier_build(&e->prog, params, model, PK_EVAL_MICRO, false, err));
+    e->micro = exec->backend ? WINDOWS : PK_EVAL_MICRO;
+    PK_TRY(pk_classifier_build(&e->prog, params, model, e->micro, false, err));
     return pk_exec_bind(exec, &e->bound, &e->prog, err);
 }
 
@@ -74,7 +75,7 @@ static void free_chunk(struct chunk *c)
 static enum pk_status flush(struct chunk *c, struct pk_evaluator *e, int32_t leads,
                             struct pk_err *err)
 {
-    size_t micro = PK_EVAL_MICRO, l = (size_t)leads;
+    size_t micro = (size_t)e->micro, l = (size_t)leads;
     int64_t classes = e->model.classes, width = e->model.encoder.width;
     struct pk_feed feed[] = {
         {"signal", c->signal, micro * l * (size_t)e->window * sizeof *c->signal},
@@ -87,7 +88,7 @@ static enum pk_status flush(struct chunk *c, struct pk_evaluator *e, int32_t lea
                                 .feeds = (int)PK_COUNT(feed),
                                 .fetch = fetch,
                                 .fetches = e->model.head == PK_HEAD_NONE ? 1 : 2,
-                                .micros = (c->count + PK_EVAL_MICRO - 1) / PK_EVAL_MICRO};
+                                .micros = (c->count + e->micro - 1) / e->micro};
     if (!c->count) return PK_OK;
     PK_TRY(pk_exec_run(e->exec, &e->bound, &run, err));
     for (int64_t i = 0; i < c->count; i++) {

@@ -14,6 +14,7 @@ struct pk_evaluator {     // a forward program over windows
     struct pk_prog prog;
     struct pk_bound bound;
     struct pk_classifier model;
+    int64_t micro;          // windows of a micro-batch
     int32_t window, stride; // samples
     bool max_sigmoid;       // aggregation: maximum of sigmoids, else mean of logits
 };

@@ -21,10 +21,10 @@ struct finetune {
     struct pk_bound bound;
     struct pk_evaluator eval;
     int64_t batch, micro, micros;
-    int32_t *start; // zeros
-    float *loss;    // [micros]
-    uint8_t *label; // of the validation rows
-    float *score;   // [validation, classes]
+    int32_t *start;                 // zeros
+    const struct pk_batch *lent[2]; // by the loader, by step % 2
+    uint8_t *label;                 // of the validation rows
+    float *score;                   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
     double best_score;     // macro AUC, -1 before the first validation of a stage
@@ -124,15 +124,14 @@ static enum pk_status build_stage(struct finetune *f, struct pk_err *err)
     const struct pk_recipe *r = f->t.recipe;
     pk_bound_free(&f->bound);
     pk_prog_free(&f->prog);
-    pk_optim_free(f->t.optim);
-    f->t.optim = NULL;
     for (int64_t i = 0; i < f->t.params.count; i++) f->t.params.item[i].trained = false;
     f->model.frozen = pk_recipe_bool(r, stage_key(path, f->stage, "freeze_encoder"));
     f->model.encoder.dropout = (float)pk_recipe_f64(r, stage_key(path, f->stage, "dropout"));
     PK_TRY(pk_classifier_build(&f->prog, &f->t.params, &f->model, f->micro, true, err));
     struct pk_optim_spec spec = pk_recipe_optimizer(r, stage_key(path, f->stage, "optimizer"));
-    PK_TRY(pk_optim_create(&f->t.optim, &f->t.params, &spec, err));
-    return f->t.exec.weight ? pk_exec_bind(&f->t.exec, &f->bound, &f->prog, err) : PK_OK;
+    if (!f->t.exec.weight) PK_TRY(pk_trainer_arenas(&f->t, false, err));
+    PK_TRY(pk_exec_optim(&f->t.exec, &spec, err));
+    return pk_exec_bind(&f->t.exec, &f->bound, &f->prog, err);
 }
 
 static uint64_t hash_encoder(const struct finetune *f)
@@ -162,18 +161,18 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
         s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                     pk_recipe_origin(r, "evaluation.window"));
     if (s == PK_OK)
-        s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width, &f->micro,
-                           err);
+        s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width,
+                           f->t.backend != NULL, &f->micro, err);
+    if (s == PK_OK) s = pk_trainer_precision(&f->t, err);
     f->micros = f->batch / f->micro;
     if (s == PK_OK) s = build_stage(f, err);
-    if (s == PK_OK) s = pk_trainer_arenas(&f->t, false, err);
-    if (s == PK_OK) s = pk_exec_bind(&f->t.exec, &f->bound, &f->prog, err);
     if (s == PK_OK) s = pk_evaluator_open(&f->eval, &f->t.exec, &f->t.params, &f->model, err);
     size_t n = (size_t)f->t.params.elements;
     if (s == PK_OK) s = pk_alloc_aligned(&f->t.best, n, sizeof(float), "best weights", err);
     if (s == PK_OK) {
         pk_params_init(&f->t.params, (uint64_t)pk_recipe_i64(r, "seed"), f->t.exec.weight);
         if (has_file) s = pk_model_read(&file, &f->t.params, "encoder.", f->t.exec.weight, err);
+        if (s == PK_OK) s = pk_exec_push(&f->t.exec, err);
     }
     if (has_file) pk_model_close(&file);
     if (s != PK_OK) return s;
@@ -182,7 +181,6 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
         return pk_fail(err, PK_EDATA, "%s: no labelled record is left to choose checkpoints by",
                        pk_recipe_origin(r, "data.folds.validation"));
     PK_TRY(pk_alloc(&f->start, (size_t)f->batch, sizeof *f->start, "crop starts", err));
-    PK_TRY(pk_alloc(&f->loss, (size_t)f->micros, sizeof *f->loss, "losses", err));
     PK_TRY(pk_alloc(&f->score, rows * classes, sizeof *f->score, "scores", err));
     return pk_evaluate_labels(&f->label, f->in.task, &f->in.validation, err);
 }
@@ -203,32 +201,42 @@ static double decay_at(const struct finetune *f, int64_t stage_step)
     return pk_schedule_at(&s, stage_step);
 }
 
-static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, double *loss,
-                                 struct pk_err *err)
+static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, struct pk_err *err)
 {
     struct pk_feed feed[PK_BATCH_FEEDS + 1];
     pk_batch_feed(feed, b, 0, f->micro, f->start);
     feed[PK_BATCH_FEEDS] =
         (struct pk_feed){"label", b->label, (size_t)f->micro * (size_t)f->in.task->classes};
-    struct pk_fetch fetch[] = {{"loss", f->loss}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
-                                .fetch = fetch,
-                                .fetches = 1,
                                 .micros = f->micros,
                                 .loss_scale = 1.0 / (double)f->micros};
     PK_TRY(pk_exec_run(&f->t.exec, &f->bound, &run, err));
-    *loss = 0;
-    for (int64_t i = 0; i < f->micros; i++) *loss += (double)f->loss[i] / (double)f->micros;
-    if (!isfinite(*loss))
-        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite",
-                       (long long)f->step);
-    struct pk_optim_arenas a = {
-        .weight = f->t.exec.weight, .m = f->t.m, .v = f->t.v, .grad = f->t.exec.grad};
     struct pk_optim_step s = {.step = f->stage_step,
                               .learning_rate = rate_at(f, f->stage_step),
                               .weight_decay = decay_at(f, f->stage_step)};
-    return pk_optim_step(f->t.optim, f->t.exec.pool, &a, &s, &f->norm, err);
+    return pk_exec_update(&f->t.exec, &s, err);
+}
+
+/* Books the steps that are over, all but `lag` of them. */
+static enum pk_status take_results(struct finetune *f, int lag, struct pk_err *err)
+{
+    struct pk_exec_result r;
+    bool have = true;
+    for (;;) {
+        PK_TRY(pk_exec_result(&f->t.exec, lag, &r, &have, err));
+        if (!have) return PK_OK;
+        f->norm = r.norm;
+        if (r.taken) {
+            f->t.skipped = 0;
+            f->loss_sum += r.loss;
+            f->loss_count++;
+            continue;
+        }
+        int64_t step = f->step - f->stage_step + r.step; // r.step is of the stage
+        *err = r.why;
+        PK_TRY(pk_trainer_diverged(&f->t, step, f->lent[step % 2], f->in.task->classes, err));
+    }
 }
 
 static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows, float *score,
@@ -255,6 +263,7 @@ static enum pk_status validate(struct finetune *f, struct pk_err *err)
     if (auc > f->best_score) {
         f->best_score = auc;
         f->best_step = f->stage_step;
+        PK_TRY(pk_exec_pull(&f->t.exec, err));
         memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
     }
     double interval = fmax(f->since, 1e-9);
@@ -298,34 +307,30 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
     const struct pk_recipe *r = f->t.recipe;
     int64_t steps = stage_i64(f, "steps"), patience = stage_i64(f, "patience");
     int64_t every = pk_recipe_i64(r, "evaluation.every");
-    double loss = 0;
     f->frozen_hash = hash_encoder(f);
     while (f->stage_step < steps &&
            !(patience && f->best_step >= 0 && f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
         double waited, begun = pk_seconds();
         PK_TRY(pk_loader_get(f->loader, f->step, &b, &waited, err));
-        enum pk_status s = train_step(f, b, &loss, err);
-        if (s == PK_EDIVERGED) {
-            PK_TRY(pk_trainer_diverged(&f->t, f->step, b, f->in.task->classes, err));
-        } else {
-            PK_TRY(s);
-            f->t.skipped = 0;
-            f->loss_sum += loss;
-            f->loss_count++;
-        }
+        f->lent[f->step % 2] = b;
+        PK_TRY(train_step(f, b, err));
         f->step++;
         f->stage_step++;
+        bool check = f->stage_step % every == 0 || f->stage_step == steps;
+        bool stop = pk_stop_requested() != 0;
+        bool save = stop || pk_trainer_due(&f->t, f->step);
+        PK_TRY(take_results(f, check || save ? 0 : pk_exec_lag(&f->t.exec), err));
         f->timed++;
         f->waited += waited;
         f->since += pk_seconds() - begun;
-        if (f->stage_step % every == 0 || f->stage_step == steps) PK_TRY(validate(f, err));
-        bool stop = pk_stop_requested() != 0;
-        if (stop || pk_trainer_due(&f->t, f->step))
-            PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
+        if (check) PK_TRY(validate(f, err));
+        if (save) PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
         if (stop) return pk_trainer_stopped(&f->t, f->step, err);
     }
+    PK_TRY(pk_exec_pull(&f->t.exec, err)); // moments, and nothing is under way
     memcpy(f->t.exec.weight, f->t.best, (size_t)f->t.params.elements * sizeof(float));
+    PK_TRY(pk_exec_push(&f->t.exec, err));
     return check_frozen(f, err);
 }
 
@@ -337,9 +342,10 @@ static enum pk_status start_stage(struct finetune *f, struct pk_err *err)
     f->best_step = -1;
     f->loss_sum = 0;
     f->loss_count = 0;
-    memset(f->t.m, 0, bytes);
-    memset(f->t.v, 0, bytes);
+    memset(f->t.exec.m, 0, bytes);
+    memset(f->t.exec.v, 0, bytes);
     memcpy(f->t.best, f->t.exec.weight, bytes);
+    PK_TRY(pk_exec_push(&f->t.exec, err));
     return f->stage ? build_stage(f, err) : PK_OK;
 }
 
@@ -464,6 +470,7 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
     PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
     PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task, err));
+    PK_TRY(pk_trainer_pin(&f->t, f->loader, err));
     describe(f);
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
     if (resume)
@@ -488,22 +495,22 @@ enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_o
     PK_TRY(pk_alloc(&f, 1, sizeof *f, "training state", err));
     f->t.recipe = r;
     f->t.quiet = o->quiet;
+    f->t.backend = o->backend;
     enum pk_status s = start(f, o, err);
     if (s == PK_OK) s = run_stages(f, err);
     pk_progress_end(&f->t.progress);
     if (s == PK_OK) s = pk_trainer_save(&f->t, f->step, put_state, f, err);
     if (s == PK_OK) s = report(f, err);
     s = pk_trainer_end(&f->t, s, f->step, err);
-    pk_loader_close(f->loader);
     pk_evaluator_close(&f->eval);
     pk_bound_free(&f->bound);
     pk_prog_free(&f->prog);
     free(f->start);
-    free(f->loss);
     free(f->label);
     free(f->score);
-    pk_inputs_close(&f->in);
     pk_trainer_free(&f->t);
+    pk_loader_close(f->loader);
+    pk_inputs_close(&f->in);
     free(f);
     return s;
 }

@@ -2,13 +2,15 @@
 #ifndef PK_FINETUNE_H
 #define PK_FINETUNE_H
 
+#include "core/exec.h"
 #include "core/recipe.h"
 #include "core/run.h"
 
 struct pk_finetune_options {
     enum pk_run_mode mode;
     bool quiet;
-    int argc; // for run.json; borrowed
+    const struct pk_backend *backend; // NULL: the CPU
+    int argc;                         // for run.json; borrowed
     char **argv;
 };
 /* Runs all stages of the recipe and, if asked for, the test; writes RUN/result.json. */

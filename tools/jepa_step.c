@@ -27,8 +27,9 @@ enum pk_status pk_jepa_step_create(struct pk_jepa_step *out, struct pk_trainer *
                                .parts = pk_recipe_i64(r, "train.accumulate"),
                                .steps = pk_recipe_i64(r, "train.steps")};
     PK_TRY(pk_jepa_config(&s->model, r, shape, err));
-    PK_TRY(pk_micro_batch(r, s->batch, s->model.signal.tokens, s->model.encoder.width, &s->micro,
-                          err));
+    PK_TRY(pk_trainer_precision(t, err));
+    PK_TRY(pk_micro_batch(r, s->batch, s->model.signal.tokens, s->model.encoder.width,
+                          t->backend != NULL, &s->micro, err));
     s->micros = s->batch / s->parts / s->micro;
     int32_t most = pk_jepa_keep_max(&s->model);
     PK_TRY(pk_alloc(&s->program, (size_t)most + 1, sizeof *s->program, "programs", err));
@@ -37,7 +38,7 @@ enum pk_status pk_jepa_step_create(struct pk_jepa_step *out, struct pk_trainer *
     PK_TRY(pk_exec_bind(&t->exec, &v->bound, &v->prog, err));
     v->built = true;
     struct pk_optim_spec spec = pk_recipe_optimizer(r, "train.optimizer");
-    PK_TRY(pk_optim_create(&t->optim, &t->params, &spec, err));
+    PK_TRY(pk_exec_optim(&t->exec, &spec, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);
     s->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
@@ -46,7 +47,6 @@ enum pk_status pk_jepa_step_create(struct pk_jepa_step *out, struct pk_trainer *
                                        .steps = s->steps};
     size_t width = (size_t)s->model.encoder.width, micros = (size_t)s->micros;
     PK_TRY(pk_alloc(&s->start, (size_t)s->batch, sizeof *s->start, "crop starts", err));
-    PK_TRY(pk_alloc(&s->loss, micros, sizeof *s->loss, "losses", err));
     PK_TRY(pk_alloc(&s->moments, micros * 2 * width, sizeof *s->moments, "moments", err));
     return pk_alloc(&s->embedding, micros * (size_t)s->micro * width, sizeof *s->embedding,
                     "embeddings", err);
@@ -60,7 +60,6 @@ void pk_jepa_step_free(struct pk_jepa_step *s)
     }
     free(s->program);
     free(s->start);
-    free(s->loss);
     free(s->moments);
     free(s->embedding);
     *s = (struct pk_jepa_step){0};
@@ -68,16 +67,16 @@ void pk_jepa_step_free(struct pk_jepa_step *s)
 
 /* Forward and backward of one part of the batch (all of it without accumulation). */
 static enum pk_status run_part(struct pk_jepa_step *s, struct pk_jepa_program *v,
-                               const struct pk_batch *b, int64_t part, struct pk_err *err)
+                               const struct pk_batch *b, int64_t part, bool detail,
+                               struct pk_err *err)
 {
     struct pk_feed feed[PK_BATCH_FEEDS];
     pk_batch_feed(feed, b, part * (s->batch / s->parts), s->micro, s->start);
-    struct pk_fetch fetch[] = {
-        {"loss", s->loss}, {"target_moments", s->moments}, {"embedding", s->embedding}};
+    struct pk_fetch fetch[] = {{"target_moments", s->moments}, {"embedding", s->embedding}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
                                 .fetch = fetch,
-                                .fetches = (int)PK_COUNT(fetch),
+                                .fetches = detail ? (int)PK_COUNT(fetch) : 0,
                                 .micros = s->micros,
                                 .loss_scale = 1.0 / (double)(s->micros * s->parts),
                                 .add = part > 0};
@@ -88,6 +87,8 @@ enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, 
                                     double *flops_per_s, struct pk_err *err)
 {
     const struct pk_jepa *m = &s->model;
+    struct pk_exec *x = &s->t->exec;
+    if (x->backend) return x->backend->ceiling(x, flops_per_s, err);
     int64_t tokens = m->signal.tokens;
     const struct pk_probe_tower tower[] = {{&m->encoder, s->micro * (tokens + 1), 1},
                                            {&m->encoder, s->micro * (keep + 1), 3},
@@ -97,28 +98,19 @@ enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, 
 }
 
 enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
-                                const struct pk_batch *b, double *loss, struct pk_err *err)
+                                const struct pk_batch *b, bool detail, struct pk_err *err)
 {
-    struct pk_trainer *t = s->t;
     struct pk_jepa_program *v;
     PK_TRY(pk_jepa_step_program(s, keep, &v, err));
-    *loss = 0;
     s->flops += v->bound.plan.flops * (double)(s->micros * s->parts);
-    for (int64_t part = 0; part < s->parts; part++) {
-        PK_TRY(run_part(s, v, b, part, err));
-        for (int64_t i = 0; i < s->micros; i++)
-            *loss += (double)s->loss[i] / (double)(s->micros * s->parts);
-    }
-    if (!isfinite(*loss))
-        return pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)step);
-    struct pk_optim_arenas a = {
-        .weight = t->exec.weight, .m = t->m, .v = t->v, .ema = t->exec.ema, .grad = t->exec.grad};
+    for (int64_t part = 0; part < s->parts; part++)
+        PK_TRY(run_part(s, v, b, part, detail && part == s->parts - 1, err));
     struct pk_optim_step o = {.step = step,
                               .learning_rate = pk_schedule_at(&s->rate, step),
                               .weight_decay = pk_schedule_at(&s->decay, step),
                               .ema_momentum = pk_schedule_at(&s->momentum, step)};
     double begun = pk_seconds();
-    enum pk_status status = pk_optim_step(t->optim, t->exec.pool, &a, &o, &s->norm, err);
+    enum pk_status status = pk_exec_update(&s->t->exec, &o, err);
     s->optimizer_seconds += pk_seconds() - begun;
     return status;
 }

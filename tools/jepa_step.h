@@ -25,12 +25,10 @@ struct pk_jepa_step {
     int64_t steps;                   // of the run, for the schedules
     struct pk_schedule rate, decay, momentum;
     int32_t *start;           // [batch] zeros: the loader delivers the crop itself
-    float *loss;              // [micros] of the last part, as are:
-    float *moments;           // [micros, 2, width] of the targets
-    float *embedding;         // [micros * micro, width]
-    double norm;              // of the last gradient
+    float *moments;           // [micros, 2, width] of the targets, last part of a step with detail
+    float *embedding;         // [micros * micro, width] of the same
     double flops;             // of all steps so far, as the plans count them
-    double optimizer_seconds; // spent in AdamW and EMA so far
+    double optimizer_seconds; // CPU: spent in AdamW and EMA so far
 };
 
 /* Reads the recipe t->recipe, makes t's parameter table, arenas and optimizer. The weights are not
@@ -41,15 +39,16 @@ void pk_jepa_step_free(struct pk_jepa_step *s);
 /* The program for this number of kept tokens, at most pk_jepa_keep_max; built if need be. */
 enum pk_status pk_jepa_step_program(struct pk_jepa_step *s, int32_t keep,
                                     struct pk_jepa_program **out, struct pk_err *err);
-/* Forward, backward, AdamW, EMA. b has s->batch records. *loss gets the batch's mean loss.
- * Errors  PK_EDIVERGED loss or gradient is not finite; the weights have not changed */
+/* Forward, backward, AdamW, EMA. b has s->batch records and stays unchanged until the step's
+ * pk_exec_result, which tells loss and norm. detail: also fills moments and embedding. */
 enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
-                                const struct pk_batch *b, double *loss, struct pk_err *err);
-/* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`. */
+                                const struct pk_batch *b, bool detail, struct pk_err *err);
+/* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`; of a
+ * device at its best shape. */
 enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, double seconds,
                                     double *flops_per_s, struct pk_err *err);
 /* Mean over channels of the variance of the targets over records and hidden tokens, of the last
- * part. */
+ * part of the last step with detail. */
 double pk_jepa_step_target_variance(const struct pk_jepa_step *s);
 
 #endif

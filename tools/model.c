@@ -97,9 +97,11 @@ enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *d, doubl
     enum pk_status s = pk_classifier_build(&first, &m->params, &m->net, PK_EVAL_MICRO, false, err);
     pk_prog_free(&first);
     PK_TRY(s);
-    PK_TRY(pk_exec_create(&m->exec, &(struct pk_exec_spec){.params = &m->params}, err));
+    PK_TRY(pk_exec_create(
+        &m->exec, &(struct pk_exec_spec){.params = &m->params, .backend = m->backend}, err));
     PK_TRY(pk_evaluator_open(&m->eval, &m->exec, &m->params, &m->net, err));
-    return pk_model_read(&m->file, &m->params, part_of(info), m->exec.weight, err);
+    PK_TRY(pk_model_read(&m->file, &m->params, part_of(info), m->exec.weight, err));
+    return pk_exec_push(&m->exec, err);
 }
 
 void pk_model_free(struct pk_model *m)

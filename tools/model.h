@@ -12,7 +12,8 @@ struct pk_model {
     struct pk_classifier net; // head PK_HEAD_NONE for a bare encoder
     struct pk_params params;
     /* with a dataset: */
-    struct pk_exec exec; // exec.weight holds the weights
+    const struct pk_backend *backend; // to be set before pk_model_on; NULL: the CPU
+    struct pk_exec exec;              // exec.weight holds the weights
     struct pk_evaluator eval;
     double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [sources], the model's own, by data lead
 };

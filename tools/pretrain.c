@@ -15,10 +15,11 @@ struct pretrain {
     struct pk_inputs in;
     struct pk_jepa_step s;
     struct pk_loader *loader;
-    double loss_sum;
-    int64_t loss_count;   // steps that loss_sum adds up, since the last line of the log
-    int64_t skipped;      // steps not taken, in the whole run
-    int64_t timed;        // steps of this process in the interval
+    const struct pk_batch *batch[2]; // lent by the loader, by step % 2
+    double loss_sum, norm;           // norm: of the last gradient
+    int64_t loss_count;              // steps that loss_sum adds up, since the last line of the log
+    int64_t skipped;                 // steps not taken, in the whole run
+    int64_t timed;                   // steps of this process in the interval
     double ceiling;       // FLOP/s of the GEMM library at these shapes, measured at the start
     double flops;         // of the steps before the interval
     double waited, since; // seconds of data wait, and of all, in the interval
@@ -38,7 +39,7 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
         PK_TRY(s);
     }
     memcpy(p->t.exec.ema, p->t.exec.weight, bytes);
-    return PK_OK;
+    return pk_exec_push(&p->t.exec, err);
 }
 
 static enum pk_status log_interval(struct pretrain *p, int64_t step, double seconds,
@@ -58,7 +59,7 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                                  {"train/learning_rate", rate},
                                  {"train/weight_decay", decay},
                                  {"train/ema_momentum", momentum},
-                                 {"train/grad_norm", p->s.norm},
+                                 {"train/grad_norm", p->norm},
                                  {"embedding/embedding_std", e.mean_std},
                                  {"embedding/effective_rank", e.effective_rank},
                                  {"embedding/target_variance", variance},
@@ -78,7 +79,7 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                                         {"lr", rate, PK_FORMAT_SCIENTIFIC},
                                         {"wd", decay, PK_FORMAT_GENERAL},
                                         {"ema", momentum, PK_FORMAT_GENERAL},
-                                        {"grad", p->s.norm, PK_FORMAT_GENERAL},
+                                        {"grad", p->norm, PK_FORMAT_GENERAL},
                                         {"std", e.mean_std, PK_FORMAT_GENERAL},
                                         {"rank", e.effective_rank, PK_FORMAT_GENERAL},
                                         {"tvar", variance, PK_FORMAT_GENERAL},
@@ -115,34 +116,50 @@ static enum pk_status load_state(struct pretrain *p, int64_t *step, struct pk_er
     return PK_OK;
 }
 
+/* Books the steps that are over, all but `lag` of them. After an error *step is the one that
+ * failed. */
+static enum pk_status take_results(struct pretrain *p, int lag, int64_t *step, struct pk_err *err)
+{
+    struct pk_exec_result r;
+    bool have = true;
+    for (;;) {
+        PK_TRY(pk_exec_result(&p->t.exec, lag, &r, &have, err));
+        if (!have) return PK_OK;
+        p->norm = r.norm;
+        if (r.taken) {
+            p->t.skipped = 0;
+            p->loss_sum += r.loss;
+            p->loss_count++;
+            continue;
+        }
+        *err = r.why;
+        enum pk_status s = pk_trainer_diverged(&p->t, r.step, p->batch[r.step % 2], 0, err);
+        if (s != PK_OK) *step = r.step;
+        PK_TRY(s);
+        p->skipped++;
+    }
+}
+
 static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err)
 {
     int64_t every = pk_recipe_i64(p->t.recipe, "train.log_every");
     p->t.last_checkpoint = p->t.started = pk_seconds();
     while (*step < p->s.steps) {
         const struct pk_batch *b;
-        double waited, loss, begun = pk_seconds();
+        double waited, begun = pk_seconds();
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
-        enum pk_status s =
-            pk_jepa_step_run(&p->s, *step, pk_jepa_keep(&p->s.model, *step), b, &loss, err);
-        if (s == PK_EDIVERGED) {
-            PK_TRY(pk_trainer_diverged(&p->t, *step, b, 0, err));
-            p->skipped++;
-        } else {
-            PK_TRY(s);
-            p->t.skipped = 0;
-            p->loss_sum += loss;
-            p->loss_count++;
-        }
+        p->batch[*step % 2] = b;
+        bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
+        PK_TRY(pk_jepa_step_run(&p->s, *step, pk_jepa_keep(&p->s.model, *step), b, log, err));
         ++*step;
+        bool stop = pk_stop_requested() && !last;
+        bool save = stop || last || pk_trainer_due(&p->t, *step);
+        PK_TRY(take_results(p, log || save ? 0 : pk_exec_lag(&p->t.exec), step, err));
         p->timed++;
         p->waited += waited;
         p->since += pk_seconds() - begun;
-        if (*step % every == 0 || *step == p->s.steps)
-            PK_TRY(log_interval(p, *step, pk_seconds() - p->t.started, err));
-        bool stop = pk_stop_requested() && *step < p->s.steps;
-        if (stop || *step == p->s.steps || pk_trainer_due(&p->t, *step))
-            PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
+        if (log) PK_TRY(log_interval(p, *step, pk_seconds() - p->t.started, err));
+        if (save) PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop) return pk_trainer_stopped(&p->t, *step, err);
     }
     return PK_OK;
@@ -154,15 +171,18 @@ static void describe(struct pretrain *p)
     p->t.info.encoder = p->s.model.encoder;
     pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
+    struct pk_text where = {0};
+    pk_exec_describe(&p->t.exec, &where);
     fprintf(
         stderr,
         "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
-        "%d samples\nbatch: %lld records, micro-batches of %lld on %d threads, %s kernels\n",
+        "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
         p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
         (long long)pk_params_total(&p->t.params, "encoder."),
         (long long)pk_params_total(&p->t.params, "predictor."), p->s.model.signal.tokens,
-        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro, p->t.exec.threads,
-        pk_isa_name(p->t.exec.isa));
+        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
+        where.s ? where.s : "");
+    pk_text_free(&where);
 }
 
 static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
@@ -179,6 +199,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(pk_jepa_step_ceiling(&p->s, pk_jepa_keep_max(&p->s.model), 0.1, &p->ceiling, err));
     PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL, err));
+    PK_TRY(pk_trainer_pin(&p->t, p->loader, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
@@ -205,14 +226,15 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     PK_TRY(pk_alloc(&p, 1, sizeof *p, "training state", err));
     p->t.recipe = r;
     p->t.quiet = o->quiet;
+    p->t.backend = o->backend;
     enum pk_status s = start(p, o, &step, err);
     if (s == PK_OK) s = loop(p, &step, err);
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);
-    pk_loader_close(p->loader);
     pk_jepa_step_free(&p->s);
-    pk_inputs_close(&p->in);
     pk_trainer_free(&p->t);
+    pk_loader_close(p->loader);
+    pk_inputs_close(&p->in);
     free(p);
     return s;
 }

@@ -2,13 +2,15 @@
 #ifndef PK_PRETRAIN_H
 #define PK_PRETRAIN_H
 
+#include "core/exec.h"
 #include "core/recipe.h"
 #include "core/run.h"
 
 struct pk_pretrain_options {
     enum pk_run_mode mode;
     bool quiet;
-    int argc; // for run.json; borrowed
+    const struct pk_backend *backend; // NULL: the CPU
+    int argc;                         // for run.json; borrowed
     char **argv;
 };
 /* Runs to the end of the recipe, or to a signal: PK_ESTOPPED after a checkpoint. */

@@ -51,7 +51,7 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
 }
 
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
-                              int32_t width, int64_t *micro, struct pk_err *err)
+                              int32_t width, bool whole, int64_t *micro, struct pk_err *err)
 {
     int64_t parts = pk_recipe_i64(r, "train.accumulate");
     int64_t share = batch / parts, want = pk_recipe_i64(r, "train.micro_batch");
@@ -62,8 +62,21 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
                        (long long)batch);
     int64_t target = PK_MIN((int64_t)width * PK_MICRO_TOKENS_PER_CHANNEL, PK_MICRO_TOKENS);
     *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
+    if (whole && !want) *micro = share;
     while (share % *micro) --*micro;
     return PK_OK;
+}
+
+enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err)
+{
+    const char *precision = pk_recipe_str(t->recipe, "train.precision");
+    bool bf16 = !strcmp(precision, "bf16") || (t->backend && !strcmp(precision, "auto"));
+    t->params.storage = bf16 ? PK_BF16 : PK_F32;
+    if (!bf16 || t->backend) return PK_OK;
+    return pk_fail(err, PK_ERECIPE,
+                   "%s: bf16 needs a GPU; the CPU computes in fp32\n"
+                   "help: give train.precision=auto, or fp32",
+                   pk_recipe_origin(t->recipe, "train.precision"));
 }
 
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err)
@@ -71,16 +84,19 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
     struct pk_exec_spec spec = {.params = &t->params,
                                 .threads = (int)pk_recipe_i64(t->recipe, "train.threads"),
                                 .ema = ema,
-                                .train = true};
-    size_t n = (size_t)t->params.elements;
-    if (!strcmp(pk_recipe_str(t->recipe, "train.precision"), "bf16"))
-        return pk_fail(err, PK_ERECIPE,
-                       "%s: bf16 needs a GPU backend; this build computes in fp32\n"
-                       "help: give train.precision=fp32",
-                       pk_recipe_origin(t->recipe, "train.precision"));
-    PK_TRY(pk_exec_create(&t->exec, &spec, err));
-    PK_TRY(pk_alloc_aligned(&t->m, n, sizeof *t->m, "first moments", err));
-    PK_TRY(pk_alloc_aligned(&t->v, n, sizeof *t->v, "second moments", err));
+                                .train = true,
+                                .backend = t->backend,
+                                .skip_nan =
+                                    !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
+    return pk_exec_create(&t->exec, &spec, err);
+}
+
+enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, struct pk_err *err)
+{
+    void *memory;
+    size_t bytes;
+    for (int i = 0; pk_loader_memory(l, i, &memory, &bytes); i++)
+        PK_TRY(pk_exec_pin(&t->exec, memory, bytes, err));
     return PK_OK;
 }
 
@@ -129,11 +145,8 @@ void pk_trainer_free(struct pk_trainer *t)
     pk_ckpt_writer_stop(t->writer, &ignored);
     pk_tfevents_close(&t->events, &ignored);
     if (t->run_open) pk_run_close(&t->run, t->run.state, &ignored);
-    pk_optim_free(t->optim);
     pk_exec_free(&t->exec);
     pk_params_free(&t->params);
-    free(t->m);
-    free(t->v);
     free(t->best);
 }
 
@@ -147,8 +160,8 @@ static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[
         const char *name, *prefix;
         float *arena;
     } all[FILES] = {{"model.safetensors", "", t->exec.weight},
-                    {"moment1.safetensors", "", t->m},
-                    {"moment2.safetensors", "", t->v},
+                    {"moment1.safetensors", "", t->exec.m},
+                    {"moment2.safetensors", "", t->exec.v},
                     {"ema.safetensors", "encoder.", t->exec.ema},
                     {"best.safetensors", "", t->best}};
     *count = 0;
@@ -189,7 +202,8 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     if (put) put(&w, ctx);
     pk_model_info_write(&w, "model", &t->info);
     pk_json_close(&w);
-    enum pk_status s = list_files(t, file, refs, &files, err);
+    enum pk_status s = pk_exec_pull(&t->exec, err);
+    if (s == PK_OK) s = list_files(t, file, refs, &files, err);
     if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: checkpoint state");
     struct pk_ckpt_keep keep = {
         .last = (int32_t)pk_recipe_i64(t->recipe, "output.checkpoint.keep_last"),
@@ -239,6 +253,7 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
                     t->run.dir, (long long)c.step, (long long)steps);
     for (int i = 0; s == PK_OK && i < files; i++)
         s = pk_ckpt_read(&c, file[i].name, file[i].tensor, file[i].count, true, err);
+    if (s == PK_OK) s = pk_exec_push(&t->exec, err);
     if (s == PK_OK) s = pk_json_parse(state, c.state, strlen(c.state), c.path, err);
     if (s == PK_OK) s = pk_ckpt_drop_after(t->run.checkpoints, c.step, err);
     if (s == PK_OK) s = pk_run_rewind(&t->run, c.step, err);

@@ -4,6 +4,7 @@
 
 #include "core/ckpt_async.h"
 #include "core/exec.h"
+#include "core/loader.h"
 #include "core/optim.h"
 #include "core/progress.h"
 #include "core/run.h"
@@ -16,9 +17,8 @@ struct pk_trainer {
     const struct pk_recipe *recipe;
     struct pk_params params;
     struct pk_exec exec;
-    struct pk_optim *optim;
-    float *m, *v; // [params.elements]
-    float *best;  // fine-tuning: weights of the best validation, or NULL
+    const struct pk_backend *backend; // NULL: the CPU
+    float *best;                      // fine-tuning: weights of the best validation, or NULL
     struct pk_run run;
     bool run_open;
     struct pk_ckpt_writer *writer; // NULL before the first checkpoint
@@ -46,10 +46,14 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
  * decides the order of summation: a recipe must give the same bits everywhere. */
 enum { PK_MICRO_TOKENS_PER_CHANNEL = 5, PK_MICRO_TOKENS = 800 };
 /* Records of a micro-batch: the recipe's train.micro_batch, or by the rule above; at least
- * PK_SHARDS micro-batches keep all threads busy. tokens: of a record; width: of the encoder. */
+ * PK_SHARDS micro-batches keep all threads busy. tokens: of a record; width: of the encoder. On a
+ * device (whole) it is all records of a part. */
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
-                              int32_t width, int64_t *micro, struct pk_err *err);
+                              int32_t width, bool whole, int64_t *micro, struct pk_err *err);
 
+/* Sets the storage type of the programs to come from train.precision and the backend.
+ * Errors  PK_ERECIPE bf16 on the CPU */
+enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err);
 /* After the parameters are known: arenas and moments. ema: with the EMA copy. */
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
 /* Opens the run directory and writes recipe.yaml into it; that of a resumed run is written when
@@ -63,6 +67,9 @@ enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, stru
 /* Whether a run's folder has a checkpoint, valid or not. */
 bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
+
+/* Lets a device copy straight from the loader's batches; t must be freed before the loader. */
+enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, struct pk_err *err);
 
 /* One checkpoint, written in the background while training goes on; an error of the one before is
  * reported here, of the last one by pk_trainer_end: model, moments, EMA, best, and state.json with

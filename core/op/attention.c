@@ -6,12 +6,12 @@
 
 static enum pk_status infer_attention(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 0, 3));
     const int64_t *d = x->in[0]->dim;
     int32_t heads = x->attr->attention.heads;
     if (d[2] % 3 || heads < 1 || d[2] / 3 % heads)
         return pk_infer_fail(x, "%d heads do not divide a third of the last axis", heads);
-    pk_infer_out(x, 0, PK_F32, 3, (int64_t[]){d[0], d[1], d[2] / 3});
+    pk_infer_out(x, 0, x->in[0]->dtype, 3, (int64_t[]){d[0], d[1], d[2] / 3});
     pk_infer_out(x, 1, PK_F32, 3, (int64_t[]){d[0], heads, d[1]});
     return PK_OK;
 }
@@ -19,13 +19,13 @@ static enum pk_status infer_attention(struct pk_infer *x)
 static enum pk_status infer_attention_pool(struct pk_infer *x)
 {
     PK_TRY(pk_infer_need(x, 0, PK_F32, 1));
-    PK_TRY(pk_infer_need(x, 1, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 1, 3));
     const int64_t *d = x->in[1]->dim;
     int64_t width = x->in[0]->dim[0];
     int32_t heads = x->attr->attention.heads;
     if (d[2] != 2 * width || heads < 1 || width % heads)
         return pk_infer_fail(x, "keys and values must be twice the query's width, %d heads", heads);
-    pk_infer_out(x, 0, PK_F32, 2, (int64_t[]){d[0], width});
+    pk_infer_out(x, 0, x->in[1]->dtype, 2, (int64_t[]){d[0], width});
     pk_infer_out(x, 1, PK_F32, 3, (int64_t[]){d[0], heads, d[1]});
     return PK_OK;
 }

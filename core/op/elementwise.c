@@ -5,8 +5,8 @@
 
 static enum pk_status infer_add(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
-    PK_TRY(pk_infer_need(x, 1, PK_F32, x->in[0]->rank));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
+    PK_TRY(pk_infer_need_real(x, 1, x->in[0]->rank));
     if (memcmp(x->in[0]->dim, x->in[1]->dim, sizeof x->in[0]->dim))
         return pk_infer_fail(x, "the shapes differ");
     pk_infer_like(x, 0, x->in[0]);
@@ -15,14 +15,14 @@ static enum pk_status infer_add(struct pk_infer *x)
 
 static enum pk_status infer_copy(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
     pk_infer_like(x, 0, x->in[0]);
     return PK_OK;
 }
 
 static enum pk_status infer_dropout(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
     PK_TRY(pk_infer_need(x, 1, PK_I64, 1));
     if (x->in[1]->dim[0] != x->in[0]->dim[0])
         return pk_infer_fail(x, "one sample number per record was expected");

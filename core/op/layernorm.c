@@ -3,7 +3,7 @@
 
 static enum pk_status infer_norm(struct pk_infer *x, int first)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
     PK_TRY(pk_infer_need(x, first, PK_F32, 1));
     const struct pk_value *in = x->in[0];
     if (x->in[first]->dim[0] != in->dim[in->rank - 1])

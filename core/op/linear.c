@@ -3,8 +3,8 @@
 
 static enum pk_status infer_product(struct pk_infer *x, int outs)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
-    PK_TRY(pk_infer_need(x, 1, PK_F32, 2));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
+    PK_TRY(pk_infer_need_real(x, 1, 2));
     const struct pk_value *in = x->in[0], *w = x->in[1];
     if (in->dim[in->rank - 1] != w->dim[1])
         return pk_infer_fail(x, "the last axis of the input is not the weight's %lld columns",
@@ -39,7 +39,7 @@ static void grad_linear(struct pk_diff *d, const struct pk_node *n)
 
 static enum pk_status infer_gelu(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
     pk_infer_like(x, 0, x->in[0]);
     return PK_OK;
 }
@@ -91,7 +91,7 @@ static struct pk_val linear(struct pk_build *b, struct pk_val x, int64_t width, 
     int32_t out[PK_NODE_OUT];
     int64_t dim[2] = {width, pk_dim(b, x, -1)};
     pk_scope(b, "%s", name);
-    struct pk_val w = pk_weight(b, "weight", 2, dim, PK_INIT_TRUNC_NORMAL, true);
+    struct pk_val w = pk_weight_matrix(b, "weight", dim, PK_INIT_TRUNC_NORMAL);
     struct pk_val v = bias ? pk_weight(b, "bias", 1, dim, PK_INIT_ZERO, false) : PK_NONE;
     pk_emit(b, PK_OP_LINEAR, NULL, 3, (int32_t[]){x.id, w.id, v.id}, out);
     pk_scope_end(b);

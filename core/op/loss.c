@@ -6,7 +6,7 @@
 static enum pk_status infer_loss(struct pk_infer *x, enum pk_dtype target)
 {
     int64_t one = 1;
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
     PK_TRY(pk_infer_need(x, 1, target, x->in[0]->rank));
     if (memcmp(x->in[0]->dim, x->in[1]->dim, sizeof x->in[0]->dim))
         return pk_infer_fail(x, "prediction and target differ in shape");
@@ -17,7 +17,7 @@ static enum pk_status infer_loss(struct pk_infer *x, enum pk_dtype target)
 
 static enum pk_status infer_l1(struct pk_infer *x)
 {
-    return infer_loss(x, PK_F32);
+    return infer_loss(x, x->b->params->storage);
 }
 
 static enum pk_status infer_labels(struct pk_infer *x)
@@ -27,7 +27,7 @@ static enum pk_status infer_labels(struct pk_infer *x)
 
 static enum pk_status infer_moments(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 0));
+    PK_TRY(pk_infer_need_real(x, 0, 0));
     pk_infer_out(x, 0, PK_F32, 2, (int64_t[]){2, x->in[0]->dim[x->in[0]->rank - 1]});
     return PK_OK;
 }

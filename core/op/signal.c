@@ -16,7 +16,7 @@ static enum pk_status infer_patchify(struct pk_infer *x)
     for (int i = 0; i < leads; i++)
         if (x->attr->patchify.lead[i] >= d[1])
             return pk_infer_fail(x, "lead %d is not in the batch", x->attr->patchify.lead[i]);
-    pk_infer_out(x, 0, PK_F32, 3,
+    pk_infer_out(x, 0, x->b->params->storage, 3,
                  (int64_t[]){d[0], x->attr->patchify.tokens, (int64_t)leads * patch});
     return PK_OK;
 }

@@ -11,7 +11,7 @@ static enum pk_status need_index(struct pk_infer *x, int k)
 
 static enum pk_status infer_gather_tokens(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 0, 3));
     PK_TRY(need_index(x, 1));
     pk_infer_like(x, 0, x->in[0]);
     x->out[0].dim[1] = x->in[1]->dim[1];
@@ -20,7 +20,7 @@ static enum pk_status infer_gather_tokens(struct pk_infer *x)
 
 static enum pk_status infer_add_position(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 0, 3));
     PK_TRY(pk_infer_need(x, 1, PK_F32, 2));
     if (x->in[2]) PK_TRY(need_index(x, 2));
     PK_TRY(pk_infer_fixed(x, 1));
@@ -36,7 +36,7 @@ static enum pk_status infer_add_position(struct pk_infer *x)
 static enum pk_status infer_prepend_token(struct pk_infer *x)
 {
     PK_TRY(pk_infer_need(x, 0, PK_F32, 1));
-    PK_TRY(pk_infer_need(x, 1, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 1, 3));
     if (x->in[0]->dim[0] != x->in[1]->dim[2])
         return pk_infer_fail(x, "the token is of another width");
     pk_infer_like(x, 0, x->in[1]);
@@ -46,7 +46,7 @@ static enum pk_status infer_prepend_token(struct pk_infer *x)
 
 static enum pk_status infer_slice_tokens(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 0, 3));
     int64_t start = x->attr->slice.start, count = x->attr->slice.count;
     if (start < 0 || count < 1 || start + count > x->in[0]->dim[1])
         return pk_infer_fail(x, "tokens %lld to %lld are not there", (long long)start,
@@ -58,7 +58,7 @@ static enum pk_status infer_slice_tokens(struct pk_infer *x)
 
 static enum pk_status infer_assemble_tokens(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 0, 3));
     PK_TRY(pk_infer_need(x, 1, PK_F32, 1));
     PK_TRY(pk_infer_need(x, 2, PK_F32, 2));
     PK_TRY(need_index(x, 3));
@@ -75,10 +75,10 @@ static enum pk_status infer_assemble_tokens(struct pk_infer *x)
 
 static enum pk_status infer_mean_pool(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need(x, 0, PK_F32, 3));
+    PK_TRY(pk_infer_need_real(x, 0, 3));
     if (x->attr->pool.skip < 0 || x->attr->pool.skip >= x->in[0]->dim[1])
         return pk_infer_fail(x, "no token is left after skipping %d", x->attr->pool.skip);
-    pk_infer_out(x, 0, PK_F32, 2, (int64_t[]){x->in[0]->dim[0], x->in[0]->dim[2]});
+    pk_infer_out(x, 0, x->in[0]->dtype, 2, (int64_t[]){x->in[0]->dim[0], x->in[0]->dim[2]});
     return PK_OK;
 }
 

@@ -211,7 +211,7 @@ static void test_exec(void)
     struct pk_val i = pk_input(m.b, "index", PK_I32, 2, (int64_t[]){2, 2});
     pk_output(m.b, pk_linear(m.b, pk_gather_tokens(m.b, m.x, i), 8, "fc"), "y");
     CHECK_OK(pk_build_finish(m.b, &m.err), &m.err);
-    CHECK_OK(pk_exec_create(&x, &(struct pk_exec_spec){&m.params, 2, false, false}, &m.err),
+    CHECK_OK(pk_exec_create(&x, &(struct pk_exec_spec){.params = &m.params, .threads = 2}, &m.err),
              &m.err);
     CHECK_OK(pk_exec_bind(&x, &bound, &m.p, &m.err), &m.err);
     struct pk_feed feed[] = {{"x", in, 0}, {"index", index, 0}};
@@ -246,7 +246,7 @@ static void test_exec(void)
     CHECK_FAILS(pk_exec_bind(&x, &bound, &late.p, &late.err), PK_EINTERNAL, &late.err,
                 "parameters were added");
     pk_exec_free(&x);
-    CHECK_OK(pk_exec_create(&x, &(struct pk_exec_spec){&m.params, 1, false, false}, &m.err),
+    CHECK_OK(pk_exec_create(&x, &(struct pk_exec_spec){.params = &m.params, .threads = 1}, &m.err),
              &m.err);
     CHECK_FAILS(pk_exec_bind(&x, &bound, &late.p, &late.err), PK_EINTERNAL, &late.err,
                 "needs an arena that was not made");

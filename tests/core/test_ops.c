@@ -1,9 +1,9 @@
 /* test_ops.c -- walks the op table: no op without shape inference, cost, CPU kernels for every
- * instruction set, a gradient or the reason why there is none, and a test of its kernel.
- *
- * The CUDA kernels that an op also owes are not looked at: there is no such backend yet. */
+ * instruction set, a CUDA kernel (in a build that has them, for the host executor or a GPU), a
+ * gradient or the reason why there is none, and a test of its kernel. */
 #include "core/build.h"
 #include "core/cpu/kernels.h"
+#include "cuda/kernels.h"
 #include "tests/test.h"
 
 static const struct {
@@ -57,6 +57,22 @@ static void test_kernels(void)
         CHECK(flat->adamw && flat->ema && flat->add && flat->square_sum);
     }
 }
+
+/* The CUDA table holds weak symbols, so a kernel that was not written links as NULL: this is where
+ * that shows. PK_TEST_ALLOW_MISSING=1 (tests/op/op_case.h) lets it pass while they are written. */
+#ifdef PK_TEST_CUDA
+static void test_cuda_kernels(void)
+{
+    const char *allow = getenv("PK_TEST_ALLOW_MISSING");
+    for (int op = 0; op < PK_OP_COUNT; op++) {
+        const bool there = pk_cuda_kernels[op] && pk_cuda_workspaces[op];
+        if (!there)
+            fprintf(stderr, "op '%s' has no CUDA kernel%s\n", listed[op].name,
+                    pk_cuda_kernels[op] ? " workspace" : "");
+        CHECK(there || (allow && !strcmp(allow, "1")));
+    }
+}
+#endif
 
 static void test_tests(void)
 {
@@ -112,6 +128,9 @@ int main(void)
 {
     test_rows();
     test_kernels();
+#ifdef PK_TEST_CUDA
+    test_cuda_kernels();
+#endif
     test_tests();
     test_costs();
     return TEST_END();

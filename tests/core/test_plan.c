@@ -48,8 +48,8 @@ static void check_plan(const struct pk_prog *p, double most, const char *what)
 {
     struct pk_plan plan, again;
     struct pk_err err = {0};
-    CHECK_OK(pk_plan_make(&plan, p, &err), &err);
-    CHECK_OK(pk_plan_make(&again, p, &err), &err);
+    CHECK_OK(pk_plan_make(&plan, p, NULL, &err), &err);
+    CHECK_OK(pk_plan_make(&again, p, NULL, &err), &err);
     struct life *life = calloc((size_t)(p->values + p->nodes), sizeof *life);
     int64_t n = find_lives(p, &plan, life), live = 0, overlaps = 0;
     for (int64_t i = 0; i < n; i++) {

@@ -1,5 +1,6 @@
 /* reference_attention.h -- attention as its definition reads, in the type REAL. Included twice by
  * test_attention.c, for double (the truth) and float (what rounding costs the naive algorithm).
+ * CAST() rounds an operand that the algorithm made itself and multiplies in the storage type.
  * All of these treat one head: q, k, v, out ... point at its first column. */
 
 /* p[t, t], out[t rows of stride w], lse[t] from qkv[t rows of stride 3w]. */
@@ -20,7 +21,8 @@ static void NAME(attend)(int64_t t, int64_t d, int64_t w, REAL scale, const floa
         for (int64_t j = 0; j < t; j++) p[i * t + j] /= sum;
         for (int64_t c = 0; c < d; c++) {
             REAL o = 0;
-            for (int64_t j = 0; j < t; j++) o += p[i * t + j] * (REAL)qkv[j * 3 * w + 2 * w + c];
+            for (int64_t j = 0; j < t; j++)
+                o += CAST(p[i * t + j]) * (REAL)qkv[j * 3 * w + 2 * w + c];
             out[i * w + c] = o;
         }
     }
@@ -37,7 +39,8 @@ static void NAME(attend_grad)(int64_t t, int64_t d, int64_t w, REAL scale, const
             REAL dp = 0, prob = p[i * t + j];
             for (int64_t c = 0; c < d; c++)
                 dp += (REAL)dout[i * w + c] * (REAL)qkv[j * 3 * w + 2 * w + c];
-            REAL ds = prob * (dp - delta) * scale;
+            REAL ds = CAST(prob * (dp - delta) * scale);
+            prob = CAST(prob);
             for (int64_t c = 0; c < d; c++) {
                 dqkv[i * 3 * w + c] += ds * (REAL)qkv[j * 3 * w + w + c];
                 dqkv[j * 3 * w + w + c] += ds * (REAL)qkv[i * 3 * w + c];

@@ -10,6 +10,9 @@ static const struct {
     {2, 64, "one group of Philox blocks"},
     {2, 65, "one element into the second group"},
     {4, 1999, "last group partly filled"},
+    {3, 8, "one vector of bf16"},
+    {5, 4100, "records of whole vectors of float, not of bf16"},
+    {3, 201 * 192, "more than a round of blocks"},
 };
 
 static void add(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
@@ -29,9 +32,8 @@ static void dropout(const struct op_case *t, sweep_round R, double *const y[PK_N
     const int64_t batch = t->in[0].dim[0], count = t->in[0].dim[1];
     const double p = (double)t->node.attr.dropout.p, scale = R(1 / R(1 - p));
     for (int64_t b = 0; b < batch; b++) {
-        struct pk_rng r =
-            pk_rng_make(t->node.attr.dropout.seed, PK_RNG_DROPOUT,
-                        ((const uint64_t *)t->call.src[1])[b], t->node.attr.dropout.site);
+        struct pk_rng r = pk_rng_make(t->node.attr.dropout.seed, PK_RNG_DROPOUT,
+                                      ((const uint64_t *)t->data[1])[b], t->node.attr.dropout.site);
         for (int64_t i = 0; i < count; i++) {
             uint32_t word[4];
             r.counter[0] = (uint32_t)(i / 4);
@@ -47,16 +49,22 @@ static void test_plain(size_t s)
     struct op_sweep t;
     sweep_begin(&t, PK_OP_ADD, shapes[s].why);
     t.reference = add;
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
-    sweep_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
-    sweep_out(&t, PK_F32, false, DIMS(shapes[s].batch, shapes[s].count));
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out(&t, false, DIMS(shapes[s].batch, shapes[s].count));
     sweep_run(&t);
     sweep_begin(&t, PK_OP_COPY, shapes[s].why);
     t.reference = copy;
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(shapes[s].batch, shapes[s].count));
-    sweep_out(&t, PK_F32, true, DIMS(shapes[s].batch, shapes[s].count));
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out(&t, true, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_run(&t);
+    sweep_begin(&t, PK_OP_COPY, shapes[s].why); // the gradient of a parameter
+    t.reference = copy;
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out_vector(&t, true, DIMS(shapes[s].batch, shapes[s].count));
     sweep_run(&t);
 }
 
@@ -65,35 +73,36 @@ static int64_t *dropout_case(struct op_sweep *t, const char *why, int64_t batch,
 {
     sweep_begin(t, PK_OP_DROPOUT, why);
     t->reference = dropout;
+    t->exact = SWEEP_EXACT_ASSIGNED; // the mask, and one product
     t->c.node.attr.dropout.p = p;
     t->c.node.attr.dropout.seed = 12345678901234567ull;
     t->c.node.attr.dropout.site = 3;
-    sweep_in(t, PK_F32, DIMS(batch, count));
-    int64_t *sample = sweep_in(t, PK_I64, DIMS(batch));
+    sweep_in(t, DIMS(batch, count));
+    int64_t *sample = sweep_in_of(t, PK_I64, DIMS(batch));
     for (int64_t b = 0; b < batch; b++) sample[b] = 7 * b + ((int64_t)1 << 40);
-    sweep_out(t, PK_F32, true, DIMS(batch, count));
+    sweep_out(t, true, DIMS(batch, count));
     return sample;
 }
 
 /* The share of zeroed elements is p, and samples and sites differ. */
-static void test_share(float p)
+static void test_share(const struct op_variant *v, float p)
 {
     enum { N = 100000 };
     struct op_sweep t;
-    struct pk_err err = {0};
     int64_t *sample = dropout_case(&t, "share", 2, N, p);
-    float *y = (float *)t.c.call.dst[0], *x = (float *)t.c.call.src[0];
+    float *x = t.c.data[0];
     for (int i = 0; i < 2 * N; i++) x[i] = 1;
-    CHECK_OK(sweep_call(&t, pk_isa_best(), &err), &err);
-    int zeros = 0, differ = 0;
-    for (int i = 0; i < 2 * N; i++) zeros += y[i] == 0;
-    for (int i = 0; i < N; i++) differ += y[i] != y[N + i];
+    CHECK_OK(sweep_call(&t, v), &t.c.err);
+    int zeros = 0, differ = 0, same = 0;
+    for (int i = 0; i < 2 * N; i++) zeros += op_got(&t.c, 0, i) == 0;
+    for (int i = 0; i < N; i++) differ += op_got(&t.c, 0, i) != op_got(&t.c, 0, N + i);
     const double q = (double)p, sigma = sqrt(2 * N * q * (1 - q));
     CHECK_NEAR(zeros, 2 * N * q, 5 * sigma);
     CHECK_NEAR(differ, N * 2 * q * (1 - q), 5 * sqrt(N / 4.0));
     sample[1] = sample[0];
-    CHECK_OK(sweep_call(&t, pk_isa_best(), &err), &err);
-    CHECK(!memcmp(y, y + N, N * sizeof *y)); // the same sample, the same elements
+    CHECK_OK(sweep_call(&t, v), &t.c.err);
+    for (int i = 0; i < N; i++) same += op_got(&t.c, 0, i) == op_got(&t.c, 0, N + i);
+    CHECK(same == N); // the same sample, the same elements
     sweep_free(&t);
 }
 
@@ -108,7 +117,10 @@ int main(void)
             sweep_run(&t);
         }
     }
-    test_share(0.1f);
-    test_share(0.5f);
-    return TEST_END();
+    int count;
+    const struct op_variant *v = op_variants(&count);
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < 2 && op_there(&v[i], PK_OP_DROPOUT); k++)
+            test_share(&v[i], k ? 0.5f : 0.1f);
+    return op_test_end();
 }

@@ -14,6 +14,14 @@ static const struct {
     {6, 203, 50, "large mean: the one-pass variance would cancel"},
     {4, 769, 0, "last vector holds one element"},
     {67, 96, 3, "many rows: sums over rows"},
+    {3, 8, 0, "one vector of bf16"},
+    {10, 100, 0, "whole vectors of float, not of bf16"},
+    {301, 192, 0, "sums over rows in many blocks, the last one short"},
+    {130, 384, 1, "width of ViT-S"},
+    {17, 768, 0, "width of ViT-B"},
+    {5, 2056, 0, "more columns than a warp keeps in registers"},
+    {3, 4999, 0, "the same, not aligned"},
+    {1, 1536, 0, "one wide row"},
 };
 
 static void stats(const double *x, int64_t cols, double eps, sweep_round R, double *mean,
@@ -40,15 +48,16 @@ static void forward(const struct op_case *t, sweep_round R, double *const y[PK_N
         double mean, rstd;
         for (int64_t i = 0; i < cols; i++) {
             x[i] = sweep_at(t, 0, r * cols + i);
-            if (two) y[0][r * cols + i] = x[i] = R(x[i] + sweep_at(t, 1, r * cols + i));
+            if (two) y[0][r * cols + i] = R(x[i] + sweep_at(t, 1, r * cols + i));
+            if (two) x[i] = op_stored(t, y[0][r * cols + i]); // what the backward pass will see
         }
         stats(x, cols, (double)t->node.attr.layernorm.eps, R, &mean, &rstd);
         for (int64_t i = 0; i < cols; i++) {
             double v = R(R(R(x[i] - mean) * rstd) * sweep_at(t, 1 + two, i));
-            y[two][r * cols + i] = t->call.src[2 + two] ? R(v + sweep_at(t, 2 + two, i)) : v;
+            y[two][r * cols + i] = t->data[2 + two] ? R(v + sweep_at(t, 2 + two, i)) : v;
         }
-        if (t->call.dst[1 + two]) y[1 + two][r] = mean;
-        if (t->call.dst[2 + two]) y[2 + two][r] = rstd;
+        if (t->call.out[1 + two]) y[1 + two][r] = mean;
+        if (t->call.out[2 + two]) y[2 + two][r] = rstd;
     }
     free(x);
 }
@@ -83,7 +92,7 @@ static void backward(const struct op_case *t, sweep_round R, double *const y[PK_
 
 static void shift(struct op_sweep *t, int k, double by)
 {
-    float *x = (float *)t->c.call.src[k];
+    float *x = t->c.data[k];
     for (int64_t i = 0; i < pk_view_count(&t->c.in[k]); i++) x[i] += (float)by;
 }
 
@@ -94,19 +103,19 @@ static void test_forward(size_t s, bool two, bool bias, bool saved)
     sweep_begin(&t, two ? PK_OP_ADD_LAYERNORM : PK_OP_LAYERNORM, shapes[s].why);
     t.reference = forward;
     t.c.node.attr.layernorm.eps = 1e-6f;
-    sweep_in(&t, PK_F32, DIMS(1, rows, cols));
+    sweep_in(&t, DIMS(1, rows, cols));
     shift(&t, 0, shapes[s].shift);
-    if (two) sweep_in(&t, PK_F32, DIMS(1, rows, cols));
-    sweep_in(&t, PK_F32, DIMS(cols));
+    if (two) sweep_in(&t, DIMS(1, rows, cols));
+    sweep_in_vector(&t, DIMS(cols));
     if (bias)
-        sweep_in(&t, PK_F32, DIMS(cols));
+        sweep_in_vector(&t, DIMS(cols));
     else
         sweep_in_absent(&t);
-    if (two) sweep_out(&t, PK_F32, false, DIMS(1, rows, cols));
-    sweep_out(&t, PK_F32, false, DIMS(1, rows, cols));
+    if (two) sweep_out(&t, false, DIMS(1, rows, cols));
+    sweep_out(&t, false, DIMS(1, rows, cols));
     for (int k = 0; k < 2; k++)
         if (saved)
-            sweep_out(&t, PK_F32, false, DIMS(rows));
+            sweep_out_vector(&t, false, DIMS(rows));
         else
             sweep_out_absent(&t);
     sweep_run(&t);
@@ -119,11 +128,11 @@ static void test_backward(size_t s, int wanted)
     struct op_sweep t;
     sweep_begin(&t, PK_OP_LAYERNORM_GRAD, shapes[s].why);
     t.reference = backward;
-    sweep_in(&t, PK_F32, DIMS(rows, cols));
-    sweep_in(&t, PK_F32, DIMS(rows, cols));
+    sweep_in(&t, DIMS(rows, cols));
+    sweep_in(&t, DIMS(rows, cols));
     shift(&t, 1, shapes[s].shift);
-    sweep_in(&t, PK_F32, DIMS(cols));
-    float *mean = sweep_in(&t, PK_F32, DIMS(rows)), *rstd = sweep_in(&t, PK_F32, DIMS(rows));
+    sweep_in_vector(&t, DIMS(cols));
+    float *mean = sweep_in_vector(&t, DIMS(rows)), *rstd = sweep_in_vector(&t, DIMS(rows));
     for (int64_t r = 0; r < rows; r++) {
         double m = 0, v = 0;
         for (int64_t i = 0; i < cols; i++) m += sweep_at(&t.c, 1, r * cols + i) / (double)cols;
@@ -136,9 +145,9 @@ static void test_backward(size_t s, int wanted)
         if (!(wanted >> k & 1))
             sweep_out_absent(&t);
         else if (k)
-            sweep_out(&t, PK_F32, true, DIMS(cols));
+            sweep_out_vector(&t, true, DIMS(cols));
         else
-            sweep_out(&t, PK_F32, true, DIMS(rows, cols));
+            sweep_out(&t, true, DIMS(rows, cols));
     sweep_run(&t);
 }
 
@@ -150,5 +159,5 @@ int main(void)
                 for (int saved = 0; saved < 2; saved++) test_forward(s, two, bias, saved);
         for (int wanted = 1; wanted < 8; wanted++) test_backward(s, wanted);
     }
-    return TEST_END();
+    return op_test_end();
 }

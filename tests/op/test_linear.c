@@ -14,6 +14,16 @@ static const struct row {
     {2, 50, 384, 96, "predictor MLP: several vectors, more rows than a tile"},
     {1, 65, 192, 200, "patch embedding"},
     {2, 201, 768, 192, "ViT-XS MLP: several panels of rows, the last one short"},
+    {1, 16, 8, 16, "one product of a tensor core"},
+    {1, 127, 65, 40, "rows short of a tile, columns beyond one"},
+    {1, 128, 128, 64, "whole tiles"},
+    {1, 129, 130, 72, "beyond a tile both ways"},
+    {1, 96, 120, 24, "depth in eights, not sixteens"},
+    {3, 43, 200, 100, "depth in fours: rows of bf16 start unaligned"},
+    {1, 100, 71, 33, "classes of PTB-XL, odd depth"},
+    {5, 1, 1, 192, "one logit"},
+    {2, 1100, 16, 24, "many rows, small weights: sums over rows in several parts"},
+    {1, 64, 48, 520, "deep"},
 };
 
 /* y[m, n] = a[m, k] b[k, n] with element strides, in double and as a float program would. */
@@ -54,16 +64,18 @@ static float gelu_slope_float(float x)
     return 0.5f * (1 + erff(x * 0.70710678f)) + x * expf(-0.5f * x * x) * 0.39894228f;
 }
 
-static void forward(const struct row *s, enum pk_isa isa, bool bias, bool activate, bool keep_pre)
+static void forward(const struct row *s, const struct op_variant *v, bool bias, bool activate,
+                    bool keep_pre)
 {
     int64_t m = s->batch * s->tokens, n = s->n, k = s->k, y_slot = activate;
     struct op_case c;
-    op_begin(&c, activate ? PK_OP_LINEAR_GELU : PK_OP_LINEAR, isa);
+    op_begin(&c, activate ? PK_OP_LINEAR_GELU : PK_OP_LINEAR, v);
     float *x = op_in(&c, 0, OP_DIMS(s->batch, s->tokens, k)), *w = op_in(&c, 1, OP_DIMS(n, k));
-    float *b = bias ? op_in(&c, 2, OP_DIMS(n)) : NULL;
+    float *b = bias ? op_in_vector(&c, 2, OP_DIMS(n)) : NULL;
     for (int64_t i = 0; i < n * k; i++) w[i] /= sqrtf((float)k);
     if (keep_pre) op_out(&c, 0, false, OP_DIMS(s->batch, s->tokens, n));
     op_out(&c, (int)y_slot, false, OP_DIMS(s->batch, s->tokens, n));
+    op_settle(&c);
 
     float *naive = op_floats(m * n);
     double *exact = op_doubles(m * n);
@@ -80,14 +92,16 @@ static void forward(const struct row *s, enum pk_isa isa, bool bias, bool activa
     free(naive), free(exact);
 }
 
-static void input_grad(const struct row *s, enum pk_isa isa, bool accumulate, bool through_gelu)
+static void input_grad(const struct row *s, const struct op_variant *v, bool accumulate,
+                       bool through_gelu)
 {
     int64_t m = s->batch * s->tokens, n = s->n, k = s->k;
     struct op_case c;
-    op_begin(&c, through_gelu ? PK_OP_LINEAR_DX_GELU : PK_OP_LINEAR_DX, isa);
+    op_begin(&c, through_gelu ? PK_OP_LINEAR_DX_GELU : PK_OP_LINEAR_DX, v);
     float *dy = op_in(&c, 0, OP_DIMS(s->batch, s->tokens, n)), *w = op_in(&c, 1, OP_DIMS(n, k));
     float *pre = through_gelu ? op_in(&c, 2, OP_DIMS(s->batch, s->tokens, k)) : NULL;
     op_out(&c, 0, accumulate, OP_DIMS(s->batch, s->tokens, k));
+    op_settle(&c);
 
     float *naive = op_floats(m * k);
     double *exact = op_doubles(m * k);
@@ -101,15 +115,16 @@ static void input_grad(const struct row *s, enum pk_isa isa, bool accumulate, bo
     free(naive), free(exact);
 }
 
-static void weight_grad(const struct row *s, enum pk_isa isa, bool accumulate, bool bias)
+static void weight_grad(const struct row *s, const struct op_variant *v, bool accumulate, bool bias)
 {
     int64_t m = s->batch * s->tokens, n = s->n, k = s->k;
     struct op_case c;
-    op_begin(&c, PK_OP_LINEAR_DW, isa);
+    op_begin(&c, PK_OP_LINEAR_DW, v);
     float *dy = op_in(&c, 0, OP_DIMS(s->batch, s->tokens, n)),
           *x = op_in(&c, 1, OP_DIMS(s->batch, s->tokens, k));
-    op_out(&c, 0, accumulate, OP_DIMS(n, k));
-    if (bias) op_out(&c, 1, accumulate, OP_DIMS(n));
+    op_out_vector(&c, 0, accumulate, OP_DIMS(n, k));
+    if (bias) op_out_vector(&c, 1, accumulate, OP_DIMS(n));
+    op_settle(&c);
 
     const float one = 1;
     float *naive = op_floats(n * k), *sums = op_floats(n);
@@ -125,19 +140,21 @@ static void weight_grad(const struct row *s, enum pk_isa isa, bool accumulate, b
 }
 
 /* Values from -12 to 12, so that the tails and the seam of the approximation are all visited. */
-static void activation(int64_t n, enum pk_isa isa, bool accumulate)
+static void activation(int64_t n, const struct op_variant *v, bool accumulate)
 {
     struct op_case c, g;
-    op_begin(&c, PK_OP_GELU, isa);
-    op_begin(&g, PK_OP_GELU_GRAD, isa);
+    op_begin(&c, PK_OP_GELU, v);
+    op_begin(&g, PK_OP_GELU_GRAD, v);
     float *x = op_in(&c, 0, OP_DIMS(n)), *dy = op_in(&g, 0, OP_DIMS(n)),
           *x2 = op_in(&g, 1, OP_DIMS(n));
     op_out(&c, 0, false, OP_DIMS(n));
     op_out(&g, 0, accumulate, OP_DIMS(n));
+    for (int64_t i = 0; i < n; i++)
+        x[i] = x2[i] = n > 1 ? (float)(24.0 * (double)i / (double)(n - 1) - 12) : 0.3f;
+    op_settle(&c), op_settle(&g);
     float *naive = op_floats(n), *slope = op_floats(n);
     double *exact = op_doubles(n), *slope_exact = op_doubles(n);
     for (int64_t i = 0; i < n; i++) {
-        x[i] = x2[i] = n > 1 ? (float)(24.0 * (double)i / (double)(n - 1) - 12) : 0.3f;
         naive[i] = gelu_float(x[i]), exact[i] = gelu((double)x[i]);
         slope[i] = dy[i] * gelu_slope_float(x[i]);
         slope_exact[i] = (double)dy[i] * gelu_slope((double)x[i]);
@@ -148,24 +165,32 @@ static void activation(int64_t n, enum pk_isa isa, bool accumulate)
     free(naive), free(slope), free(exact), free(slope_exact);
 }
 
+/* Multiply-adds of one case of this row. */
+static double work(const struct row *s)
+{
+    return (double)(s->batch * s->tokens) * (double)s->n * (double)s->k;
+}
+
 int main(void)
 {
-    const int64_t lengths[] = {1, 15, 16, 17, 100003}; // around a vector; many
+    const int64_t lengths[] = {1, 15, 16, 17, 4099, 100003}; // around a vector; many
+    int count;
+    const struct op_variant *list = op_variants(&count);
     pk_gemm_thread_init(); // as in training; threads of the library would wait for each other
-    for (int isa = 0; isa < PK_ISA_COUNT; isa++) {
-        if (!op_isa_available(isa)) continue;
+    for (const struct op_variant *v = list; v < list + count; v++) {
         for (size_t i = 0; i < PK_COUNT(rows); i++) {
-            forward(&rows[i], isa, i % 2, false, false);
-            forward(&rows[i], isa, i % 2 == 0, false, false);
-            forward(&rows[i], isa, i % 2, true, true);
-            forward(&rows[i], isa, true, true, false);
-            input_grad(&rows[i], isa, i % 2, false);
-            input_grad(&rows[i], isa, i % 2 == 0, false);
-            input_grad(&rows[i], isa, false, true);
-            weight_grad(&rows[i], isa, i % 2, true);
-            weight_grad(&rows[i], isa, i % 2 == 0, i % 3 != 0);
+            if (!op_affords(v, work(&rows[i]))) continue;
+            forward(&rows[i], v, i % 2, false, false);
+            forward(&rows[i], v, i % 2 == 0, false, false);
+            forward(&rows[i], v, i % 2, true, true);
+            forward(&rows[i], v, true, true, false);
+            input_grad(&rows[i], v, i % 2, false);
+            input_grad(&rows[i], v, i % 2 == 0, false);
+            input_grad(&rows[i], v, false, true);
+            weight_grad(&rows[i], v, i % 2, true);
+            weight_grad(&rows[i], v, i % 2 == 0, i % 3 != 0);
         }
-        for (size_t i = 0; i < PK_COUNT(lengths); i++) activation(lengths[i], isa, i % 2);
+        for (size_t i = 0; i < PK_COUNT(lengths); i++) activation(lengths[i], v, i % 2);
     }
-    return TEST_END();
+    return op_test_end();
 }

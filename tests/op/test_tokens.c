@@ -10,6 +10,11 @@ static const struct {
     {3, 9, 64, 4, "whole vectors, one tile of columns"},
     {4, 11, 65, 11, "one column beyond a tile; every token kept"},
     {2, 200, 193, 40, "the pretraining mask"},
+    {3, 50, 8, 20, "one vector of bf16"},
+    {2, 33, 100, 7, "whole vectors of float, not of bf16"},
+    {131, 3, 24, 1, "sums over many records"},
+    {2, 200, 384, 41, "ViT-S"},
+    {1, 4, 3000, 3, "few wide rows"},
 };
 
 typedef void (*ref)(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT]);
@@ -32,7 +37,7 @@ static void fill_indices(struct op_sweep *t, int32_t *index, int32_t *other, siz
 
 static int32_t index_at(const struct op_case *t, int k, int64_t i)
 {
-    return ((const int32_t *)t->call.src[k])[i];
+    return ((const int32_t *)t->data[k])[i];
 }
 
 static void zero(double *y, int64_t n)
@@ -68,7 +73,7 @@ static void position(const struct op_case *t, sweep_round R, double *const y[PK_
     const int64_t *x = t->in[0].dim;
     for (int64_t r = 0; r < x[0] * x[1]; r++)
         for (int64_t c = 0; c < x[2]; c++) {
-            const int64_t p = t->call.src[2] ? index_at(t, 2, r) : r % x[1];
+            const int64_t p = t->data[2] ? index_at(t, 2, r) : r % x[1];
             y[0][r * x[2] + c] = R(sweep_at(t, 0, r * x[2] + c) + sweep_at(t, 1, p * x[2] + c));
         }
 }
@@ -179,16 +184,16 @@ static void test_gather(size_t s)
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols, K = shapes[s].keep;
     struct op_sweep t;
     start(&t, PK_OP_GATHER_TOKENS, gather, s);
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(B, T, C));
-    fill_indices(&t, sweep_in(&t, PK_I32, DIMS(B, K)), NULL, s);
-    sweep_out(&t, PK_F32, false, DIMS(B, K, C));
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(B, T, C));
+    fill_indices(&t, sweep_in_of(&t, PK_I32, DIMS(B, K)), NULL, s);
+    sweep_out(&t, false, DIMS(B, K, C));
     sweep_run(&t);
     start(&t, PK_OP_GATHER_TOKENS_GRAD, gather_grad, s);
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(B, K, C));
-    fill_indices(&t, sweep_in(&t, PK_I32, DIMS(B, K)), NULL, s);
-    sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(B, K, C));
+    fill_indices(&t, sweep_in_of(&t, PK_I32, DIMS(B, K)), NULL, s);
+    sweep_out(&t, true, DIMS(B, T, C));
     sweep_run(&t);
 }
 
@@ -197,14 +202,14 @@ static void test_position(size_t s, bool indexed)
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols, K = shapes[s].keep;
     struct op_sweep t;
     start(&t, PK_OP_ADD_POSITION, position, s);
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(B, K, C));
-    sweep_in(&t, PK_F32, DIMS(T, C)); // a table longer than the tokens
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(B, K, C));
+    sweep_in_vector(&t, DIMS(T, C)); // a table longer than the tokens
     if (indexed)
-        fill_indices(&t, sweep_in(&t, PK_I32, DIMS(B, K)), NULL, s);
+        fill_indices(&t, sweep_in_of(&t, PK_I32, DIMS(B, K)), NULL, s);
     else
         sweep_in_absent(&t);
-    sweep_out(&t, PK_F32, false, DIMS(B, K, C));
+    sweep_out(&t, false, DIMS(B, K, C));
     sweep_run(&t);
 }
 
@@ -214,19 +219,19 @@ static void test_prepend(size_t s, int wanted)
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols;
     struct op_sweep t;
     start(&t, PK_OP_PREPEND_TOKEN, prepend, s);
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(C));
-    sweep_in(&t, PK_F32, DIMS(B, T, C));
-    sweep_out(&t, PK_F32, false, DIMS(B, T + 1, C));
+    t.exact = SWEEP_EXACT;
+    sweep_in_vector(&t, DIMS(C));
+    sweep_in(&t, DIMS(B, T, C));
+    sweep_out(&t, false, DIMS(B, T + 1, C));
     sweep_run(&t);
     start(&t, PK_OP_PREPEND_TOKEN_GRAD, prepend_grad, s);
-    sweep_in(&t, PK_F32, DIMS(B, T + 1, C));
+    sweep_in(&t, DIMS(B, T + 1, C));
     if (wanted & 1)
-        sweep_out(&t, PK_F32, true, DIMS(C));
+        sweep_out_vector(&t, true, DIMS(C));
     else
         sweep_out_absent(&t);
     if (wanted & 2)
-        sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+        sweep_out(&t, true, DIMS(B, T, C));
     else
         sweep_out_absent(&t);
     sweep_run(&t);
@@ -238,18 +243,18 @@ static void test_slice(size_t s, int64_t from, int64_t count)
     if (from + count > T) return;
     struct op_sweep t;
     start(&t, PK_OP_SLICE_TOKENS, slice, s);
-    t.exact = true;
+    t.exact = SWEEP_EXACT;
     t.c.node.attr.slice.start = (int32_t)from;
     t.c.node.attr.slice.count = (int32_t)count;
-    sweep_in(&t, PK_F32, DIMS(B, T, C));
-    sweep_out(&t, PK_F32, false, DIMS(B, count, C));
+    sweep_in(&t, DIMS(B, T, C));
+    sweep_out(&t, false, DIMS(B, count, C));
     sweep_run(&t);
     start(&t, PK_OP_SLICE_TOKENS_GRAD, slice_grad, s);
-    t.exact = true;
+    t.exact = SWEEP_EXACT;
     t.c.node.attr.slice.start = (int32_t)from;
     t.c.node.attr.slice.count = (int32_t)count;
-    sweep_in(&t, PK_F32, DIMS(B, count, C));
-    sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+    sweep_in(&t, DIMS(B, count, C));
+    sweep_out(&t, true, DIMS(B, T, C));
     sweep_run(&t);
 }
 
@@ -258,24 +263,24 @@ static void test_assemble(size_t s, int wanted)
     const int64_t B = shapes[s].batch, T = shapes[s].tokens, C = shapes[s].cols, K = shapes[s].keep;
     struct op_sweep t;
     start(&t, PK_OP_ASSEMBLE_TOKENS, assemble, s);
-    t.exact = true;
-    sweep_in(&t, PK_F32, DIMS(B, K, C));
-    sweep_in(&t, PK_F32, DIMS(C));
-    sweep_in(&t, PK_F32, DIMS(T, C));
-    int32_t *kept = sweep_in(&t, PK_I32, DIMS(B, K)),
-            *hidden = sweep_in(&t, PK_I32, DIMS(B, T - K));
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(B, K, C));
+    sweep_in_vector(&t, DIMS(C));
+    sweep_in_vector(&t, DIMS(T, C));
+    int32_t *kept = sweep_in_of(&t, PK_I32, DIMS(B, K)),
+            *hidden = sweep_in_of(&t, PK_I32, DIMS(B, T - K));
     fill_indices(&t, kept, hidden, s);
-    sweep_out(&t, PK_F32, false, DIMS(B, T, C));
+    sweep_out(&t, false, DIMS(B, T, C));
     sweep_run(&t);
     start(&t, PK_OP_ASSEMBLE_TOKENS_GRAD, assemble_grad, s);
-    sweep_in(&t, PK_F32, DIMS(B, T, C));
-    sweep_in(&t, PK_I32, DIMS(B, K));
+    sweep_in(&t, DIMS(B, T, C));
+    sweep_in_of(&t, PK_I32, DIMS(B, K));
     if (wanted & 1)
-        sweep_out(&t, PK_F32, true, DIMS(B, K, C));
+        sweep_out(&t, true, DIMS(B, K, C));
     else
         sweep_out_absent(&t);
     if (wanted & 2)
-        sweep_out(&t, PK_F32, true, DIMS(C));
+        sweep_out_vector(&t, true, DIMS(C));
     else
         sweep_out_absent(&t);
     sweep_run(&t);
@@ -288,30 +293,43 @@ static void test_pool(size_t s, int32_t skip)
     struct op_sweep t;
     start(&t, PK_OP_MEAN_POOL, pool, s);
     t.c.node.attr.pool.skip = skip;
-    sweep_in(&t, PK_F32, DIMS(B, T, C));
-    sweep_out(&t, PK_F32, false, DIMS(B, C));
+    sweep_in(&t, DIMS(B, T, C));
+    sweep_out(&t, false, DIMS(B, C));
     sweep_run(&t);
     start(&t, PK_OP_MEAN_POOL_GRAD, pool_grad, s);
     t.c.node.attr.pool.skip = skip;
-    sweep_in(&t, PK_F32, DIMS(B, C));
-    sweep_in(&t, PK_F32, DIMS(B, T, C));
-    sweep_out(&t, PK_F32, true, DIMS(B, T, C));
+    sweep_in(&t, DIMS(B, C));
+    sweep_in(&t, DIMS(B, T, C));
+    sweep_out(&t, true, DIMS(B, T, C));
     sweep_run(&t);
 }
 
-/* An index out of range is refused, never followed. */
-static void test_bad_index(void)
+/* An index out of range is refused, never followed, in every place where one is read. */
+static void test_bad_index(enum pk_op op, int index_slot)
 {
-    struct pk_err err = {0};
     struct op_sweep t;
-    sweep_begin(&t, PK_OP_GATHER_TOKENS, "index out of range");
-    sweep_in(&t, PK_F32, DIMS(2, 4, 3));
-    int32_t *index = sweep_in(&t, PK_I32, DIMS(2, 2));
-    sweep_out(&t, PK_F32, false, DIMS(2, 2, 3));
-    index[3] = 4;
-    CHECK_FAILS(sweep_call(&t, PK_ISA_PORTABLE, &err), PK_EDATA, &err, "index 4");
-    index[3] = -1;
-    CHECK_FAILS(sweep_call(&t, PK_ISA_PORTABLE, &err), PK_EDATA, &err, "index -1");
+    enum { B = 2, T = 4, K = 2, C = 3 };
+    const int64_t tokens = op == PK_OP_GATHER_TOKENS ? T : K;
+    const int32_t bad[] = {T, -1, INT32_MAX, INT32_MIN};
+    int32_t *index = NULL;
+    sweep_begin(&t, op, "index out of range");
+    sweep_in(&t, DIMS(B, tokens, C));
+    if (op == PK_OP_ASSEMBLE_TOKENS) sweep_in_vector(&t, DIMS(C));
+    if (op == PK_OP_ASSEMBLE_TOKENS || op == PK_OP_ADD_POSITION) sweep_in_vector(&t, DIMS(T, C));
+    while (t.c.node.n_in <= index_slot || (op == PK_OP_ASSEMBLE_TOKENS && t.c.node.n_in < 5)) {
+        int32_t *p = sweep_in_of(&t, PK_I32, DIMS(B, K));
+        if (t.c.node.n_in - 1 == index_slot) index = p;
+        for (int i = 0; i < B * K; i++) p[i] = i % K; // distinct in a record
+    }
+    sweep_out(
+        &t, false,
+        DIMS(B, op == PK_OP_GATHER_TOKENS_GRAD || op == PK_OP_ASSEMBLE_TOKENS ? (int64_t)T : K, C));
+    for (size_t k = 0; k < PK_COUNT(bad); k++) {
+        char text[32];
+        snprintf(text, sizeof text, "index %d ", bad[k]);
+        index[3] = bad[k];
+        sweep_refused(&t, OP_FAULT_INDEX, 1, bad[k], text);
+    }
     sweep_free(&t);
 }
 
@@ -331,6 +349,10 @@ int main(void)
         test_pool(s, 0);
         test_pool(s, 1);
     }
-    test_bad_index();
-    return TEST_END();
+    test_bad_index(PK_OP_GATHER_TOKENS, 1);
+    test_bad_index(PK_OP_GATHER_TOKENS_GRAD, 1);
+    test_bad_index(PK_OP_ADD_POSITION, 2);
+    test_bad_index(PK_OP_ASSEMBLE_TOKENS, 3);
+    test_bad_index(PK_OP_ASSEMBLE_TOKENS, 4);
+    return op_test_end();
 }
