@@ -63,6 +63,8 @@ struct pk_backend {
      */
     enum pk_status (*ceiling)(struct pk_exec *x, double *flops_per_s, struct pk_err *err);
     void (*describe)(const struct pk_exec *x, struct pk_text *out);
+    void (*choices)(const struct pk_exec *x, struct pk_text *out);
+    enum pk_status (*choose)(struct pk_exec *x, const char *text, size_t n, struct pk_err *err);
     bool (*resident)(struct pk_exec *x, struct pk_resident *r, int64_t reserve);
     enum pk_status (*resident_write)(struct pk_exec *x, const struct pk_resident *r, int64_t first,
                                      int64_t count, const int16_t *signal, struct pk_err *err);
@@ -182,6 +184,12 @@ enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err);
 enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
 /* For people, in one line: "2 threads, avx512 kernels", or a GPU's name and the storage type. */
 void pk_exec_describe(const struct pk_exec *x, struct pk_text *out);
+/* What a device timed and chose for its matrix products, as text; nothing on the CPU. The same
+ * choices give the same bits, new timings may choose otherwise: a run keeps them and gives them
+ * back, before its programs are bound, when it is resumed.
+ * Errors  PK_EDATA not such a text;  PK_EMISSING choices of another version of a library */
+void pk_exec_choices(const struct pk_exec *x, struct pk_text *out);
+enum pk_status pk_exec_choose(struct pk_exec *x, const char *text, size_t n, struct pk_err *err);
 /* Memory for r->records x leads x samples on the device; false: the backend has no such thing, or
  * the memory is not there beside `reserve` bytes for other uses. Then write them, in any order. */
 bool pk_exec_resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve);

@@ -304,6 +304,16 @@ static enum pk_status pin(struct pk_exec *x, void *memory, size_t bytes, struct 
     return PK_OK;
 }
 
+static void choices(const struct pk_exec *x, struct pk_text *out)
+{
+    pk_matmul_write(((const struct pk_cuda *)x->device)->q.matmul, out);
+}
+
+static enum pk_status choose(struct pk_exec *x, const char *text, size_t n, struct pk_err *err)
+{
+    return pk_matmul_read(((struct pk_cuda *)x->device)->q.matmul, text, n, err);
+}
+
 static bool resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve)
 {
     size_t available = 0, all = 0;
@@ -381,6 +391,8 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .pin = pin,
                                               .ceiling = ceiling,
                                               .describe = describe,
+                                              .choices = choices,
+                                              .choose = choose,
                                               .resident = resident,
                                               .resident_write = resident_write,
                                               .resident_free = resident_free,
