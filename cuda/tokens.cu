@@ -48,6 +48,7 @@ struct moving {
     int32_t positions;    // an index must be below
     int32_t cols, width;  // width: vectors of one block's tile of columns
     float scale;
+    enum pk_dtype dtype;
     bool add; // to y
 };
 
@@ -68,7 +69,7 @@ __device__ __forceinline__ int32_t checked(const moving &m, const int32_t *at, u
     return -1;
 }
 
-template <typename S, move OP>
+template <typename S, move OP, bool ADD>
 __device__ __forceinline__ route<S> route_of(const moving &m, uint32_t row)
 {
     const S *x = (const S *)m.x;
@@ -92,7 +93,7 @@ __device__ __forceinline__ route<S> route_of(const moving &m, uint32_t row)
         return {x + (base + m.start + t) * cols, NULL, NULL, row};
     } else if constexpr (OP == PLACE) {
         const bool inside = t >= m.start && t < m.start + m.count;
-        if (!inside) return {NULL, NULL, NULL, m.add ? -1 : (int64_t)row};
+        if (!inside) return {NULL, NULL, NULL, ADD ? -1 : (int64_t)row};
         return {x + (base + t - m.start) * cols, NULL, NULL, row};
     } else if constexpr (OP == ASSEMBLE) {
         const bool kept = t < m.count;
@@ -103,14 +104,20 @@ __device__ __forceinline__ route<S> route_of(const moving &m, uint32_t row)
         return {kept ? x + (base + t) * cols : NULL, m.table + i * cols, kept ? NULL : m.token,
                 row};
     } else {
-        if (t < m.start) return {NULL, NULL, NULL, m.add ? -1 : (int64_t)row};
+        if (t < m.start) return {NULL, NULL, NULL, ADD ? -1 : (int64_t)row};
         return {x + b * cols, NULL, NULL, row};
     }
 }
 
+/* Within 80 registers or 64, so that 48 KB per SM or more are on the way; 4.3 TB/s of copying over
+ * 132 SMs at 900 ns of latency need 15 KB of reads. */
+template <move OP>
+constexpr int blocks_per_sm = OP == SCATTER || OP == POSITION || OP == ASSEMBLE ? 3 : 4;
+
 /* Block (p, tile): the next AHEAD * lanes rows, one tile of their columns. A thread has one vector
  * of AHEAD rows in flight. Sources and sums of a row are the same for all its threads. */
-template <typename S, int N, move OP> __global__ void __launch_bounds__(THREADS) move_rows(moving m)
+template <typename S, int N, move OP, bool ADD>
+__global__ void __launch_bounds__(THREADS, blocks_per_sm<OP>) move_rows(moving m)
 {
     const int lanes = blockDim.x / m.width, lane = threadIdx.x / m.width;
     const int column = (blockIdx.y * m.width + threadIdx.x % m.width) * N;
@@ -122,10 +129,9 @@ template <typename S, int N, move OP> __global__ void __launch_bounds__(THREADS)
     for (int k = 0; k < AHEAD; k++) {
         const uint32_t row = first + k * lanes;
         r[k] = {NULL, NULL, NULL, -1};
-        if (row < m.rows) r[k] = route_of<S, OP>(m, row);
+        if (row < m.rows) r[k] = route_of<S, OP, ADD>(m, row);
         if (r[k].from) x[k] = load<S, N>(r[k].from + column);
-        if (m.add && r[k].to >= 0)
-            before[k] = load<S, N>((const S *)m.y + r[k].to * m.cols + column);
+        if (ADD && r[k].to >= 0) before[k] = load<S, N>((const S *)m.y + r[k].to * m.cols + column);
     }
 #pragma unroll
     for (int k = 0; k < AHEAD; k++) {
@@ -138,7 +144,7 @@ template <typename S, int N, move OP> __global__ void __launch_bounds__(THREADS)
             load_floats<N>(v, r[k].plus + column);
             for (int i = 0; i < N; i++) y[i] += v[i];
         }
-        if (m.add) {
+        if (ADD) {
             to_floats(v, before[k]);
             for (int i = 0; i < N; i++) y[i] += v[i];
         }
@@ -218,6 +224,7 @@ moving moving_of(const struct pk_call *c, int x, int y)
     m.fault = c->queue->fault;
     m.node = c->node->scope;
     m.cols = (int32_t)pk_view_cols(c->out[y]);
+    m.dtype = c->out[y]->dtype;
     m.add = pk_call_accumulates(c, y);
     return m;
 }
@@ -231,18 +238,18 @@ unsigned tiles_of(moving &m, int N, int most)
     return (unsigned)tiles;
 }
 
-template <typename S, int N, move OP>
+template <typename S, int N, move OP, bool ADD>
 enum pk_status launch_move(const struct pk_queue *q, moving m, struct pk_err *err)
 {
     const unsigned tiles = tiles_of(m, N, THREADS), lanes = THREADS / m.width;
     const unsigned blocks = (m.rows + lanes * AHEAD - 1) / (lanes * AHEAD);
-    return PK_LAUNCH((move_rows<S, N, OP>), dim3(blocks, tiles), lanes * m.width, 0, q, err, m);
+    return PK_LAUNCH((move_rows<S, N, OP, ADD>), dim3(blocks, tiles), lanes * m.width, 0, q, err,
+                     m);
 }
 
 /* batch records of m.per rows each. */
-template <move OP>
-enum pk_status run_move(const struct pk_call *c, enum pk_dtype dtype, moving m, int64_t batch,
-                        struct pk_err *err)
+template <move OP, bool ADD>
+enum pk_status run_move(const struct pk_call *c, moving m, int64_t batch, struct pk_err *err)
 {
     const int64_t rows = batch * m.per;
     if (rows == 0) return PK_OK;
@@ -250,11 +257,18 @@ enum pk_status run_move(const struct pk_call *c, enum pk_dtype dtype, moving m, 
         return pk_fail(err, PK_ESHAPE, "%lld token rows in one batch are too many",
                        (long long)rows);
     m.rows = (uint32_t)rows;
-    if (dtype == PK_BF16)
-        return m.cols % 8 == 0 ? launch_move<bf16, 8, OP>(c->queue, m, err)
-                               : launch_move<bf16, 1, OP>(c->queue, m, err);
-    return m.cols % 4 == 0 ? launch_move<float, 4, OP>(c->queue, m, err)
-                           : launch_move<float, 1, OP>(c->queue, m, err);
+    if (m.dtype == PK_BF16)
+        return m.cols % 8 == 0 ? launch_move<bf16, 8, OP, ADD>(c->queue, m, err)
+                               : launch_move<bf16, 1, OP, ADD>(c->queue, m, err);
+    return m.cols % 4 == 0 ? launch_move<float, 4, OP, ADD>(c->queue, m, err)
+                           : launch_move<float, 1, OP, ADD>(c->queue, m, err);
+}
+
+template <move OP>
+enum pk_status run_either(const struct pk_call *c, const moving &m, int64_t batch,
+                          struct pk_err *err)
+{
+    return m.add ? run_move<OP, true>(c, m, batch, err) : run_move<OP, false>(c, m, batch, err);
 }
 
 template <typename S, int N>
@@ -312,7 +326,7 @@ extern "C" enum pk_status pk_cuda_gather_tokens(const struct pk_call *c, struct 
     m.index = (const int32_t *)c->src[1];
     m.per = (int32_t)c->in[1]->dim[1];
     m.other = m.positions = (int32_t)c->in[0]->dim[1];
-    return run_move<GATHER>(c, c->in[0]->dtype, m, c->in[0]->dim[0], err);
+    return run_move<GATHER, false>(c, m, c->in[0]->dim[0], err);
 }
 
 /* in: dy, index. Adding touches the gathered rows only; assigning writes all of them. */
@@ -325,11 +339,11 @@ extern "C" enum pk_status pk_cuda_gather_tokens_grad(const struct pk_call *c, st
     if (m.add) {
         m.per = (int32_t)c->in[1]->dim[1];
         m.other = m.positions;
-        return run_move<SCATTER>(c, c->out[0]->dtype, m, batch, err);
+        return run_move<SCATTER, true>(c, m, batch, err);
     }
     m.per = m.positions;
     m.other = (int32_t)c->in[1]->dim[1];
-    if (c->out[0]->dtype == PK_BF16)
+    if (m.dtype == PK_BF16)
         return m.cols % 8 == 0 ? launch_scatter<bf16, 8>(c->queue, m, batch, err)
                                : launch_scatter<bf16, 1>(c->queue, m, batch, err);
     return m.cols % 4 == 0 ? launch_scatter<float, 4>(c->queue, m, batch, err)
@@ -344,7 +358,7 @@ extern "C" enum pk_status pk_cuda_add_position(const struct pk_call *c, struct p
     m.index = (const int32_t *)c->src[2];
     m.per = (int32_t)c->in[0]->dim[1];
     m.positions = (int32_t)c->in[1]->dim[0];
-    return run_move<POSITION>(c, c->in[0]->dtype, m, c->in[0]->dim[0], err);
+    return run_move<POSITION, false>(c, m, c->in[0]->dim[0], err);
 }
 
 /* in: token, x. */
@@ -354,7 +368,7 @@ extern "C" enum pk_status pk_cuda_prepend_token(const struct pk_call *c, struct 
     m.token = (const float *)c->src[0];
     m.other = (int32_t)c->in[1]->dim[1];
     m.per = m.other + 1;
-    return run_move<PREPEND>(c, c->in[1]->dtype, m, c->in[1]->dim[0], err);
+    return run_move<PREPEND, false>(c, m, c->in[1]->dim[0], err);
 }
 
 extern "C" size_t pk_cuda_prepend_token_grad_workspace(const struct pk_prog *p,
@@ -373,7 +387,7 @@ extern "C" enum pk_status pk_cuda_prepend_token_grad(const struct pk_call *c, st
     m.other = (int32_t)c->in[0]->dim[1];
     m.per = m.other - 1;
     m.start = 1;
-    return run_move<SLICE>(c, c->in[0]->dtype, m, c->in[0]->dim[0], err);
+    return run_either<SLICE>(c, m, c->in[0]->dim[0], err);
 }
 
 extern "C" enum pk_status pk_cuda_slice_tokens(const struct pk_call *c, struct pk_err *err)
@@ -382,7 +396,7 @@ extern "C" enum pk_status pk_cuda_slice_tokens(const struct pk_call *c, struct p
     m.other = (int32_t)c->in[0]->dim[1];
     m.per = c->node->attr.slice.count;
     m.start = c->node->attr.slice.start;
-    return run_move<SLICE>(c, c->in[0]->dtype, m, c->in[0]->dim[0], err);
+    return run_either<SLICE>(c, m, c->in[0]->dim[0], err);
 }
 
 /* in: dy; out: dx. */
@@ -392,7 +406,7 @@ extern "C" enum pk_status pk_cuda_slice_tokens_grad(const struct pk_call *c, str
     m.per = (int32_t)c->out[0]->dim[1];
     m.start = c->node->attr.slice.start;
     m.count = m.other = c->node->attr.slice.count;
-    return run_move<PLACE>(c, c->out[0]->dtype, m, c->out[0]->dim[0], err);
+    return run_either<PLACE>(c, m, c->out[0]->dim[0], err);
 }
 
 /* in: context, mask token, table, kept, hidden. */
@@ -406,7 +420,7 @@ extern "C" enum pk_status pk_cuda_assemble_tokens(const struct pk_call *c, struc
     m.count = m.other = (int32_t)c->in[0]->dim[1];
     m.per = m.count + (int32_t)c->in[4]->dim[1];
     m.positions = (int32_t)c->in[2]->dim[0];
-    return run_move<ASSEMBLE>(c, c->in[0]->dtype, m, c->in[0]->dim[0], err);
+    return run_move<ASSEMBLE, false>(c, m, c->in[0]->dim[0], err);
 }
 
 extern "C" size_t pk_cuda_assemble_tokens_grad_workspace(const struct pk_prog *p,
@@ -426,7 +440,7 @@ extern "C" enum pk_status pk_cuda_assemble_tokens_grad(const struct pk_call *c, 
     moving m = moving_of(c, 0, 0);
     m.other = (int32_t)tokens;
     m.per = (int32_t)keep;
-    return run_move<SLICE>(c, c->in[0]->dtype, m, c->in[0]->dim[0], err);
+    return run_either<SLICE>(c, m, c->in[0]->dim[0], err);
 }
 
 extern "C" enum pk_status pk_cuda_mean_pool(const struct pk_call *c, struct pk_err *err)
@@ -436,7 +450,7 @@ extern "C" enum pk_status pk_cuda_mean_pool(const struct pk_call *c, struct pk_e
     m.other = (int32_t)c->in[0]->dim[1];
     m.start = c->node->attr.pool.skip;
     m.scale = 1 / (float)(m.other - m.start);
-    if (c->in[0]->dtype == PK_BF16)
+    if (m.dtype == PK_BF16)
         return m.cols % 8 == 0 ? launch_pool<bf16, 8>(c->queue, m, batch, err)
                                : launch_pool<bf16, 1>(c->queue, m, batch, err);
     return m.cols % 4 == 0 ? launch_pool<float, 4>(c->queue, m, batch, err)
@@ -450,5 +464,5 @@ extern "C" enum pk_status pk_cuda_mean_pool_grad(const struct pk_call *c, struct
     m.per = (int32_t)c->out[0]->dim[1];
     m.start = c->node->attr.pool.skip;
     m.scale = 1 / (float)(m.per - m.start);
-    return run_move<SPREAD>(c, c->out[0]->dtype, m, c->out[0]->dim[0], err);
+    return run_either<SPREAD>(c, m, c->out[0]->dim[0], err);
 }
