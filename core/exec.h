@@ -88,7 +88,8 @@ struct pk_exec { // the arenas of one model, each made once
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
     float *m, *v;          // moments, the same, or NULL when nothing is trained
-    float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL
+    float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL.
+                           // Device: NULL, or [params->elements] for pk_exec_pull to fill
     int64_t shards;        // gradient arenas there are
     unsigned char **arena; // CPU: [threads] activations
     int64_t arena_bytes;   // of each; on a device, of the only one

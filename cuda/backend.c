@@ -275,6 +275,7 @@ static enum pk_status move_all(struct pk_exec *x, bool up, struct pk_err *err)
     PK_TRY(move(x, &c->ema, x->ema, up, "EMA weights", err));
     PK_TRY(move(x, &c->m, x->m, up, "first moments", err));
     PK_TRY(move(x, &c->v, x->v, up, "second moments", err));
+    if (!up) PK_TRY(move(x, &c->grad, x->grad, up, "gradients", err));
     if (up && c->weight_low.memory)
         PK_TRY(pk_cuda_cast(&c->q, c->weight_low.memory, c->weight.memory, x->elements, err));
     if (up && c->ema_low.memory)
