@@ -32,7 +32,7 @@ namespace
 
 enum {
     THREADS = 256,
-    TILE_BYTES = 16384,   // of output per block: eight blocks fit an SM
+    TILE_BYTES = 16384,   // of output per block; registers allow six blocks on an SM
     ROW_BYTES = 32768,    // longest token that is staged in shared memory
     PIECE = 8,            // samples of 16 bytes
     SEGMENT = 2 * PK_WARP // pieces of a lead that a warp takes at a time
