@@ -58,7 +58,7 @@ static const struct row {
     {1, 96, 1, 8, 1, "the narrowest head of tensor cores, six whole tiles"},
     {1, 97, 1, 32, 1, "one beyond 96 tokens"},
     {1, 160, 1, 64, 1, "ten whole tiles"},
-    {1, 193, 1, 48, 20, "scores of several hundred, one row in the last tile"},
+    {1, 193, 1, 48, 1, "one row in the last of thirteen tiles"},
     {1, 201, 1, 64, 40, "scores of several hundred over a long row"},
     {1, 207, 1, 24, 1, "all but one of 208 tokens"},
     {1, 209, 1, 48, 1, "one beyond 208 tokens"},
