@@ -30,6 +30,14 @@ struct pk_exec_result { // of one optimizer step
     struct pk_err why; // not taken: PK_EDIVERGED in the user's words
 };
 
+struct pk_exec_need { // what decides how much memory a device will hold
+    int64_t elements; // of the parameter table
+    enum pk_dtype storage;
+    bool ema, train;
+    int64_t inputs; // bytes of IN of the largest program
+    int64_t arena, constants;
+};
+
 /* A device, as one static table; each function has the meaning of the pk_exec function of its name
  * and is called for an executor that was opened on it. */
 struct pk_backend {
@@ -54,6 +62,8 @@ struct pk_backend {
      */
     enum pk_status (*ceiling)(struct pk_exec *x, double *flops_per_s, struct pk_err *err);
     void (*describe)(const struct pk_exec *x, struct pk_text *out);
+    /* Bytes that an executor will allocate, one line of table for each; needs no device. */
+    int64_t (*predict)(const struct pk_exec_need *need, struct pk_text *table);
 };
 
 struct pk_exec { // the arenas of one model, each made once

@@ -9,18 +9,13 @@
 
 enum { CHUNK = 1 << 16 }; // elements: long enough for streaming, short enough to share out
 
-struct chunk {
-    int64_t offset, count;
-    bool trained, decay, ema;
-    double square; // sum of squared gradients
-};
-
 struct pk_optim {
     const struct pk_params *params;
     struct pk_optim_spec spec;
     const struct pk_cpu_flat *flat;
-    struct chunk *chunk; // [chunks], ascending, only where there is something to do
-    int64_t chunks, cap;
+    struct pk_optim_chunk *chunk; // [chunks]
+    double *square;               // [chunks] sums of squared gradients
+    int64_t chunks;
 };
 
 static bool alike(const struct pk_param *a, const struct pk_param *b)
@@ -28,32 +23,60 @@ static bool alike(const struct pk_param *a, const struct pk_param *b)
     return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema;
 }
 
-static enum pk_status cut_segment(struct pk_optim *o, int64_t from, int64_t to,
+struct chunk_list {
+    struct pk_optim_chunk *item;
+    int64_t count, cap, size;
+};
+
+static enum pk_status cut_segment(struct chunk_list *l, int64_t from, int64_t to,
                                   const struct pk_param *like, struct pk_err *err)
 {
-    for (; from < to; from += CHUNK) {
-        PK_TRY(
-            pk_grow(&o->chunk, &o->cap, o->chunks + 1, sizeof *o->chunk, "optimizer chunks", err));
-        o->chunk[o->chunks++] = (struct chunk){.offset = from,
-                                               .count = PK_MIN((int64_t)CHUNK, to - from),
-                                               .trained = like->trained,
-                                               .decay = like->decay,
-                                               .ema = like->ema};
+    for (; from < to; from += l->size) {
+        PK_TRY(pk_grow(&l->item, &l->cap, l->count + 1, sizeof *l->item, "optimizer chunks", err));
+        l->item[l->count++] = (struct pk_optim_chunk){.offset = from,
+                                                      .count = PK_MIN(l->size, to - from),
+                                                      .trained = like->trained,
+                                                      .decay = like->decay,
+                                                      .ema = like->ema};
     }
     return PK_OK;
 }
 
-static enum pk_status cut(struct pk_optim *o, struct pk_err *err)
+enum pk_status pk_optim_chunks(const struct pk_params *p, int64_t size, struct pk_optim_chunk **out,
+                               int64_t *count, struct pk_err *err)
 {
-    const struct pk_params *p = o->params;
+    struct chunk_list l = {.size = size};
+    *out = NULL;
+    *count = 0;
     for (int64_t i = 0, next; i < p->count; i = next) {
         const struct pk_param *first = &p->item[i];
         for (next = i + 1; next < p->count && alike(first, &p->item[next]);) next++;
         if (!first->trained && !first->ema) continue;
-        PK_TRY(cut_segment(o, first->offset, next < p->count ? p->item[next].offset : p->elements,
-                           first, err));
+        const int64_t to = next < p->count ? p->item[next].offset : p->elements;
+        enum pk_status s = cut_segment(&l, first->offset, to, first, err);
+        if (s != PK_OK) {
+            free(l.item);
+            return s;
+        }
     }
+    *out = l.item;
+    *count = l.count;
     return PK_OK;
+}
+
+void pk_optim_factors(const struct pk_optim_spec *s, const struct pk_optim_step *step,
+                      struct pk_optim_factors *out)
+{
+    const double t = (double)step->step + 1;
+    *out = (struct pk_optim_factors){.m_rate = (float)(1 - s->beta1),
+                                     .beta2 = (float)s->beta2,
+                                     .v_rate = (float)(1 - s->beta2),
+                                     .step = (float)(step->learning_rate / (1 - pow(s->beta1, t))),
+                                     .v_scale = (float)(1 / sqrt(1 - pow(s->beta2, t))),
+                                     .eps = (float)s->eps,
+                                     .ema_rate = (float)(1 - step->ema_momentum),
+                                     .decay_keep =
+                                         (float)(1 - step->learning_rate * step->weight_decay)};
 }
 
 enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *params,
@@ -74,7 +97,10 @@ enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *pa
     o->params = params;
     o->spec = *spec;
     o->flat = pk_cpu_flat(pk_isa_best());
-    enum pk_status s = cut(o, err);
+    enum pk_status s = pk_optim_chunks(params, CHUNK, &o->chunk, &o->chunks, err);
+    if (s == PK_OK)
+        s = pk_alloc(&o->square, (size_t)PK_MAX(o->chunks, 1), sizeof *o->square,
+                     "optimizer chunks", err);
     if (s != PK_OK) {
         pk_optim_free(o);
         return s;
@@ -87,7 +113,18 @@ void pk_optim_free(struct pk_optim *o)
 {
     if (!o) return;
     free(o->chunk);
+    free(o->square);
     free(o);
+}
+
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
+{
+    return &o->spec;
+}
+
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
+{
+    return &o->spec;
 }
 
 struct job {
@@ -110,8 +147,9 @@ static void square_chunks(void *ctx, int worker)
     struct job *j = ctx;
     int64_t i, to;
     for (share(j, worker, &i, &to); i < to; i++) {
-        struct chunk *c = &j->o->chunk[i];
-        c->square = c->trained ? j->o->flat->square_sum(j->arenas->grad + c->offset, c->count) : 0;
+        const struct pk_optim_chunk *c = &j->o->chunk[i];
+        const float *grad = j->arenas->grad + c->offset;
+        j->o->square[i] = c->trained ? j->o->flat->square_sum(grad, c->count) : 0;
     }
 }
 
@@ -121,7 +159,7 @@ static void update_chunks(void *ctx, int worker)
     const struct pk_optim_arenas *a = j->arenas;
     int64_t i, to;
     for (share(j, worker, &i, &to); i < to; i++) {
-        const struct chunk *c = &j->o->chunk[i];
+        const struct pk_optim_chunk *c = &j->o->chunk[i];
         float *ema = c->ema && a->ema ? a->ema + c->offset : NULL;
         if (!c->trained) {
             if (ema) j->o->flat->ema(ema, a->weight + c->offset, j->kernel.ema_rate, c->count);
@@ -147,20 +185,31 @@ static void run_job(struct pk_pool *pool, void (*fn)(void *, int), struct job *j
         fn(j, 0);
 }
 
+enum pk_status pk_optim_diverged(const struct pk_params *p, int64_t step, int64_t at, double value,
+                                 struct pk_err *err)
+{
+    for (int64_t i = p->count - 1; i >= 0; i--) {
+        const struct pk_param *q = &p->item[i];
+        if (at < q->offset || at >= q->offset + q->count) continue;
+        return pk_fail(err, PK_EDIVERGED,
+                       "step %lld: the gradient of %s is %g at element %lld; the step was not "
+                       "taken. A lower learning rate, a longer warm-up or clipping may help; check "
+                       "the data too",
+                       (long long)step, q->name, value, (long long)(at - q->offset));
+    }
+    return pk_fail(err, PK_EINTERNAL, "step %lld: gradient padding is not finite", (long long)step);
+}
+
 static enum pk_status diverged(const struct pk_optim *o, const float *grad, int64_t step,
                                struct pk_err *err)
 {
     for (int64_t i = 0; i < o->params->count; i++) {
         const struct pk_param *p = &o->params->item[i];
-        for (int64_t k = 0; p->trained && k < p->count; k++)
-            if (!isfinite(grad[p->offset + k]))
-                return pk_fail(err, PK_EDIVERGED,
-                               "step %lld: the gradient of %s is %g at element %lld; the step was "
-                               "not taken. A lower learning rate, a longer warm-up or clipping "
-                               "may help; check the data too",
-                               (long long)step, p->name, (double)grad[p->offset + k], (long long)k);
+        for (int64_t k = p->offset; p->trained && k < p->offset + p->count; k++)
+            if (!isfinite(grad[k]))
+                return pk_optim_diverged(o->params, step, k, (double)grad[k], err);
     }
-    return pk_fail(err, PK_EINTERNAL, "step %lld: gradient padding is not finite", (long long)step);
+    return pk_optim_diverged(o->params, step, -1, 0, err);
 }
 
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
@@ -171,23 +220,24 @@ enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
     struct job j = {.o = o, .workers = pool ? pk_pool_workers(pool) : 1, .arenas = arenas};
     run_job(pool, square_chunks, &j);
     double total = 0;
-    for (int64_t i = 0; i < o->chunks; i++) total += o->chunk[i].square;
+    for (int64_t i = 0; i < o->chunks; i++) total += o->square[i];
     total = sqrt(total);
     if (norm) *norm = total;
     if (!isfinite(total)) return diverged(o, arenas->grad, step->step, err);
 
-    const double t = (double)step->step + 1;
     double scale = 1;
     if (s->clip > 0 && s->clip < total + 1e-6) scale = s->clip / (total + 1e-6);
+    struct pk_optim_factors f;
+    pk_optim_factors(s, step, &f);
     j.kernel = (struct pk_adamw){.grad_scale = (float)scale,
-                                 .m_rate = (float)(1 - s->beta1),
-                                 .beta2 = (float)s->beta2,
-                                 .v_rate = (float)(1 - s->beta2),
-                                 .step = (float)(step->learning_rate / (1 - pow(s->beta1, t))),
-                                 .v_scale = (float)(1 / sqrt(1 - pow(s->beta2, t))),
-                                 .eps = (float)s->eps,
-                                 .ema_rate = (float)(1 - step->ema_momentum)};
-    j.decay_keep = (float)(1 - step->learning_rate * step->weight_decay);
+                                 .m_rate = f.m_rate,
+                                 .beta2 = f.beta2,
+                                 .v_rate = f.v_rate,
+                                 .step = f.step,
+                                 .v_scale = f.v_scale,
+                                 .eps = f.eps,
+                                 .ema_rate = f.ema_rate};
+    j.decay_keep = f.decay_keep;
     run_job(pool, update_chunks, &j);
     return PK_OK;
 }

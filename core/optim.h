@@ -27,6 +27,30 @@ struct pk_optim_step {
     double learning_rate, weight_decay, ema_momentum;
 };
 
+/* What a step multiplies with, computed in double (1 - beta in float would lose digits) and rounded
+ * once; struct pk_adamw says how they are used. Shared by the backends. */
+struct pk_optim_factors {
+    float m_rate;        // 1 - beta1
+    float beta2, v_rate; // v_rate = 1 - beta2
+    float step;          // learning rate / (1 - beta1^t), t = step + 1
+    float v_scale;       // 1 / sqrt(1 - beta2^t)
+    float eps;
+    float ema_rate;   // 1 - momentum
+    float decay_keep; // 1 - learning rate * weight decay
+};
+void pk_optim_factors(const struct pk_optim_spec *spec, const struct pk_optim_step *step,
+                      struct pk_optim_factors *out);
+
+/* A stretch of the arenas whose parameters have the same flags, padding between them included. */
+struct pk_optim_chunk {
+    int64_t offset, count;
+    bool trained, decay, ema;
+};
+/* Cuts the arenas into chunks of at most `size` elements, ascending, leaving out what is neither
+ * trained nor has an EMA copy. *out is owned (free), NULL when there is nothing to do. */
+enum pk_status pk_optim_chunks(const struct pk_params *params, int64_t size,
+                               struct pk_optim_chunk **out, int64_t *count, struct pk_err *err);
+
 struct pk_optim;
 
 /* The flags of params are read here and must not change; params is borrowed, *out owned.
@@ -34,6 +58,8 @@ struct pk_optim;
 enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *params,
                                const struct pk_optim_spec *spec, struct pk_err *err);
 void pk_optim_free(struct pk_optim *o);
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
+const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
 
 /* One optimizer step as torch.optim.AdamW takes it after torch.nn.utils.clip_grad_norm_(clip):
  *
@@ -49,5 +75,10 @@ void pk_optim_free(struct pk_optim *o);
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                              const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
                              double *norm, struct pk_err *err);
+
+/* The message for a gradient that is not finite at this element of the arena, naming the parameter.
+ * Returns PK_EDIVERGED; PK_EINTERNAL when no parameter is there. */
+enum pk_status pk_optim_diverged(const struct pk_params *p, int64_t step, int64_t at, double value,
+                                 struct pk_err *err);
 
 #endif

@@ -76,41 +76,54 @@ struct row { // of the table of allocations
     const char *what;
     int64_t bytes;
 };
+enum { ROWS = 11 };
 
-static int list(const struct pk_cuda *c, struct row row[16])
+static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 {
-    const struct row all[] = {{"weights, fp32 masters", c->weight.bytes},
-                              {"weights, bf16", c->weight_low.bytes},
-                              {"EMA weights, fp32", c->ema.bytes},
-                              {"EMA weights, bf16", c->ema_low.bytes},
-                              {"moments", c->m.bytes + c->v.bytes},
-                              {"gradients", c->grad.bytes},
-                              {"inputs, double", c->input.bytes + c->staging.bytes},
-                              {"activations", c->arena.bytes},
-                              {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
-                              {"records", c->small.bytes}};
-    int n = 0;
-    for (size_t i = 0; i < PK_COUNT(all); i++)
-        if (all[i].bytes) row[n++] = all[i];
-    return n;
-}
-
-int64_t pk_cuda_memory_bytes(const struct pk_exec *x)
-{
-    struct row row[16];
+    const double mib = 1 << 20;
     int64_t sum = 0;
-    int n = list(x->device, row);
-    for (int i = 0; i < n; i++) sum += row[i].bytes;
+    for (int i = 0; i < ROWS; i++) {
+        sum += row[i].bytes;
+        if (row[i].bytes && out)
+            pk_text_add(out, "  %-22s %12.1f MiB\n", row[i].what, (double)row[i].bytes / mib);
+    }
+    if (out) pk_text_add(out, "  %-22s %12.1f MiB\n", "all", (double)sum / mib);
     return sum;
 }
 
-void pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
+int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
 {
-    struct row row[16];
-    int n = list(x->device, row);
-    for (int i = 0; i < n; i++)
-        pk_text_add(out, "  %-24s %10.1f MiB\n", row[i].what, (double)row[i].bytes / 1048576.0);
-    pk_text_add(out, "  %-24s %10.1f MiB\n", "all", (double)pk_cuda_memory_bytes(x) / 1048576.0);
+    const struct pk_cuda *c = x->device;
+    const struct row row[ROWS] = {{"weights, fp32 masters", c->weight.bytes},
+                                  {"weights, bf16", c->weight_low.bytes},
+                                  {"EMA weights, fp32", c->ema.bytes},
+                                  {"EMA weights, bf16", c->ema_low.bytes},
+                                  {"moments", c->m.bytes + c->v.bytes},
+                                  {"gradients", c->grad.bytes},
+                                  {"inputs, twice", c->input.bytes + c->staging.bytes},
+                                  {"activations", c->arena.bytes},
+                                  {"constants", c->constants},
+                                  {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
+                                  {"records", c->small.bytes}};
+    return print_rows(row, out);
+}
+
+static int64_t predict(const struct pk_exec_need *n, struct pk_text *table)
+{
+    const int64_t flat = n->elements * (int64_t)sizeof(float);
+    const int64_t low = n->storage == PK_BF16 ? flat / 2 : 0;
+    const struct row row[ROWS] = {{"weights, fp32 masters", flat},
+                                  {"weights, bf16", low},
+                                  {"EMA weights, fp32", n->ema ? flat : 0},
+                                  {"EMA weights, bf16", n->ema ? low : 0},
+                                  {"moments", n->train ? 2 * flat : 0},
+                                  {"gradients", n->train ? flat : 0},
+                                  {"inputs, twice", 2 * n->inputs},
+                                  {"activations", n->arena},
+                                  {"constants", n->constants},
+                                  {"GEMM workspace", PK_MATMUL_WORKSPACE},
+                                  {"records", sizeof(struct pk_cuda_small)}};
+    return print_rows(row, table);
 }
 
 static enum pk_status no_memory(const struct pk_exec *x, int64_t bytes, const char *what,
@@ -301,6 +314,20 @@ static enum pk_status optim(struct pk_exec *x, const struct pk_optim_spec *spec,
     return pk_cuda_optim_create(&c->optim, x->params, err);
 }
 
+static enum pk_status ceiling(struct pk_exec *x, double *flops_per_s, struct pk_err *err)
+{
+    (void)x;
+    return pk_matmul_ceiling(flops_per_s, err);
+}
+
+static void describe(const struct pk_exec *x, struct pk_text *out)
+{
+    struct cudaDeviceProp p;
+    if (cudaGetDeviceProperties(&p, 0) != cudaSuccess) return;
+    pk_text_add(out, "%s, %s, %.1f MiB of its memory", p.name, pk_dtype_name(x->params->storage),
+                (double)pk_cuda_memory(x, NULL) / 1048576.0);
+}
+
 const struct pk_backend *pk_cuda_backend(void)
 {
     static const struct pk_backend backend = {.name = "cuda",
@@ -315,6 +342,9 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .result = pk_cuda_result,
                                               .push = push,
                                               .pull = pull,
-                                              .pin = pin};
+                                              .pin = pin,
+                                              .ceiling = ceiling,
+                                              .describe = describe,
+                                              .predict = predict};
     return &backend;
 }

@@ -16,9 +16,7 @@ const struct pk_backend *pk_cuda_backend(void);
  * measured for about a second when `measure`. Never fails. */
 void pk_cuda_report(struct pk_text *out, bool measure);
 
-/* What x holds on the device: one line per allocation, and the sum. */
-void pk_cuda_memory(const struct pk_exec *x, struct pk_text *out);
-/* Bytes of all allocations of x. */
-int64_t pk_cuda_memory_bytes(const struct pk_exec *x);
+/* Bytes that x holds on the device; out (may be NULL) gets one line per allocation, and the sum. */
+int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out);
 
 #endif

@@ -139,6 +139,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
         PK_TRY(pk_cuda_check(cudaMemcpy(d->constants.memory, p->constants, (size_t)p->constant_len,
                                         cudaMemcpyHostToDevice),
                              "constants", err));
+        c->constants += d->constants.bytes;
     }
     x->arena_bytes = c->arena.bytes;
     return choose_products(x, b, err);
@@ -158,6 +159,7 @@ void pk_cuda_unbind(struct pk_bound *b)
     if (!d) return;
     cudaDeviceSynchronize();
     drop_graphs(d);
+    if (d->x->device) ((struct pk_cuda *)d->x->device)->constants -= d->constants.bytes;
     pk_cuda_release(&d->constants);
     free(d->input);
     free(d->feed);
@@ -412,7 +414,6 @@ enum pk_status pk_cuda_update(struct pk_exec *x, const struct pk_optim_step *ste
         return pk_fail(err, PK_EINTERNAL, "%d steps are under way and nobody asks how they went",
                        PK_CUDA_RING);
     pk_cuda_scalars_set(&host->scalars, pk_optim_constants(x->optim), step, x->skip_nan);
-    c->step[slot] = step->step;
     PK_TRY(pk_cuda_check(cudaMemcpyAsync(&small_of(c)->scalars, &host->scalars,
                                          sizeof host->scalars, cudaMemcpyHostToDevice, c->q.stream),
                          "step record", err));
@@ -437,6 +438,19 @@ static enum pk_status check_fault(const struct pk_cuda *c, const struct pk_cuda_
                    (long long)f->record, what[f->code], (long long)f->value);
 }
 
+static void diverged(const struct pk_exec *x, const struct pk_cuda_report *r, struct pk_err *err)
+{
+    if (!isfinite(r->loss)) {
+        pk_fail(err, PK_EDIVERGED, "the loss of step %lld is not finite", (long long)r->step);
+        return;
+    }
+    if (r->bad >= 0)
+        pk_optim_diverged(x->params, r->step, r->bad, (double)r->bad_value, err);
+    else // the squares of finite gradients overflow
+        pk_fail(err, PK_EDIVERGED, "the gradient norm of step %lld is not finite",
+                (long long)r->step);
+}
+
 enum pk_status pk_cuda_result(struct pk_exec *x, int lag, struct pk_exec_result *out, bool *have,
                               struct pk_err *err)
 {
@@ -448,15 +462,11 @@ enum pk_status pk_cuda_result(struct pk_exec *x, int lag, struct pk_exec_result 
     PK_TRY(pk_cuda_check(cudaEventSynchronize(c->done[slot]), "training step", err));
     PK_TRY(check_fault(c, &host->fault, err));
     c->told++;
-    *out = (struct pk_exec_result){.step = c->step[slot],
-                                   .loss = (double)host->report.loss,
+    *out = (struct pk_exec_result){.step = host->report.step,
+                                   .loss = host->report.loss,
                                    .norm = host->report.norm,
                                    .taken = host->report.taken != 0};
-    if (!out->taken)
-        pk_fail(&out->why, PK_EDIVERGED,
-                "step %lld: the %s is not finite; the step was not taken. A lower learning rate, "
-                "a longer warm-up or clipping may help; check the data too",
-                (long long)out->step, isfinite(out->loss) ? "gradient" : "loss");
+    if (!out->taken) diverged(x, &host->report, &out->why);
     return PK_OK;
 }
 

@@ -25,14 +25,14 @@ struct pk_cuda { // pk_exec.device
     struct pk_cuda_block input, staging;          // of the step at work; of the next one
     struct pk_cuda_block small;                   // struct pk_cuda_small
     struct pk_cuda_small *host;                   // [PK_CUDA_RING] pinned
+    int64_t constants;                            // bytes, of all bound programs
     uint64_t generation;  // counts moves of arena and input: graphs made before are void
     cudaEvent_t copied;   // the staging area is filled
     cudaEvent_t consumed; // and may be filled again
     cudaEvent_t done[PK_CUDA_RING];
     struct pk_cuda_optim *optim;
-    cudaGraphExec_t update; // NULL until first used
-    int64_t enqueued, told; // optimizer steps since open
-    int64_t step[PK_CUDA_RING];
+    cudaGraphExec_t update;     // NULL until first used
+    int64_t enqueued, told;     // optimizer steps since open
     float seed;                 // what small->seed holds
     const struct pk_prog *prog; // of the last run, to name a faulty node
     struct pk_cuda_block fetch; // pinned host memory

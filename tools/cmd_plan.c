@@ -1,7 +1,7 @@
 /* cmd_plan.c -- purkinje plan: what a recipe will cost, before anything is run. */
 #include "core/cpu/gemm.h"
 #include "core/json.h"
-#include "tools/cli.h"
+#include "tools/device.h"
 #include "tools/probe.h"
 #include "tools/recipe_plan.h"
 #include "tools/shape.h"
@@ -43,6 +43,14 @@ static void print_size(const char *name, int64_t bytes, const char *note)
 static void print_memory(const struct pk_recipe_plan *p)
 {
     char act[160], grad[64];
+    if (p->backend) {
+        struct pk_text table = {0};
+        p->backend->predict(&p->need, &table);
+        printf("memory of the GPU\n%s", table.s ? table.s : "");
+        pk_text_free(&table);
+        print_size("checkpoint", p->checkpoint, "on disk, each; headers and state add a few KB");
+        return;
+    }
     snprintf(grad, sizeof grad, "%d shards of fp32 gradients", PK_SHARDS);
     snprintf(act, sizeof act, "%d threads of %lld; no plan can do with less than %lld each",
              p->threads, (long long)p->arena, (long long)p->arena_bound);
@@ -175,6 +183,7 @@ static void put_memory(const struct pk_recipe_plan *p, struct pk_json_writer *w)
     pk_json_put_i64(w, "ema", p->ema);
     pk_json_put_i64(w, "best", p->best);
     pk_json_put_i64(w, "total", pk_recipe_plan_memory(p));
+    if (p->backend) pk_json_put_i64(w, "device_total", p->backend->predict(&p->need, NULL));
     pk_json_close(w);
     pk_json_put_i64(w, "checkpoint", p->checkpoint);
 }
@@ -248,7 +257,7 @@ static enum pk_status report(const struct pk_args *args, const struct pk_recipe_
                              const char *name, struct pk_err *err)
 {
     struct ceiling c = {0};
-    if (!pk_arg(args, "no-probe")) PK_TRY(measure(&c, p, err));
+    if (!p->backend && !pk_arg(args, "no-probe")) PK_TRY(measure(&c, p, err));
     if (pk_arg(args, "json")) return print_json(p, name, &c, err);
     print_model(p, name);
     print_work(p);
@@ -264,10 +273,12 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     int64_t classes = 0;
     if (args->count < 1)
         return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
+    const struct pk_backend *backend;
+    PK_TRY(pk_device_plan(pk_arg(args, "device"), &backend, err));
     PK_TRY(pk_arg_i64(args, "classes", 1, PK_CLASSES_MAX, &classes, err));
     PK_TRY(pk_recipe_open(&r, args->word[0], args->count - 1, args->word + 1, err));
     enum pk_status s = pk_alloc(&p, 1, sizeof *p, "plan", err);
-    if (s == PK_OK) s = pk_recipe_plan_make(p, r, (int32_t)classes, err);
+    if (s == PK_OK) s = pk_recipe_plan_make(p, r, backend, (int32_t)classes, err);
     if (s == PK_OK) {
         s = report(args, p, pk_recipe_str(r, "name"), err);
         pk_recipe_plan_free(p);
@@ -282,6 +293,8 @@ static const struct pk_option options[] = {
     {"classes", "N", "classes of the task, where the corpus is not here to tell"},
     {"no-probe", NULL, "measure nothing and predict no times"},
     {"json", NULL, "results as JSON"},
+    {"device", "cpu|cuda",
+     "what to plan for (default cpu); needs no GPU, predicts no times of one"},
     {0}};
 
 static const struct pk_example examples[] = {

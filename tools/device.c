@@ -44,3 +44,13 @@ enum pk_status pk_device_choose(const char *choice, const struct pk_backend **ou
     if (s == PK_OK) *out = pk_cuda_backend();
     return must ? s : PK_OK;
 }
+
+enum pk_status pk_device_plan(const char *choice, const struct pk_backend **out, struct pk_err *err)
+{
+    *out = NULL;
+    if (!choice || !strcmp(choice, "cpu")) return PK_OK;
+    if (strcmp(choice, "cuda"))
+        return pk_fail(err, PK_EUSAGE, "--device %s: give cpu or cuda", choice);
+    *out = pk_cuda_backend();
+    return *out ? PK_OK : pk_cuda_usable(err);
+}

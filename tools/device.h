@@ -17,6 +17,10 @@
  *         PK_EMISSING cuda was asked for, and this build, driver or machine does not have it */
 enum pk_status pk_device_choose(const char *choice, const struct pk_backend **out,
                                 struct pk_err *err);
+/* The same for planning, which needs no GPU: NULL or cpu is the CPU.
+ * Errors  PK_EUSAGE, or PK_EMISSING when this build has no CUDA backend */
+enum pk_status pk_device_plan(const char *choice, const struct pk_backend **out,
+                              struct pk_err *err);
 /* Lines for 'purkinje doctor' on what can compute here beside the CPU. */
 void pk_device_report(struct pk_text *out);
 

@@ -75,13 +75,15 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
                               struct pk_err *err)
 {
     struct pk_plan plan;
-    enum pk_status s = pk_plan_make(&plan, prog, NULL, err);
+    enum pk_status s =
+        pk_plan_make(&plan, prog, out->backend ? out->backend->workspace : NULL, err);
     if (s != PK_OK) {
         pk_prog_free(prog);
         return s;
     }
     out->arena = PK_MAX(out->arena, plan.arena);
     out->arena_bound = PK_MAX(out->arena_bound, plan.live);
+    out->need.inputs = PK_MAX(out->need.inputs, plan.inputs);
     if (part) {
         part->program_flops = plan.flops / (double)records;
         part->program_bytes = plan.bytes / (double)records;
@@ -108,8 +110,8 @@ static enum pk_status plan_jepa(struct pk_recipe_plan *out, const struct pk_reci
     out->keep[0] = pk_jepa_keep_min(m);
     out->keep[2] = pk_jepa_keep_max(m);
     out->keep[1] = (out->keep[0] + out->keep[2]) / 2;
-    PK_TRY(
-        pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, false, &out->micro, err));
+    PK_TRY(pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, out->backend != NULL,
+                          &out->micro, err));
     out->flops = pk_jepa_flops(m, out->keep[1]);
     part->record_flops = out->flops.target + out->flops.context + out->flops.predictor;
     part->steps = pk_recipe_i64(r, "train.steps");
@@ -166,7 +168,7 @@ static enum pk_status plan_stages(struct pk_recipe_plan *out, const struct pk_re
 {
     struct pk_classifier *c = &out->classifier;
     int64_t stages = PK_MIN(pk_recipe_count(r, "stages"), (int64_t)PK_PLAN_PARTS);
-    int64_t constants = 0;
+    int64_t constants = 0, micro = out->backend ? PK_EVAL_MICRO * PK_EVAL_MICROS : PK_EVAL_MICRO;
     struct pk_prog prog = {0};
     for (int64_t i = 0; i < stages; i++) {
         char path[64];
@@ -187,9 +189,9 @@ static enum pk_status plan_stages(struct pk_recipe_plan *out, const struct pk_re
         PK_TRY(measure(out, &prog, part, out->micro, i == 0, err));
         prog = (struct pk_prog){0};
     }
-    PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, PK_EVAL_MICRO, false, err)));
+    PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, micro, false, err)));
     out->constants = constants + prog.constant_len;
-    return measure(out, &prog, NULL, PK_EVAL_MICRO, false, err);
+    return measure(out, &prog, NULL, micro, false, err);
 }
 
 static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct pk_recipe *r,
@@ -206,8 +208,8 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
     PK_TRY(configure_classifier(out, r, in, here, classes, err));
     out->encoder = &c->encoder;
     out->signal = &c->signal;
-    PK_TRY(
-        pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, false, &out->micro, err));
+    PK_TRY(pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, out->backend != NULL,
+                          &out->micro, err));
     return plan_stages(out, r, err);
 }
 
@@ -225,6 +227,12 @@ static void add_memory(struct pk_recipe_plan *out, const struct pk_recipe *r)
     out->grad = flat * PK_SHARDS;
     out->moments = 2 * flat;
     out->best = out->jepa ? 0 : flat;
+    out->need.elements = out->params.elements;
+    out->need.storage = out->params.storage;
+    out->need.ema = out->jepa;
+    out->need.train = true;
+    out->need.arena = out->arena;
+    out->need.constants = out->constants;
     out->checkpoint = 3 * trained + (out->jepa ? encoder : trained);
 }
 
@@ -235,17 +243,21 @@ int64_t pk_recipe_plan_memory(const struct pk_recipe_plan *p)
 }
 
 enum pk_status pk_recipe_plan_make(struct pk_recipe_plan *out, const struct pk_recipe *r,
-                                   int32_t classes, struct pk_err *err)
+                                   const struct pk_backend *backend, int32_t classes,
+                                   struct pk_err *err)
 {
     struct pk_inputs in = {0};
     struct pk_batch_shape shape;
     enum pk_status s = PK_OK;
     int64_t threads = pk_recipe_i64(r, "train.threads");
     *out = (struct pk_recipe_plan){
+        .backend = backend,
         .jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa"),
         .batch = pk_recipe_i64(r, "train.batch_size"),
         .parts = pk_recipe_i64(r, "train.accumulate"),
         .threads = (int)(threads ? threads : PK_MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L))};
+    if (backend && strcmp(pk_recipe_str(r, "train.precision"), "fp32"))
+        out->params.storage = PK_BF16;
     bool here = look_at_data(&in, out, r);
     if (!out->jepa) {
         s = plan_classifier(out, r, &in, here, classes, err);

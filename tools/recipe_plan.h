@@ -18,6 +18,7 @@ struct pk_plan_part { // what is repeated: the JEPA step, or the step of one sta
 };
 
 struct pk_recipe_plan {
+    const struct pk_backend *backend; // NULL: the CPU
     bool jepa;
     struct pk_params params;
     struct pk_jepa model;            // jepa
@@ -36,15 +37,18 @@ struct pk_recipe_plan {
     int64_t in; // batches of the loader
     int64_t weight, ema, grad, moments, best, constants;
     int64_t arena, arena_bound; // of one thread: as planned, and the least that any plan needs
+    struct pk_exec_need need;   // of a device
     int64_t checkpoint;         // tensors; headers and state add a few KB
     struct pk_prog listing;     // of the first part, at the mean keep
     struct pk_plan listing_plan;
 };
 
-/* classes: of a classifier, 0 takes the corpus's or the known number of the task. r is borrowed.
- * Errors  PK_ERECIPE, PK_EMISSING (init_from), PK_EDATA as training would report them */
+/* backend: where it will run, NULL for the CPU. classes: of a classifier, 0 takes the corpus's or
+ * the known number of the task. r is borrowed. Errors  PK_ERECIPE, PK_EMISSING (init_from),
+ * PK_EDATA as training would report them */
 enum pk_status pk_recipe_plan_make(struct pk_recipe_plan *out, const struct pk_recipe *r,
-                                   int32_t classes, struct pk_err *err);
+                                   const struct pk_backend *backend, int32_t classes,
+                                   struct pk_err *err);
 void pk_recipe_plan_free(struct pk_recipe_plan *p);
 /* All bytes together. */
 int64_t pk_recipe_plan_memory(const struct pk_recipe_plan *p);

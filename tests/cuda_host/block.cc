@@ -2,11 +2,11 @@
  *
  * Blocks run one after the other. Within a block a warp runs until none of its lanes can go on (all
  * wait or are done), then the next warp: a warp gets as far ahead of the others as barriers let it,
- * so that a missing barrier changes the result when the order of warps changes. A lane runs until it
- * waits. When nobody can run and the block's barrier is not complete, the block is stuck, and the
- * first waiting thread is reported with what it waits for. */
-#include "block.h"
-#include "fiber.h"
+ * so that a missing barrier changes the result when the order of warps changes. A lane runs until
+ * it waits. When nobody can run and the block's barrier is not complete, the block is stuck, and
+ * the first waiting thread is reported with what it waits for. */
+#include "tests/cuda_host/block.h"
+#include "tests/cuda_host/fiber.h"
 
 #include <chrono>
 #include <cstdarg>
@@ -14,17 +14,21 @@
 #include <cstdlib>
 #include <vector>
 
-namespace pk_host {
+namespace pk_host
+{
 
 position *here;
 
-namespace {
+namespace
+{
 
 const char *const wait_names[WAIT_KINDS] = {
-    "nothing", "__syncthreads", "__syncthreads_and", "__syncthreads_or", "__syncthreads_count",
-    "__syncwarp", "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync",
-    "__ballot_sync", "__any_sync", "__all_sync", "__match_any_sync", "__reduce_sync",
-    "mma_m16n8k16", "load_matrix_x4", "load_matrix_x4_transposed"};
+    "nothing",          "__syncthreads",       "__syncthreads_and",
+    "__syncthreads_or", "__syncthreads_count", "__syncwarp",
+    "__shfl_sync",      "__shfl_up_sync",      "__shfl_down_sync",
+    "__shfl_xor_sync",  "__ballot_sync",       "__any_sync",
+    "__all_sync",       "__match_any_sync",    "__reduce_sync",
+    "mma_m16n8k16",     "load_matrix_x4",      "load_matrix_x4_transposed"};
 
 enum state { READY, WAITING, EXITED };
 
@@ -71,6 +75,8 @@ struct block_state {
     thread *running;
     int threads, warps, living, at_barrier;
     wait_kind barrier_kind;
+    const char *barrier_file; // of the call that reached the barrier first
+    int barrier_line, barrier_thread;
     int barrier_and, barrier_or, barrier_count, barrier_result;
     warp_state warp[MAX_THREADS / LANES];
     int warp_order[MAX_THREADS / LANES], lane_order[LANES];
@@ -192,8 +198,10 @@ std::string describe_stuck()
         for (int j = 0; j < b.threads; j++) {
             const thread *o = threads[j];
             if (o->status == WAITING && o->waits != t->waits)
-                return where(t) + format(": %s is not reached by thread %d, which ",
-                                         wait_names[t->waits], j) + waits_in(o);
+                return where(t) +
+                       format(": %s at %s:%d is not reached by thread %d, which ",
+                              wait_names[t->waits], b.barrier_file, b.barrier_line, j) +
+                       waits_in(o);
         }
     }
     return format("kernel %s: the block is stuck", b.k->name);
@@ -201,9 +209,9 @@ std::string describe_stuck()
 
 void release_barrier()
 {
-    b.barrier_result = b.barrier_kind == WAIT_BARRIER_AND   ? b.barrier_and
-                       : b.barrier_kind == WAIT_BARRIER_OR  ? b.barrier_or
-                                                            : b.barrier_count;
+    b.barrier_result = b.barrier_kind == WAIT_BARRIER_AND  ? b.barrier_and
+                       : b.barrier_kind == WAIT_BARRIER_OR ? b.barrier_or
+                                                           : b.barrier_count;
     b.at_barrier = 0;
     for (int i = 0; i < b.threads; i++) {
         if (threads[i]->status != WAITING) continue;
@@ -317,16 +325,20 @@ void fault(const char *text, ...)
     for (;;) pause_running(); // the scheduler gives the block up
 }
 
-int barrier(wait_kind kind, int predicate)
+int barrier(wait_kind kind, int predicate, const char *file, int line)
 {
     thread *t = b.running;
     if (b.at_barrier == 0) {
         b.barrier_kind = kind;
+        b.barrier_file = file;
+        b.barrier_line = line;
+        b.barrier_thread = t->number;
         b.barrier_and = 1;
         b.barrier_or = b.barrier_count = 0;
-    } else if (kind != b.barrier_kind) {
-        fault("%s, but other threads of the block wait in %s", wait_names[kind],
-              wait_names[b.barrier_kind]);
+    } else if (kind != b.barrier_kind || line != b.barrier_line ||
+               strcmp(file, b.barrier_file) != 0) {
+        fault("%s at %s:%d, but thread %d waits in %s at %s:%d", wait_names[kind], file, line,
+              b.barrier_thread, wait_names[b.barrier_kind], b.barrier_file, b.barrier_line);
     }
     b.barrier_and &= predicate != 0;
     b.barrier_or |= predicate != 0;

@@ -5,7 +5,8 @@
 #include <cuda_runtime.h>
 #include <string>
 
-namespace pk_host {
+namespace pk_host
+{
 
 enum { MAX_THREADS = 1024, LANES = 32, SHARED_LIMIT = 227 * 1024, SHARED_DEFAULT = 48 * 1024 };
 

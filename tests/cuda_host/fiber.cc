@@ -1,5 +1,5 @@
 /* fiber.cc -- stacks and the switch between them; see fiber.h. */
-#include "fiber.h"
+#include "tests/cuda_host/fiber.h"
 
 #include <cstdint>
 #include <sys/mman.h>
@@ -10,8 +10,10 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-namespace pk_host {
-namespace {
+namespace pk_host
+{
+namespace
+{
 
 fiber scheduler; // the context that called fiber_run
 
@@ -115,11 +117,12 @@ void fiber_reset(fiber *f, void (*entry)(fiber *), unsigned colour)
     f->sp = sp;
 }
 #else
-namespace {
+namespace
+{
 void enter(unsigned high, unsigned low)
 {
-    fiber *f = reinterpret_cast<fiber *>(static_cast<uintptr_t>(
-        (static_cast<uint64_t>(high) << 32) | low));
+    fiber *f = reinterpret_cast<fiber *>(
+        static_cast<uintptr_t>((static_cast<uint64_t>(high) << 32) | low));
     after_switch(f, &scheduler);
     f->entry(f);
 }

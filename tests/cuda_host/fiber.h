@@ -21,24 +21,26 @@
 #endif
 #endif
 
-namespace pk_host {
+namespace pk_host
+{
 
 struct fiber {
     void *sp; // saved stack pointer while it does not run
 #ifdef PK_HOST_UCONTEXT
     ucontext_t context;
 #endif
-    char *stack;  // lowest usable address; a guard page lies below
-    size_t bytes; // of the stack
-    void *fake;   // AddressSanitizer's handle while it does not run
+    char *stack;                // lowest usable address; a guard page lies below
+    size_t bytes;               // of the stack
+    void *fake;                 // AddressSanitizer's handle while it does not run
     void (*entry)(fiber *self); // never returns
 };
 
 /* Maps a stack (the guard page makes an overflow a segmentation fault). False: out of memory. */
 bool fiber_alloc(fiber *f, size_t bytes);
 void fiber_free(fiber *f);
-/* The next fiber_run starts entry(f) on an empty stack; `colour` shifts the top of the stack by some
- * cache lines, so that the stacks of a block do not all want the same lines of the first cache. */
+/* The next fiber_run starts entry(f) on an empty stack; `colour` shifts the top of the stack by
+ * some cache lines, so that the stacks of a block do not all want the same lines of the first
+ * cache. */
 void fiber_reset(fiber *f, void (*entry)(fiber *), unsigned colour);
 /* From the scheduler: runs f until it pauses. */
 void fiber_run(fiber *f);

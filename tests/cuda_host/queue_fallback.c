@@ -6,7 +6,8 @@ __attribute__((weak)) enum pk_status pk_cuda_check(cudaError_t e, const char *wh
                                                    struct pk_err *err)
 {
     if (e == cudaSuccess) return PK_OK;
-    return pk_fail(err, PK_EDEVICE, "%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e));
+    return pk_fail(err, PK_EDEVICE, "%s: %s (%s)", what, cudaGetErrorString(e),
+                   cudaGetErrorName(e));
 }
 __attribute__((weak)) enum pk_status pk_cuda_launched(const char *kernel, struct pk_err *err)
 {

@@ -1,6 +1,6 @@
-/* runtime.cc -- the rest of the runtime API: errors, device, memory, copies, kernel launches, and the
- * executor's settings (pk_host.h). */
-#include "stream.h"
+/* runtime.cc -- the rest of the runtime API: errors, device, memory, copies, kernel launches, and
+ * the executor's settings (pk_host.h). */
+#include "tests/cuda_host/stream.h"
 
 #include <cinttypes>
 #include <cstdarg>
@@ -8,8 +8,10 @@
 #include <cstdlib>
 #include <cstring>
 
-namespace pk_host {
-namespace {
+namespace pk_host
+{
+namespace
+{
 
 thread_local cudaError_t last_error;
 
@@ -151,10 +153,11 @@ void enqueue_kernel(const void *kernel, const char *name, extent grid, extent bl
     }));
 }
 
-namespace {
+namespace
+{
 
-cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
-                 pk_host_stream *s, bool wait)
+cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, pk_host_stream *s,
+                 bool wait)
 {
     const bool to_device = on_device(to, bytes), from_device = on_device(from, bytes);
     if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault)
@@ -171,8 +174,8 @@ cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                        to_device ? "device memory" : "no device memory of that size"));
         return cudaErrorInvalidValue;
     }
-    const bool pageable = (!to_device && !is_pinned(to, bytes)) ||
-                          (!from_device && !is_pinned(from, bytes));
+    const bool pageable =
+        (!to_device && !is_pinned(to, bytes)) || (!from_device && !is_pinned(from, bytes));
     if (s->capture) {
         if (pageable) { // stricter than CUDA: a graph must not depend on pageable memory
             s->capture->invalid = true;
@@ -186,9 +189,11 @@ cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
     if (!from_device && pageable && to_device) { // staged before the call returns
         const char *first = static_cast<const char *>(from);
         auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-        e = enqueue(s, [=] { memcpy(to, staged->data(), bytes); }, &w);
+        e = enqueue(
+            s, [=] { memcpy(to, staged->data(), bytes); }, &w);
     } else {
-        e = enqueue(s, [=] { memcpy(to, from, bytes); }, &w);
+        e = enqueue(
+            s, [=] { memcpy(to, from, bytes); }, &w);
     }
     if (e) return e;
     const bool between_host = !to_device && !from_device;
@@ -243,7 +248,8 @@ const char *cudaGetErrorName(cudaError_t error)
 {
     switch (static_cast<int>(error)) {
 #define PK_X(name, number, text)                                                                   \
-    case number: return #name;
+    case number:                                                                                   \
+        return #name;
         PK_HOST_ERRORS(PK_X)
 #undef PK_X
     }
@@ -253,7 +259,8 @@ const char *cudaGetErrorString(cudaError_t error)
 {
     switch (static_cast<int>(error)) {
 #define PK_X(name, number, text)                                                                   \
-    case number: return text;
+    case number:                                                                                   \
+        return text;
         PK_HOST_ERRORS(PK_X)
 #undef PK_X
     }
@@ -332,23 +339,44 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attr, int dev
     }
     if (const cudaError_t e = cudaGetDeviceProperties(&p, device)) return e;
     switch (attr) {
-    case cudaDevAttrMaxThreadsPerBlock: *value = p.maxThreadsPerBlock; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = static_cast<int>(p.sharedMemPerBlock); break;
-    case cudaDevAttrWarpSize: *value = p.warpSize; break;
-    case cudaDevAttrMaxRegistersPerBlock: *value = p.regsPerBlock; break;
-    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
-    case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
-    case cudaDevAttrAsyncEngineCount: *value = p.asyncEngineCount; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
+    case cudaDevAttrMaxThreadsPerBlock:
+        *value = p.maxThreadsPerBlock;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = static_cast<int>(p.sharedMemPerBlock);
+        break;
+    case cudaDevAttrWarpSize:
+        *value = p.warpSize;
+        break;
+    case cudaDevAttrMaxRegistersPerBlock:
+        *value = p.regsPerBlock;
+        break;
+    case cudaDevAttrMultiProcessorCount:
+        *value = p.multiProcessorCount;
+        break;
+    case cudaDevAttrL2CacheSize:
+        *value = p.l2CacheSize;
+        break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+        *value = p.maxThreadsPerMultiProcessor;
+        break;
+    case cudaDevAttrAsyncEngineCount:
+        *value = p.asyncEngineCount;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = p.major;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = p.minor;
+        break;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
         *value = static_cast<int>(p.sharedMemPerMultiprocessor);
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
         *value = static_cast<int>(p.sharedMemPerBlockOptin);
         break;
-    default: return give(cudaErrorInvalidValue);
+    default:
+        return give(cudaErrorInvalidValue);
     }
     return cudaSuccess;
 }

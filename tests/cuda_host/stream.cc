@@ -1,14 +1,15 @@
-/* stream.cc -- streams, events and graphs. Nothing runs when it is enqueued: work runs when somebody
- * waits for it, and what other streams have done by then is up to the schedule (pk_host.h), so that
- * a missing dependency gives other numbers under one schedule or the other. */
-#include "stream.h"
+/* stream.cc -- streams, events and graphs. Nothing runs when it is enqueued: work runs when
+ * somebody waits for it, and what other streams have done by then is up to the schedule
+ * (pk_host.h), so that a missing dependency gives other numbers under one schedule or the other. */
+#include "tests/cuda_host/stream.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 
-namespace pk_host {
+namespace pk_host
+{
 
 context::context()
 {
@@ -16,15 +17,20 @@ context::context()
     streams.push_back(&legacy);
     const char *s = getenv("PK_CUDA_HOST_ORDER");
     const std::string o = s ? s : "", known = "alternate ascending descending random";
-    if (o == "ascending") order = PK_HOST_ASCENDING;
-    else if (o == "descending") order = PK_HOST_DESCENDING;
-    else if (o == "random") order = PK_HOST_RANDOM;
+    if (o == "ascending")
+        order = PK_HOST_ASCENDING;
+    else if (o == "descending")
+        order = PK_HOST_DESCENDING;
+    else if (o == "random")
+        order = PK_HOST_RANDOM;
     else if (!o.empty() && o != "alternate")
         fprintf(stderr, "PK_CUDA_HOST_ORDER=%s is none of: %s\n", s, known.c_str());
     s = getenv("PK_CUDA_HOST_SCHEDULE");
     const std::string p = s ? s : "";
-    if (p == "late") schedule = PK_HOST_SCHEDULE_LATE;
-    else if (p == "early") schedule = PK_HOST_SCHEDULE_EARLY;
+    if (p == "late")
+        schedule = PK_HOST_SCHEDULE_LATE;
+    else if (p == "early")
+        schedule = PK_HOST_SCHEDULE_EARLY;
     else if (!p.empty() && p != "random")
         fprintf(stderr, "PK_CUDA_HOST_SCHEDULE=%s is none of: random late early\n", s);
     s = getenv("PK_CUDA_HOST_SEED");
@@ -54,7 +60,8 @@ pk_host_stream *find_stream(cudaStream_t s)
     return nullptr;
 }
 
-namespace {
+namespace
+{
 
 double now()
 {
@@ -132,7 +139,8 @@ cudaError_t enqueue_captured(pk_host_stream *s, std::function<void()> run)
 
 } // namespace
 
-cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_ptr *out)
+cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_ptr *out,
+                    const pk_host_work_ptr &also)
 {
     context &c = ctx();
     if (s->capture) return enqueue_captured(s, std::move(run));
@@ -146,6 +154,7 @@ cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_p
     pk_host_work_ptr w = std::make_shared<pk_host_work>();
     w->run = std::move(run);
     w->stream = s;
+    if (also) w->after.push_back(also);
     if (s == &c.legacy) {
         for (pk_host_stream *t : c.streams)
             if (t != s && t->blocking && t->last && !t->last->done) w->after.push_back(t->last);
@@ -229,7 +238,8 @@ cudaError_t forbid_captured(pk_host_stream *s)
 
 using namespace pk_host;
 
-namespace {
+namespace
+{
 
 cudaError_t make_stream(cudaStream_t *out, unsigned flags)
 {
@@ -334,7 +344,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     if (cudaError_t e = forbid_captured(s)) return give(e);
     const bool done = poll(s->last);
     if (ctx().sticky) return give(ctx().sticky);
-    return done ? cudaSuccess : cudaErrorNotReady;
+    return give(done ? cudaSuccess : cudaErrorNotReady); // the last error too, as in CUDA
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -425,16 +435,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         return give(cudaErrorStreamCaptureIsolation);
     }
     if (!event->work || event->work->done) return cudaSuccess;
-    pk_host_work_ptr w = event->work, mine;
-    // The dependency must be known before the schedule can pick the marker.
-    mine = std::make_shared<pk_host_work>();
-    mine->stream = s;
-    mine->after.push_back(w);
-    if (s->blocking && s != &c.legacy && c.legacy.last && !c.legacy.last->done)
-        mine->after.push_back(c.legacy.last);
-    s->queue.push_back(mine);
-    s->last = mine;
-    return cudaSuccess;
+    return give(enqueue(s, nullptr, nullptr, event->work));
 }
 
 static cudaError_t check_event(cudaEvent_t event)
@@ -453,7 +454,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     if (cudaError_t e = check_event(event)) return give(e);
     const bool done = poll(event->work);
     if (ctx().sticky) return give(ctx().sticky);
-    return done ? cudaSuccess : cudaErrorNotReady;
+    return give(done ? cudaSuccess : cudaErrorNotReady); // the last error too, as in CUDA
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
@@ -472,7 +473,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
     if (cudaError_t e = check_event(end)) return give(e);
     if (!start->timing || !end->timing || !start->work || !end->work)
         return give(cudaErrorInvalidResourceHandle);
-    if (!start->work->done || !end->work->done) return cudaErrorNotReady;
+    if (!start->work->done || !end->work->done) return give(cudaErrorNotReady);
     *milliseconds = static_cast<float>((end->work->seconds - start->work->seconds) * 1e3);
     return cudaSuccess;
 }

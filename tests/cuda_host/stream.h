@@ -2,7 +2,7 @@
 #ifndef PK_HOST_STREAM_H
 #define PK_HOST_STREAM_H
 
-#include "block.h"
+#include "tests/cuda_host/block.h"
 
 #include <pk_host.h>
 
@@ -50,18 +50,19 @@ struct pk_host_capture {
 struct pk_host_stream {
     bool blocking; // ordered with the legacy stream
     std::deque<pk_host_work_ptr> queue;
-    pk_host_work_ptr last;              // enqueued last, possibly done
+    pk_host_work_ptr last;                    // enqueued last, possibly done
     std::shared_ptr<pk_host_capture> capture; // while it takes part in one
-    std::vector<int> frontier;          // nodes the next captured node comes after
+    std::vector<int> frontier;                // nodes the next captured node comes after
 };
 struct pk_host_event {
     bool timing;
-    pk_host_work_ptr work; // recorded last; null: never
+    pk_host_work_ptr work;                    // recorded last; null: never
     std::shared_ptr<pk_host_capture> capture; // recorded last in this capture
     std::vector<int> nodes;
 };
 
-namespace pk_host {
+namespace pk_host
+{
 
 struct context {
     std::recursive_mutex lock;
@@ -104,15 +105,16 @@ void report(const std::string &text);
 
 pk_host_stream *find_stream(cudaStream_t s); // null: no such stream
 uint64_t next_random(context &c);
-/* Adds work to a stream, or to the graph it is captured into. */
-cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_ptr *out = nullptr);
+/* Adds work to a stream, or to the graph it is captured into; it also waits for `also`. */
+cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_ptr *out = nullptr,
+                    const pk_host_work_ptr &also = nullptr);
 void force(const pk_host_work_ptr &w);
 void force_stream(pk_host_stream *s);
 void force_all();
 bool poll(const pk_host_work_ptr &w); // one step of work towards w, then whether it is done
 void drop_all();
 /* Errors of calls that a capture forbids; invalidates the capture. */
-cudaError_t forbid_capture();                 // cudaMalloc, cudaDeviceSynchronize ...
+cudaError_t forbid_capture();                   // cudaMalloc, cudaDeviceSynchronize ...
 cudaError_t forbid_captured(pk_host_stream *s); // cudaStreamSynchronize ...
 
 } // namespace pk_host

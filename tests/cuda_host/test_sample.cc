@@ -3,16 +3,18 @@
 
 #include <pk_host.h>
 
-#include "../test.h"
+#include "tests/test.h"
 
-namespace {
+namespace
+{
 
 struct rows_shared {
     float scratch[32];
 };
 
 /* out[r] = sum of row r, a block per row. */
-template <typename T> __global__ void __launch_bounds__(256) row_sum(const T *__restrict__ x, float *out, int cols)
+template <typename T>
+__global__ void __launch_bounds__(256) row_sum(const T *__restrict__ x, float *out, int cols)
 {
     PK_SHARED(rows_shared, s);
     float sum = 0.0f;
@@ -35,8 +37,8 @@ template <typename T> void test_row_sum(int rows, int cols)
     CHECK(cudaMemcpyAsync(x, host, sizeof(T) * (size_t)rows * (size_t)cols, cudaMemcpyHostToDevice,
                           q.stream) == cudaSuccess);
     CHECK_OK(PK_LAUNCH(row_sum<T>, rows, 256, sizeof(rows_shared), &q, &err, x, out, cols), &err);
-    CHECK(cudaMemcpyAsync(got, out, sizeof(float) * (size_t)rows, cudaMemcpyDeviceToHost, q.stream) ==
-          cudaSuccess);
+    CHECK(cudaMemcpyAsync(got, out, sizeof(float) * (size_t)rows, cudaMemcpyDeviceToHost,
+                          q.stream) == cudaSuccess);
     CHECK(cudaStreamSynchronize(q.stream) == cudaSuccess);
     for (int r = 0; r < rows; r++) {
         float sum = 0.0f;

@@ -2,12 +2,14 @@
  *
  * Each lane hands a record of what it brings to pk_host::warp; the last one to arrive fills in
  * everybody's result. */
-#include "block.h"
+#include "tests/cuda_host/block.h"
 
 #include <pk_mma_host.h>
 
-namespace pk_host {
-namespace {
+namespace pk_host
+{
+namespace
+{
 
 struct shuffle_lane {
     uint64_t value, result;
@@ -138,10 +140,9 @@ void do_load(void *const argument[32], bool transposed)
         uint32_t *r = static_cast<matrix_lane *>(argument[lane])->r;
         const int g = lane / 4, t = lane % 4;
         for (int m = 0; m < 4; m++)
-            r[m] = transposed ? element(argument, m, 2 * t, g) |
-                                    element(argument, m, 2 * t + 1, g) << 16
-                              : element(argument, m, g, 2 * t) |
-                                    element(argument, m, g, 2 * t + 1) << 16;
+            r[m] = transposed
+                       ? element(argument, m, 2 * t, g) | element(argument, m, 2 * t + 1, g) << 16
+                       : element(argument, m, g, 2 * t) | element(argument, m, g, 2 * t + 1) << 16;
     }
 }
 void do_load_rows(void *const argument[32], unsigned)
@@ -201,7 +202,8 @@ void mma_16_8_16(float d[4], const uint32_t a[4], const uint32_t b[2])
 
 void load_matrix(uint32_t r[4], const void *row, bool transposed)
 {
-    const uint32_t at = shared_address(row), last = shared_address(static_cast<const char *>(row) + 15);
+    const uint32_t at = shared_address(row),
+                   last = shared_address(static_cast<const char *>(row) + 15);
     if (at % 16) fault("matrix load from shared offset %u, which is not a multiple of 16", at);
     (void)last;
     matrix_lane m = {static_cast<const unsigned char *>(row), r};

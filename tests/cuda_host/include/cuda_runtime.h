@@ -21,29 +21,45 @@
 #define __device__
 #define __host__
 #define __constant__
-#define __forceinline__        inline __attribute__((always_inline))
-#define __align__(n)           __attribute__((aligned(n)))
+#define __forceinline__ inline __attribute__((always_inline))
+#define __align__(n)    __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 #define __grid_constant__
 
 /* ---- vector types ---- */
 #define PK_HOST_VECTORS(T, name, two, four)                                                        \
-    struct name##1 {                                                                               \
+    struct name##1                                                                                 \
+    {                                                                                              \
         T x;                                                                                       \
     };                                                                                             \
-    struct alignas(two) name##2 {                                                                  \
+    struct alignas(two) name##2                                                                    \
+    {                                                                                              \
         T x, y;                                                                                    \
     };                                                                                             \
-    struct name##3 {                                                                               \
+    struct name##3                                                                                 \
+    {                                                                                              \
         T x, y, z;                                                                                 \
     };                                                                                             \
-    struct alignas(four) name##4 {                                                                 \
+    struct alignas(four) name##4                                                                   \
+    {                                                                                              \
         T x, y, z, w;                                                                              \
     };                                                                                             \
-    static inline name##1 make_##name##1(T x) { return {x}; }                                      \
-    static inline name##2 make_##name##2(T x, T y) { return {x, y}; }                              \
-    static inline name##3 make_##name##3(T x, T y, T z) { return {x, y, z}; }                      \
-    static inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+    static inline name##1 make_##name##1(T x)                                                      \
+    {                                                                                              \
+        return {x};                                                                                \
+    }                                                                                              \
+    static inline name##2 make_##name##2(T x, T y)                                                 \
+    {                                                                                              \
+        return {x, y};                                                                             \
+    }                                                                                              \
+    static inline name##3 make_##name##3(T x, T y, T z)                                            \
+    {                                                                                              \
+        return {x, y, z};                                                                          \
+    }                                                                                              \
+    static inline name##4 make_##name##4(T x, T y, T z, T w)                                       \
+    {                                                                                              \
+        return {x, y, z, w};                                                                       \
+    }
 PK_HOST_VECTORS(signed char, char, 2, 4)
 PK_HOST_VECTORS(unsigned char, uchar, 2, 4)
 PK_HOST_VECTORS(short, short, 4, 8)
@@ -58,13 +74,21 @@ PK_HOST_VECTORS(double, double, 16, 16)
 
 struct dim3 {
     unsigned x, y, z;
-    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-    constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
-    constexpr operator uint3() const { return uint3{x, y, z}; }
+    constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+    constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z)
+    {
+    }
+    constexpr operator uint3() const
+    {
+        return uint3{x, y, z};
+    }
 };
 
 /* ---- the executor's side ---- */
-namespace pk_host {
+namespace pk_host
+{
 
 struct position {
     uint3 thread, block;
@@ -96,9 +120,10 @@ enum wait_kind {
 
 /* Ends the kernel with this error, "kernel, block, thread: text". Never returns inside a kernel. */
 [[noreturn]] void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
-int barrier(wait_kind kind, int predicate);
-/* Waits until all lanes of the mask call it with the same kind and mask; then `complete` is run once
- * with the arguments of every lane (null where the lane is not in the mask). */
+/* file and line are those of the call: a barrier is one call that all threads reach. */
+int barrier(wait_kind kind, int predicate, const char *file, int line);
+/* Waits until all lanes of the mask call it with the same kind and mask; then `complete` is run
+ * once with the arguments of every lane (null where the lane is not in the mask). */
 typedef void (*warp_function)(void *const argument[32], unsigned mask);
 void warp(wait_kind kind, unsigned mask, warp_function complete, void *argument);
 int lane();
@@ -113,7 +138,9 @@ uint64_t clock_ticks();
 /* Sizes of a grid or block as written at the launch, before they are cut to 32 bits. */
 struct extent {
     int64_t x, y, z;
-    extent(dim3 d) : x(d.x), y(d.y), z(d.z) {}
+    extent(dim3 d) : x(d.x), y(d.y), z(d.z)
+    {
+    }
     template <typename I, typename = std::enable_if_t<std::is_integral_v<I> || std::is_enum_v<I>>>
     extent(I n) : x(static_cast<int64_t>(n)), y(1), z(1)
     {
@@ -146,7 +173,8 @@ template <typename... P> struct launcher {
                 const call *k = static_cast<const call *>(c);
                 std::apply(k->kernel, k->arguments);
             },
-            [](void *c) { delete static_cast<call *>(c); }, new call{kernel, {p...}});
+            [](void *c) { delete static_cast<call *>(c); },
+            new call{kernel, std::tuple<P...>(p...)});
     }
 };
 template <typename... P>
@@ -194,10 +222,24 @@ int64_t reduce(reduction how, unsigned mask, int64_t value);
 constexpr int warpSize = 32;
 
 /* ---- barriers and warps ---- */
-inline void __syncthreads() { pk_host::barrier(pk_host::WAIT_BARRIER, 0); }
-inline int __syncthreads_and(int p) { return pk_host::barrier(pk_host::WAIT_BARRIER_AND, p); }
-inline int __syncthreads_or(int p) { return pk_host::barrier(pk_host::WAIT_BARRIER_OR, p); }
-inline int __syncthreads_count(int p) { return pk_host::barrier(pk_host::WAIT_BARRIER_COUNT, p); }
+inline void __syncthreads(const char *file = __builtin_FILE(), int line = __builtin_LINE())
+{
+    pk_host::barrier(pk_host::WAIT_BARRIER, 0, file, line);
+}
+inline int __syncthreads_and(int p, const char *file = __builtin_FILE(),
+                             int line = __builtin_LINE())
+{
+    return pk_host::barrier(pk_host::WAIT_BARRIER_AND, p, file, line);
+}
+inline int __syncthreads_or(int p, const char *file = __builtin_FILE(), int line = __builtin_LINE())
+{
+    return pk_host::barrier(pk_host::WAIT_BARRIER_OR, p, file, line);
+}
+inline int __syncthreads_count(int p, const char *file = __builtin_FILE(),
+                               int line = __builtin_LINE())
+{
+    return pk_host::barrier(pk_host::WAIT_BARRIER_COUNT, p, file, line);
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu)
 {
     pk_host::warp(pk_host::WAIT_SYNCWARP, mask, nullptr, nullptr);
@@ -239,7 +281,10 @@ template <typename T> inline unsigned __match_any_sync(unsigned mask, T x)
 {
     return pk_host::match(mask, pk_host::to_bits(x));
 }
-inline unsigned __activemask() { return pk_host::active_lanes(); }
+inline unsigned __activemask()
+{
+    return pk_host::active_lanes();
+}
 
 #define PK_HOST_REDUCE(name, T, how)                                                               \
     inline T name(unsigned mask, T x)                                                              \
@@ -258,25 +303,85 @@ PK_HOST_REDUCE(__reduce_xor_sync, unsigned, REDUCE_XOR)
 #undef PK_HOST_REDUCE
 
 /* One OS thread runs all fibers, so only the compiler must be kept from moving accesses. */
-inline void __threadfence() { __asm__ volatile("" ::: "memory"); }
-inline void __threadfence_block() { __asm__ volatile("" ::: "memory"); }
-inline void __threadfence_system() { __asm__ volatile("" ::: "memory"); }
-inline void __nanosleep(unsigned) {}
-inline long long clock64() { return (long long)pk_host::clock_ticks(); }
-[[noreturn]] inline void __trap() { pk_host::fault("__trap"); }
-inline uint32_t __cvta_generic_to_shared(const void *p) { return pk_host::shared_address(p); }
+inline void __threadfence()
+{
+    __asm__ volatile("" ::: "memory");
+}
+inline void __threadfence_block()
+{
+    __asm__ volatile("" ::: "memory");
+}
+inline void __threadfence_system()
+{
+    __asm__ volatile("" ::: "memory");
+}
+inline void __nanosleep(unsigned)
+{
+}
+inline long long clock64()
+{
+    return (long long)pk_host::clock_ticks();
+}
+[[noreturn]] inline void __trap()
+{
+    pk_host::fault("__trap");
+}
+inline uint32_t __cvta_generic_to_shared(const void *p)
+{
+    return pk_host::shared_address(p);
+}
 
 /* ---- atomics: fibers change only at waits, so these are plain ---- */
 #define PK_HOST_ATOMICS(T)                                                                         \
-    inline T atomicAdd(T *p, T x) { const T old = *p; *p = (T)(old + x); return old; }             \
-    inline T atomicExch(T *p, T x) { const T old = *p; *p = x; return old; }                       \
-    inline T atomicMax(T *p, T x) { const T old = *p; *p = x > old ? x : old; return old; }        \
-    inline T atomicMin(T *p, T x) { const T old = *p; *p = x < old ? x : old; return old; }        \
-    inline T atomicCAS(T *p, T was, T x) { const T old = *p; if (old == was) *p = x; return old; }
+    inline T atomicAdd(T *p, T x)                                                                  \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = (T)(old + x);                                                                         \
+        return old;                                                                                \
+    }                                                                                              \
+    inline T atomicExch(T *p, T x)                                                                 \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = x;                                                                                    \
+        return old;                                                                                \
+    }                                                                                              \
+    inline T atomicMax(T *p, T x)                                                                  \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = x > old ? x : old;                                                                    \
+        return old;                                                                                \
+    }                                                                                              \
+    inline T atomicMin(T *p, T x)                                                                  \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = x < old ? x : old;                                                                    \
+        return old;                                                                                \
+    }                                                                                              \
+    inline T atomicCAS(T *p, T was, T x)                                                           \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        if (old == was) *p = x;                                                                    \
+        return old;                                                                                \
+    }
 #define PK_HOST_ATOMIC_BITS(T)                                                                     \
-    inline T atomicAnd(T *p, T x) { const T old = *p; *p = old & x; return old; }                  \
-    inline T atomicOr(T *p, T x) { const T old = *p; *p = old | x; return old; }                   \
-    inline T atomicXor(T *p, T x) { const T old = *p; *p = old ^ x; return old; }
+    inline T atomicAnd(T *p, T x)                                                                  \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = old & x;                                                                              \
+        return old;                                                                                \
+    }                                                                                              \
+    inline T atomicOr(T *p, T x)                                                                   \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = old | x;                                                                              \
+        return old;                                                                                \
+    }                                                                                              \
+    inline T atomicXor(T *p, T x)                                                                  \
+    {                                                                                              \
+        const T old = *p;                                                                          \
+        *p = old ^ x;                                                                              \
+        return old;                                                                                \
+    }
 PK_HOST_ATOMICS(int)
 PK_HOST_ATOMICS(unsigned)
 PK_HOST_ATOMICS(unsigned long long)
@@ -285,39 +390,122 @@ PK_HOST_ATOMIC_BITS(unsigned)
 PK_HOST_ATOMIC_BITS(unsigned long long)
 #undef PK_HOST_ATOMICS
 #undef PK_HOST_ATOMIC_BITS
-inline int atomicSub(int *p, int x) { const int old = *p; *p = old - x; return old; }
-inline float atomicAdd(float *p, float x) { const float old = *p; *p = old + x; return old; }
-inline double atomicAdd(double *p, double x) { const double old = *p; *p = old + x; return old; }
-inline float atomicExch(float *p, float x) { const float old = *p; *p = x; return old; }
+inline int atomicSub(int *p, int x)
+{
+    const int old = *p;
+    *p = old - x;
+    return old;
+}
+inline float atomicAdd(float *p, float x)
+{
+    const float old = *p;
+    *p = old + x;
+    return old;
+}
+inline double atomicAdd(double *p, double x)
+{
+    const double old = *p;
+    *p = old + x;
+    return old;
+}
+inline float atomicExch(float *p, float x)
+{
+    const float old = *p;
+    *p = x;
+    return old;
+}
 
 /* ---- loads with a cache hint ---- */
-template <typename T> inline T __ldg(const T *p) { return *p; }
-template <typename T> inline T __ldcs(const T *p) { return *p; }
-template <typename T> inline T __ldcg(const T *p) { return *p; }
-template <typename T> inline T __ldca(const T *p) { return *p; }
-template <typename T> inline T __ldlu(const T *p) { return *p; }
-template <typename T> inline T __ldcv(const T *p) { return *p; }
-template <typename T> inline void __stcs(T *p, typename pk_host::same<T>::type x) { *p = x; }
-template <typename T> inline void __stcg(T *p, typename pk_host::same<T>::type x) { *p = x; }
-template <typename T> inline void __stwb(T *p, typename pk_host::same<T>::type x) { *p = x; }
-template <typename T> inline void __stwt(T *p, typename pk_host::same<T>::type x) { *p = x; }
+template <typename T> inline T __ldg(const T *p)
+{
+    return *p;
+}
+template <typename T> inline T __ldcs(const T *p)
+{
+    return *p;
+}
+template <typename T> inline T __ldcg(const T *p)
+{
+    return *p;
+}
+template <typename T> inline T __ldca(const T *p)
+{
+    return *p;
+}
+template <typename T> inline T __ldlu(const T *p)
+{
+    return *p;
+}
+template <typename T> inline T __ldcv(const T *p)
+{
+    return *p;
+}
+template <typename T> inline void __stcs(T *p, typename pk_host::same<T>::type x)
+{
+    *p = x;
+}
+template <typename T> inline void __stcg(T *p, typename pk_host::same<T>::type x)
+{
+    *p = x;
+}
+template <typename T> inline void __stwb(T *p, typename pk_host::same<T>::type x)
+{
+    *p = x;
+}
+template <typename T> inline void __stwt(T *p, typename pk_host::same<T>::type x)
+{
+    *p = x;
+}
 
 /* ---- bits ---- */
-inline int __float_as_int(float x) { return pk_host::from_bits<int>(pk_host::to_bits(x)); }
-inline unsigned __float_as_uint(float x) { return (unsigned)pk_host::to_bits(x); }
-inline float __int_as_float(int x) { return pk_host::from_bits<float>(pk_host::to_bits(x)); }
-inline float __uint_as_float(unsigned x) { return pk_host::from_bits<float>(x); }
-inline long long __double_as_longlong(double x) { return (long long)pk_host::to_bits(x); }
+inline int __float_as_int(float x)
+{
+    return pk_host::from_bits<int>(pk_host::to_bits(x));
+}
+inline unsigned __float_as_uint(float x)
+{
+    return (unsigned)pk_host::to_bits(x);
+}
+inline float __int_as_float(int x)
+{
+    return pk_host::from_bits<float>(pk_host::to_bits(x));
+}
+inline float __uint_as_float(unsigned x)
+{
+    return pk_host::from_bits<float>(x);
+}
+inline long long __double_as_longlong(double x)
+{
+    return (long long)pk_host::to_bits(x);
+}
 inline double __longlong_as_double(long long x)
 {
     return pk_host::from_bits<double>((uint64_t)x);
 }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
-inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
-inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __ffsll(long long x) { return __builtin_ffsll(x); }
+inline int __popc(unsigned x)
+{
+    return __builtin_popcount(x);
+}
+inline int __popcll(unsigned long long x)
+{
+    return __builtin_popcountll(x);
+}
+inline int __clz(int x)
+{
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
+inline int __clzll(long long x)
+{
+    return x ? __builtin_clzll((unsigned long long)x) : 64;
+}
+inline int __ffs(int x)
+{
+    return __builtin_ffs(x);
+}
+inline int __ffsll(long long x)
+{
+    return __builtin_ffsll(x);
+}
 inline unsigned __brev(unsigned x)
 {
     x = ((x >> 1) & 0x55555555u) | ((x & 0x55555555u) << 1);
@@ -325,8 +513,14 @@ inline unsigned __brev(unsigned x)
     x = ((x >> 4) & 0x0f0f0f0fu) | ((x & 0x0f0f0f0fu) << 4);
     return __builtin_bswap32(x);
 }
-inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((uint64_t)a * b) >> 32); }
-inline int __mulhi(int a, int b) { return (int)(((int64_t)a * b) >> 32); }
+inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return (unsigned)(((uint64_t)a * b) >> 32);
+}
+inline int __mulhi(int a, int b)
+{
+    return (int)(((int64_t)a * b) >> 32);
+}
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 {
     __extension__ typedef unsigned __int128 wide;
@@ -356,54 +550,161 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned select)
 /* ---- maths. Fast forms are computed exactly here: the device's differ in the last bits. ---- */
 #define rsqrtf(x) pk_host_rsqrtf(x)
 #define rsqrt(x)  pk_host_rsqrt(x)
-inline float pk_host_rsqrtf(float x) { return (float)(1.0 / sqrt((double)x)); }
-inline double pk_host_rsqrt(double x) { return 1.0 / sqrt(x); }
-inline float __expf(float x) { return expf(x); }
-inline float __exp2f(float x) { return exp2f(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __log2f(float x) { return log2f(x); }
-inline float __sinf(float x) { return sinf(x); }
-inline float __cosf(float x) { return cosf(x); }
-inline float __powf(float x, float y) { return powf(x, y); }
-inline float __fdividef(float x, float y) { return x / y; }
-inline float __fdiv_rn(float x, float y) { return x / y; }
-inline float __frcp_rn(float x) { return 1.0f / x; }
-inline float __fsqrt_rn(float x) { return sqrtf(x); }
-inline float __frsqrt_rn(float x) { return pk_host_rsqrtf(x); }
-inline float __fadd_rn(float x, float y) { return x + y; }
-inline float __fsub_rn(float x, float y) { return x - y; }
-inline float __fmul_rn(float x, float y) { return x * y; }
-inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
-inline double __dadd_rn(double x, double y) { return x + y; }
-inline double __dmul_rn(double x, double y) { return x * y; }
-inline double __fma_rn(double x, double y, double z) { return fma(x, y, z); }
-inline float __saturatef(float x) { return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f; }
+inline float pk_host_rsqrtf(float x)
+{
+    return (float)(1.0 / sqrt((double)x));
+}
+inline double pk_host_rsqrt(double x)
+{
+    return 1.0 / sqrt(x);
+}
+inline float __expf(float x)
+{
+    return expf(x);
+}
+inline float __exp2f(float x)
+{
+    return exp2f(x);
+}
+inline float __logf(float x)
+{
+    return logf(x);
+}
+inline float __log2f(float x)
+{
+    return log2f(x);
+}
+inline float __sinf(float x)
+{
+    return sinf(x);
+}
+inline float __cosf(float x)
+{
+    return cosf(x);
+}
+inline float __powf(float x, float y)
+{
+    return powf(x, y);
+}
+inline float __fdividef(float x, float y)
+{
+    return x / y;
+}
+inline float __fdiv_rn(float x, float y)
+{
+    return x / y;
+}
+inline float __frcp_rn(float x)
+{
+    return 1.0f / x;
+}
+inline float __fsqrt_rn(float x)
+{
+    return sqrtf(x);
+}
+inline float __frsqrt_rn(float x)
+{
+    return pk_host_rsqrtf(x);
+}
+inline float __fadd_rn(float x, float y)
+{
+    return x + y;
+}
+inline float __fsub_rn(float x, float y)
+{
+    return x - y;
+}
+inline float __fmul_rn(float x, float y)
+{
+    return x * y;
+}
+inline float __fmaf_rn(float x, float y, float z)
+{
+    return fmaf(x, y, z);
+}
+inline double __dadd_rn(double x, double y)
+{
+    return x + y;
+}
+inline double __dmul_rn(double x, double y)
+{
+    return x * y;
+}
+inline double __fma_rn(double x, double y, double z)
+{
+    return fma(x, y, z);
+}
+inline float __saturatef(float x)
+{
+    return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f;
+}
 
 /* To integers as the device does: cut to the range, NaN is 0. */
 inline int pk_host_to_int(double x)
 {
-    return !(x == x) ? 0 : x >= 2147483647.0 ? 2147483647 : x <= -2147483648.0 ? -2147483647 - 1
-                                                                                 : (int)x;
+    return !(x == x)            ? 0
+           : x >= 2147483647.0  ? 2147483647
+           : x <= -2147483648.0 ? -2147483647 - 1
+                                : (int)x;
 }
 inline unsigned pk_host_to_uint(double x)
 {
     return !(x > 0.0) ? 0u : x >= 4294967295.0 ? 4294967295u : (unsigned)x;
 }
-inline int __float2int_rn(float x) { return pk_host_to_int(nearbyintf(x)); }
-inline int __float2int_rz(float x) { return pk_host_to_int(x); }
-inline int __float2int_rd(float x) { return pk_host_to_int(floorf(x)); }
-inline int __float2int_ru(float x) { return pk_host_to_int(ceilf(x)); }
-inline unsigned __float2uint_rn(float x) { return pk_host_to_uint(nearbyintf(x)); }
-inline unsigned __float2uint_rz(float x) { return pk_host_to_uint(x); }
-inline float __int2float_rn(int x) { return (float)x; }
-inline float __uint2float_rn(unsigned x) { return (float)x; }
-inline float __ll2float_rn(long long x) { return (float)x; }
-inline float __ull2float_rn(unsigned long long x) { return (float)x; }
-inline float __double2float_rn(double x) { return (float)x; }
+inline int __float2int_rn(float x)
+{
+    return pk_host_to_int(nearbyintf(x));
+}
+inline int __float2int_rz(float x)
+{
+    return pk_host_to_int(x);
+}
+inline int __float2int_rd(float x)
+{
+    return pk_host_to_int(floorf(x));
+}
+inline int __float2int_ru(float x)
+{
+    return pk_host_to_int(ceilf(x));
+}
+inline unsigned __float2uint_rn(float x)
+{
+    return pk_host_to_uint(nearbyintf(x));
+}
+inline unsigned __float2uint_rz(float x)
+{
+    return pk_host_to_uint(x);
+}
+inline float __int2float_rn(int x)
+{
+    return (float)x;
+}
+inline float __uint2float_rn(unsigned x)
+{
+    return (float)x;
+}
+inline float __ll2float_rn(long long x)
+{
+    return (float)x;
+}
+inline float __ull2float_rn(unsigned long long x)
+{
+    return (float)x;
+}
+inline float __double2float_rn(double x)
+{
+    return (float)x;
+}
 
 #define PK_HOST_MIN_MAX(T)                                                                         \
-    inline T min(T a, T b) { return a < b ? a : b; }                                               \
-    inline T max(T a, T b) { return a > b ? a : b; }
+    inline T min(T a, T b)                                                                         \
+    {                                                                                              \
+        return a < b ? a : b;                                                                      \
+    }                                                                                              \
+    inline T max(T a, T b)                                                                         \
+    {                                                                                              \
+        return a > b ? a : b;                                                                      \
+    }
 PK_HOST_MIN_MAX(int)
 PK_HOST_MIN_MAX(unsigned)
 PK_HOST_MIN_MAX(long)
@@ -411,10 +712,22 @@ PK_HOST_MIN_MAX(unsigned long)
 PK_HOST_MIN_MAX(long long)
 PK_HOST_MIN_MAX(unsigned long long)
 #undef PK_HOST_MIN_MAX
-inline float min(float a, float b) { return fminf(a, b); }
-inline float max(float a, float b) { return fmaxf(a, b); }
-inline double min(double a, double b) { return fmin(a, b); }
-inline double max(double a, double b) { return fmax(a, b); }
+inline float min(float a, float b)
+{
+    return fminf(a, b);
+}
+inline float max(float a, float b)
+{
+    return fmaxf(a, b);
+}
+inline double min(double a, double b)
+{
+    return fmin(a, b);
+}
+inline double max(double a, double b)
+{
+    return fmax(a, b);
+}
 
 #endif
 #endif

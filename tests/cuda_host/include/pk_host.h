@@ -1,10 +1,9 @@
 /* pk_host.h -- settings and reports of the host executor, for tests. Plain C.
  *
  * The environment sets the defaults, read at the first use:
- *   PK_CUDA_HOST_ORDER     alternate (default), ascending, descending, random: order of blocks, warps
- *                          and lanes
- *   PK_CUDA_HOST_SCHEDULE  random (default), late, early: when work of other streams runs
- *   PK_CUDA_HOST_SEED      of both random ones, default 1 */
+ *   PK_CUDA_HOST_ORDER     alternate (default), ascending, descending, random: order of blocks,
+ * warps and lanes PK_CUDA_HOST_SCHEDULE  random (default), late, early: when work of other streams
+ * runs PK_CUDA_HOST_SEED      of both random ones, default 1 */
 #ifndef PK_HOST_H
 #define PK_HOST_H
 

@@ -9,7 +9,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-namespace pk_host {
+namespace pk_host
+{
 void mma_16_8_16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void load_matrix(uint32_t r[4], const void *row, bool transposed);
 } // namespace pk_host
