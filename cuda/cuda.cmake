@@ -47,10 +47,12 @@ file(GLOB PK_CUDA_CU CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.cu)
 file(GLOB PK_CUDA_C CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.c)
 file(GLOB PK_CUDA_H CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.h ${CMAKE_SOURCE_DIR}/core/*.h)
 
-# cuda/matmul_cublaslt.c is the one file that needs cuBLASLt; without the library it is left out.
+# cuda/matmul_cublaslt.c is the one file that needs cuBLASLt, cuda/matmul_none.c stands in for it.
 option(PK_WITH_CUBLASLT "GEMM plans from cuBLASLt (cuda/matmul_cublaslt.c); else own kernels only" ON)
 if(NOT PK_WITH_CUBLASLT OR NOT TARGET CUDA::cublasLt)
   list(FILTER PK_CUDA_C EXCLUDE REGEX "/matmul_cublaslt\\.c$")
+elseif(EXISTS ${CMAKE_SOURCE_DIR}/cuda/matmul_cublaslt.c)
+  list(FILTER PK_CUDA_C EXCLUDE REGEX "/matmul_none\\.c$")
 endif()
 
 add_library(pk_cuda STATIC ${PK_CUDA_CU} ${PK_CUDA_C})
