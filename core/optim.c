@@ -122,11 +122,6 @@ const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
     return &o->spec;
 }
 
-const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o)
-{
-    return &o->spec;
-}
-
 struct job {
     struct pk_optim *o;
     int workers;
