@@ -20,13 +20,15 @@
 #include "cuda/queue.h"
 
 #ifdef __CUDACC__
+/* clang-format off */ // it would take <<< apart
 /* kernel<<<...>>>(...) on a stream; PK_OK, or PK_EDEVICE that names the kernel. A kernel that takes
  * more than 48 KiB of shared memory gets its limit raised first. */
 #define PK_LAUNCH(kernel, grid, block, shared_bytes, queue, err, ...)                              \
     (pk_cuda_allow_shared((const void *)(kernel), #kernel, (shared_bytes), (err)) == PK_OK         \
-         ? ((kernel) < < < (grid), (block), (shared_bytes), (queue)->stream >>> (__VA_ARGS__),     \
+         ? ((kernel)<<<(grid), (block), (shared_bytes), (queue)->stream>>>(__VA_ARGS__),           \
             pk_cuda_launched(#kernel, (err)))                                                      \
          : PK_EDEVICE)
+/* clang-format on */
 /* The block's shared memory as one object of this type, 128-byte aligned. */
 #define PK_SHARED(type, name)                                                                      \
     extern __shared__ __align__(128) unsigned char pk_shared_bytes[];                              \

@@ -73,6 +73,17 @@ __device__ __forceinline__ float exp2_fast(float x)
 }
 #endif
 
+/* Asks for the 128-byte line of global memory that holds `at`, so that a later load finds it in L2.
+ */
+__device__ __forceinline__ void prefetch_l2(const void *at)
+{
+#ifdef __CUDACC__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#else
+    (void)at;
+#endif
+}
+
 /* Two floats as one register of two bf16, `low` in the lower half (the lower column). */
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
 {
