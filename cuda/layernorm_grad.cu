@@ -24,6 +24,7 @@ struct backward {
     float *partial;                  // [blocks][2][cols] of dgain and dbias, or NULL
     int64_t rows;
     int cols;
+    float inverse; // 1 / cols
 };
 
 /* What the second half needs to know of a row: dx = rstd * g - slope * (x - mean) - shift, which is
@@ -59,9 +60,8 @@ __device__ __forceinline__ row_terms grad_terms(const backward &a, const share<V
             gx_sum = fmaf(g, xhat, gx_sum);
         }
     }
-    const float g_mean = group_sum<L>(g_sum) / (float)a.cols;
-    const float gx_mean = group_sum<L>(gx_sum) / (float)a.cols;
-    return {s.mean, s.rstd, s.rstd * s.rstd * gx_mean, s.rstd * g_mean};
+    const float scale = s.rstd * a.inverse; // a division here would cost a call and its registers
+    return {s.mean, s.rstd, s.rstd * scale * group_sum<L>(gx_sum), scale * group_sum<L>(g_sum)};
 }
 
 /* Second half: dx, from the row as it was loaded. Keeping g and xhat as floats would take twice the
@@ -79,7 +79,11 @@ grad_store(const backward &a, int64_t row, const row_terms &t, const share<V> &d
         float d[N], dy_v[N], x_v[N], before_v[N];
         unpack(dy_v, dy.at[v]);
         unpack(x_v, x.at[v]);
-        if (ADD) unpack(before_v, before.at[v]);
+        if (ADD && V > 2 && column < a.cols)
+            unpack(before_v,
+                   *reinterpret_cast<const words *>((const S *)a.dx + row * a.cols + column));
+        else if (ADD)
+            unpack(before_v, before.at[v]);
         if (V > 1) load_affine<N>(loaded, a.gain, NULL, column, a.cols);
 #pragma unroll
         for (int i = 0; i < N; i++) {
@@ -125,7 +129,7 @@ __device__ __forceinline__ row_data<V> load_data(const backward &a, int64_t row)
     row_data<V> d;
     d.dy = load_share<S, V, L>(a.dy, row, a.cols, valid);
     d.x = load_share<S, V, L>(a.x, row, a.cols, valid);
-    if (ADD) d.before = load_share<S, V, L>(a.dx, row, a.cols, valid);
+    if (ADD && V <= 2) d.before = load_share<S, V, L>(a.dx, row, a.cols, valid);
     d.s = {valid ? a.mean[row] : 0, valid ? a.rstd[row] : 0};
     return d;
 }
@@ -133,8 +137,9 @@ __device__ __forceinline__ row_data<V> load_data(const backward &a, int64_t row)
 /* Registers for E = V * N elements per lane: the two sums 2 E; dy, x and the old dx, 3 E floats or
  * half as many pairs of bf16, twice where the next row is fetched ahead. For bf16 that is 40 at 192
  * columns, 80 at 384 and, without fetching ahead, 84 at 768: three blocks per SM (80 registers) and
- * two (128). Then 27 KB per SM (192 columns) are on the way at any time; 22 KB would do for reads
- * at three quarters of 4.3 TB/s and 900 ns of latency. */
+ * two (128; there the old dx comes in late, to stay within them). Then 27 KB per SM (192 columns)
+ * are on the way at any time; 22 KB would do for reads at three quarters of 4.3 TB/s and 900 ns of
+ * latency. */
 template <typename S, int E>
 constexpr int blocks_per_sm = sizeof(S) == sizeof(bf16) ? (E <= 8    ? 3
                                                            : E <= 24 ? 2
@@ -160,7 +165,7 @@ __global__ void __launch_bounds__(ROW_THREADS, (blocks_per_sm<S, V *(16 / (int)s
     // The base is the block's, not the group's: a warp of two groups stays together for its sums.
     for (int64_t base = (int64_t)blockIdx.x * groups; base < a.rows; base += step) {
         const int64_t row = base + group;
-        const row_data<V> now = ahead ? next : load_data<S, V, L, ADD>(a, row);
+        row_data<V> now = ahead ? next : load_data<S, V, L, ADD>(a, row);
         if (ahead) next = load_data<S, V, L, ADD>(a, row + step);
         const row_terms t = grad_terms<S, V, L>(a, now.dy, now.x, now.s, own, dgain, dbias);
         if (a.dx && row < a.rows)
@@ -321,6 +326,7 @@ extern "C" enum pk_status pk_cuda_layernorm_grad(const struct pk_call *c, struct
     a.partial = wanted ? (float *)c->workspace : NULL;
     a.rows = pk_view_rows(c->in[1]);
     a.cols = (int)pk_view_cols(c->in[1]);
+    a.inverse = 1 / (float)a.cols;
     PK_TRY(c->in[1]->dtype == PK_BF16 ? backward_of<bf16>(c->queue, a, add, err)
                                       : backward_of<float>(c->queue, a, add, err));
     if (!wanted) return PK_OK;
