@@ -59,7 +59,6 @@ enum pk_status pk_optim_create(struct pk_optim **out, const struct pk_params *pa
                                const struct pk_optim_spec *spec, struct pk_err *err);
 void pk_optim_free(struct pk_optim *o);
 const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
-const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
 
 /* One optimizer step as torch.optim.AdamW takes it after torch.nn.utils.clip_grad_norm_(clip):
  *

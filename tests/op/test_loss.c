@@ -17,6 +17,7 @@ static const struct {
     {3, 1031, 1, "more classes than a block has threads"},
     {301, 192, 1, "many rows, width of ViT-XS"},
     {2, 40 * 384, 1, "a long row"},
+    {9001, 5, 1, "partial sums of many rows, narrow"},
 };
 
 static void l1(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
@@ -112,18 +113,18 @@ static void moments(const struct op_case *t, sweep_round R, double *const y[PK_N
     }
 }
 
-static void test_l1(size_t s)
+static void test_l1(int64_t rows, int64_t cols, const char *why)
 {
     struct op_sweep t;
     for (int grad = 0; grad < 2; grad++) {
-        sweep_begin(&t, grad ? PK_OP_L1_LOSS_GRAD : PK_OP_L1_LOSS, shapes[s].why);
+        sweep_begin(&t, grad ? PK_OP_L1_LOSS_GRAD : PK_OP_L1_LOSS, why);
         t.reference = grad ? l1_grad : l1;
-        float *x = sweep_in(&t, DIMS(1, shapes[s].rows, shapes[s].cols));
-        float *target = sweep_in(&t, DIMS(1, shapes[s].rows, shapes[s].cols));
+        float *x = sweep_in(&t, DIMS(1, rows, cols));
+        float *target = sweep_in(&t, DIMS(1, rows, cols));
         x[0] = target[0]; // the corner of the absolute value
         if (grad) sweep_in_vector(&t, DIMS(1));
         if (grad)
-            sweep_out(&t, true, DIMS(1, shapes[s].rows, shapes[s].cols));
+            sweep_out(&t, true, DIMS(1, rows, cols));
         else
             sweep_out_vector(&t, false, DIMS(1));
         sweep_run(&t);
@@ -208,11 +209,12 @@ static void test_bad_label(enum pk_op op, bool grad)
 int main(void)
 {
     for (size_t s = 0; s < PK_COUNT(shapes); s++) {
-        test_l1(s);
+        test_l1(shapes[s].rows, shapes[s].cols, shapes[s].why);
         for (int k = 0; k < 4; k++) test_labels(s, k & 1, k & 2);
         test_moments(s, 0);
         test_moments(s, 100);
     }
+    test_l1(1031, 1025, "more than one vector for every thread of 1,024 blocks");
     test_bad_label(PK_OP_BCE_LOSS, false);
     test_bad_label(PK_OP_BCE_LOSS_GRAD, true);
     test_bad_label(PK_OP_SOFTMAX_LOSS, false);

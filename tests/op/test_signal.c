@@ -15,6 +15,11 @@ static const struct {
     {3, 12, 5003, 200, 25, 12, "a whole record of 10 s, 500 Hz"},
     {5, 8, 1000, 50, 20, 8, "patch of 400 Hz, nothing left over: every window starts at 0"},
     {2, 1, 2100, 60, 32, 1, "whole vectors, one lead"},
+    {17, 3, 333, 39, 8, 3, "windows that start anywhere, patches of one vector"},
+    {5, 11, 1811, 600, 3, 10, "patches that a vector crosses twice, several tiles"},
+    {2, 2, 3001, 2999, 1, 2, "patches of one sample"},
+    {3, 1, 7777, 6, 1234, 1, "patches longer than a warp reads at once"},
+    {2, 16, 2301, 2, 1100, 16, "tokens too long for shared memory"},
 };
 
 static void patches(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
@@ -51,10 +56,8 @@ static void fill_signal(struct op_sweep *t, size_t s)
     }
     // About a third of the samples fall beyond +-5.
     for (int64_t i = 0; i < shapes[s].batch * shapes[s].leads; i++) gain[i] *= 7.0f / 32768;
-    for (int64_t b = 0; b < shapes[s].batch; b++) // both ends of the range among them
-        start[b] = (int32_t)(b      ? room
-                             : room ? (int64_t)pk_rng_below(&t->c.rng, (uint64_t)room)
-                                    : 0);
+    for (int64_t b = 0; b < shapes[s].batch; b++) // the end of the range among them
+        start[b] = (int32_t)(b == 1 ? room : (int64_t)pk_rng_below(&t->c.rng, (uint64_t)room + 1));
 }
 
 static void test_patchify(size_t s)
@@ -109,6 +112,7 @@ static const struct {
     {7, 300, 1, 50, "one token kept"},
     {4, 513, 100, 3, "one token beyond a multiple of any block, many short blocks"},
     {2, 40, 20, 30, "blocks longer than what is to be hidden"},
+    {17, 96, 33, 1, "whole words, single tokens as blocks"},
     {1, PK_MASK_TOKENS_MAX, 5000, 64, "the longest record"},
 };
 
