@@ -398,3 +398,19 @@ enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct
 {
     return x->backend ? x->backend->pin(x, memory, bytes, err) : PK_OK;
 }
+
+bool pk_exec_resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve)
+{
+    return x->backend && x->backend->resident(x, r, reserve);
+}
+
+enum pk_status pk_exec_resident_write(struct pk_exec *x, const struct pk_resident *r, int64_t first,
+                                      int64_t count, const int16_t *signal, struct pk_err *err)
+{
+    return x->backend->resident_write(x, r, first, count, signal, err);
+}
+
+void pk_exec_resident_free(struct pk_exec *x, struct pk_resident *r)
+{
+    if (r->memory) x->backend->resident_free(x, r);
+}

@@ -21,6 +21,7 @@ enum { PK_SHARDS = 8 };
 struct pk_exec;
 struct pk_bound;
 struct pk_exec_batch;
+struct pk_resident;
 
 struct pk_exec_result { // of one optimizer step
     int64_t step;
@@ -62,6 +63,10 @@ struct pk_backend {
      */
     enum pk_status (*ceiling)(struct pk_exec *x, double *flops_per_s, struct pk_err *err);
     void (*describe)(const struct pk_exec *x, struct pk_text *out);
+    bool (*resident)(struct pk_exec *x, struct pk_resident *r, int64_t reserve);
+    enum pk_status (*resident_write)(struct pk_exec *x, const struct pk_resident *r, int64_t first,
+                                     int64_t count, const int16_t *signal, struct pk_err *err);
+    void (*resident_free)(struct pk_exec *x, struct pk_resident *r);
     /* Bytes that an executor will allocate, one line of table for each; needs no device. */
     int64_t (*predict)(const struct pk_exec_need *need, struct pk_text *table);
 };
@@ -118,10 +123,21 @@ enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struc
                             struct pk_err *err);
 void pk_bound_free(struct pk_bound *b);
 
+struct pk_resident { // records of int16 that live in a device's memory
+    void *memory;    // [records, leads, samples]; NULL: there are none
+    int64_t records;
+    int32_t leads, samples;
+};
 struct pk_feed { // where an input of each micro-batch is
     const char *name;
     const void *data; // micro-batch i starts at data + i * stride bytes
     size_t stride;    // 0: all share it
+};
+struct pk_cut { // an input [n, leads, crop] of int16 that a device cuts from its residents
+    const char *name;
+    const struct pk_resident *resident; // NULL: none
+    const int64_t *record;              // host: record k of micro-batch i is record[i * n + k]
+    const int32_t *start;               // host: and its first sample start[i * n + k]
 };
 struct pk_fetch { // an output to be copied out after each micro-batch
     const char *name;
@@ -130,6 +146,7 @@ struct pk_fetch { // an output to be copied out after each micro-batch
 struct pk_exec_batch {
     const struct pk_feed *feed; // all inputs of the program but "seed"
     int feeds;
+    struct pk_cut cut;            // overrides the feed of its name, whose data may be NULL
     const struct pk_fetch *fetch; // a device waits for them, so ask rarely
     int fetches;
     int64_t micros;    // micro-batches
@@ -165,6 +182,12 @@ enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err);
 enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
 /* For people, in one line: "2 threads, avx512 kernels", or a GPU's name and the storage type. */
 void pk_exec_describe(const struct pk_exec *x, struct pk_text *out);
+/* Memory for r->records x leads x samples on the device; false: the backend has no such thing, or
+ * the memory is not there beside `reserve` bytes for other uses. Then write them, in any order. */
+bool pk_exec_resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve);
+enum pk_status pk_exec_resident_write(struct pk_exec *x, const struct pk_resident *r, int64_t first,
+                                      int64_t count, const int16_t *signal, struct pk_err *err);
+void pk_exec_resident_free(struct pk_exec *x, struct pk_resident *r); // after all steps
 /* Program inputs by slot -> feed, and outputs -> value index; shared by the backends. feed has
  * room for the program's inputs, fetched for run->fetches.
  * Errors  PK_EINTERNAL a name the program does not have, or an input not given */

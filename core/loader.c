@@ -153,7 +153,8 @@ static void plan(const struct pk_loader *l, struct slot *slot, int64_t step)
         int64_t g = step * s->batch + s->first + i, row = locate_row(l, g);
         b->sample[i] = g;
         b->row[i] = row;
-        slot->item[i] = (struct item){.row = row, .place = i, .start = crop_start(s, g, row)};
+        b->crop[i] = crop_start(s, g, row);
+        slot->item[i] = (struct item){.row = row, .place = i, .start = b->crop[i]};
         plan_record(s, b, i, row);
     }
     qsort(slot->item, (size_t)b->n, sizeof *slot->item, by_row);
@@ -168,6 +169,7 @@ static int32_t fill(const struct pk_loader *l, const struct slot *slot, int32_t 
 {
     const struct pk_dataset *d = l->spec.data;
     size_t size = (size_t)d->leads * (size_t)l->spec.crop;
+    if (l->spec.plan_only) return to;
     for (int32_t i = from; i < to; i++) {
         const struct item *it = &slot->item[i];
         *status = d->read_part(d, it->row, it->start, l->spec.crop,
@@ -288,7 +290,7 @@ enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_
 
 bool pk_loader_memory(const struct pk_loader *l, int i, void **memory, size_t *bytes)
 {
-    if (i >= l->slots) return false;
+    if (i >= l->slots || l->spec.plan_only) return false;
     const struct pk_batch *b = &l->slot[i].batch;
     *memory = b->signal;
     *bytes = (size_t)b->n * (size_t)b->leads * (size_t)b->samples * sizeof *b->signal;
@@ -376,7 +378,9 @@ static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *sl
     b->n = s->stride_count;
     b->leads = s->data->leads;
     b->samples = s->crop;
-    PK_TRY(pk_alloc_aligned(&b->signal, n * leads, (size_t)s->crop * 2, "batch", err));
+    if (!s->plan_only)
+        PK_TRY(pk_alloc_aligned(&b->signal, n * leads, (size_t)s->crop * 2, "batch", err));
+    PK_TRY(pk_alloc(&b->crop, n, sizeof *b->crop, "batch", err));
     PK_TRY(pk_alloc(&b->gain, n * leads, sizeof *b->gain, "batch", err));
     PK_TRY(pk_alloc(&b->offset, n * leads, sizeof *b->offset, "batch", err));
     PK_TRY(pk_alloc(&b->sample, n, sizeof *b->sample, "batch", err));
@@ -433,6 +437,7 @@ void pk_loader_close(struct pk_loader *l)
     for (int i = 0; l->slot && i < l->slots; i++) {
         struct pk_batch *b = &l->slot[i].batch;
         free(b->signal);
+        free(b->crop);
         free(b->gain);
         free(b->offset);
         free(b->sample);

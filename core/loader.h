@@ -27,6 +27,7 @@ struct pk_loader_spec {
     int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count)
     int32_t crop;                // samples delivered per lead, at most data->samples
     bool random_crop;            // else the first `crop` samples
+    bool plan_only;              // signals are elsewhere: deliver rows and crops, read nothing
     uint64_t seed;
     int threads; // readers, at least 1
     int ahead;   // batches read ahead, at least 1
@@ -35,7 +36,8 @@ struct pk_loader_spec {
 struct pk_batch { // [n] = stride_count records; owned by the loader
     int64_t step;
     int32_t n, leads, samples; // samples = crop
-    int16_t *signal;           // [n, leads, samples], as stored
+    int16_t *signal;           // [n, leads, samples], as stored; NULL with plan_only
+    int32_t *crop;             // [n] first sample of the crop in its record
     float *gain, *offset;      // [n, leads]: normalised = raw * gain - offset; both 0 for a
                                // lead that is absent or whose std is 0
     int64_t *sample;           // [n] global sample number, keys of masks and dropout

@@ -85,6 +85,7 @@ static const struct pk_key keys[] = {
     {.path = "data.task", .type = PK_KEY_STRING, .when = PK_WHEN_CLASSIFY, .required = true, .doc = "labels of the corpus to learn, e.g. all, superdiagnostic"},
     CHOICE("data.statistics", ALWAYS, "source|task_rows|scalar", "source", "mean and std: per lead of each database, per lead of the task's training rows, or one pair for all leads"),
     NUMBER("data.threads", INT, NONE, ALWAYS, 1, 256, "2", "threads that read records"),
+    CHOICE("data.on_gpu", ALWAYS, "auto|yes|no", "auto", "keep all records in GPU memory; auto: where they take at most half of what is free"),
     NUMBER("data.read_ahead", INT, NONE, ALWAYS, 1, 256, "2", "batches read ahead"),
 
     SECTION("model", ALWAYS, "the network"),

@@ -76,7 +76,7 @@ struct row { // of the table of allocations
     const char *what;
     int64_t bytes;
 };
-enum { ROWS = 11 };
+enum { ROWS = 12 };
 
 static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 {
@@ -104,6 +104,7 @@ int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
                                   {"activations", c->arena.bytes},
                                   {"constants", c->constants},
                                   {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
+                                  {"corpus", c->resident},
                                   {"records", c->small.bytes}};
     return print_rows(row, out);
 }
@@ -122,6 +123,7 @@ static int64_t predict(const struct pk_exec_need *n, struct pk_text *table)
                                   {"activations", n->arena},
                                   {"constants", n->constants},
                                   {"GEMM workspace", PK_MATMUL_WORKSPACE},
+                                  {"corpus", 0},
                                   {"records", sizeof(struct pk_cuda_small)}};
     return print_rows(row, table);
 }
@@ -302,6 +304,40 @@ static enum pk_status pin(struct pk_exec *x, void *memory, size_t bytes, struct 
     return PK_OK;
 }
 
+static bool resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve)
+{
+    size_t available = 0, all = 0;
+    const int64_t bytes = r->records * r->leads * r->samples * (int64_t)sizeof(int16_t);
+    struct pk_cuda_block b = {0};
+    struct pk_cuda *c = x->device;
+    r->memory = NULL;
+    if (cudaMemGetInfo(&available, &all) != cudaSuccess || bytes + reserve > (int64_t)available)
+        return false;
+    if (pk_cuda_alloc(x, &b, bytes, "records", NULL) != PK_OK) return false;
+    r->memory = b.memory;
+    c->resident += bytes;
+    return true;
+}
+
+static enum pk_status resident_write(struct pk_exec *x, const struct pk_resident *r, int64_t first,
+                                     int64_t count, const int16_t *signal, struct pk_err *err)
+{
+    const int64_t row = (int64_t)r->leads * r->samples;
+    (void)x;
+    return pk_cuda_check(cudaMemcpy((int16_t *)r->memory + first * row, signal,
+                                    (size_t)(count * row) * sizeof *signal, cudaMemcpyHostToDevice),
+                         "records", err);
+}
+
+static void resident_free(struct pk_exec *x, struct pk_resident *r)
+{
+    struct pk_cuda *c = x->device;
+    cudaDeviceSynchronize();
+    cudaFree(r->memory);
+    c->resident -= r->records * r->leads * r->samples * (int64_t)sizeof(int16_t);
+    r->memory = NULL;
+}
+
 static enum pk_status optim(struct pk_exec *x, const struct pk_optim_spec *spec, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
@@ -345,6 +381,9 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .pin = pin,
                                               .ceiling = ceiling,
                                               .describe = describe,
+                                              .resident = resident,
+                                              .resident_write = resident_write,
+                                              .resident_free = resident_free,
                                               .predict = predict};
     return &backend;
 }

@@ -12,6 +12,7 @@
  *
  * Eager mode launches the same kernels with the same arguments in the same order. */
 #include "cuda/matmul.h"
+#include "cuda/resident.h"
 #include "cuda/state.h"
 
 #include <math.h>
@@ -259,28 +260,66 @@ static enum pk_status launch(struct pk_exec *x, struct pk_bound *b, bool add, st
     return pk_cuda_check(cudaGraphLaunch(d->graph[add], c->q.stream), "graph", err);
 }
 
+static bool is_cut(const struct pk_cut *cut, const struct pk_value *v)
+{
+    return cut->resident && !strcmp(cut->name, v->name);
+}
+
+static enum pk_status upload(struct pk_cuda *c, int64_t at, const void *from, size_t bytes,
+                             const char *name, struct pk_err *err)
+{
+    return pk_cuda_check(cudaMemcpyAsync((char *)c->staging.memory + at, from, bytes,
+                                         cudaMemcpyHostToDevice, c->copy),
+                         name, err);
+}
+
+/* One input to the staging area; of records that live on the device, their numbers and starts. */
+static enum pk_status stage(struct pk_cuda *c, const struct bound *d, const struct pk_value *v,
+                            const struct pk_cut *cut, int64_t micro, struct pk_err *err)
+{
+    const struct pk_feed *f = d->feed[v->input];
+    const int64_t at = d->input[v->input], n = v->dim[0];
+    if (!is_cut(cut, v))
+        return upload(c, at, (const char *)f->data + (size_t)micro * f->stride, pk_value_bytes(v),
+                      f->name, err);
+    PK_TRY(upload(c, at, cut->record + micro * n, (size_t)n * sizeof *cut->record, f->name, err));
+    return upload(c, at + n * (int64_t)sizeof *cut->record, cut->start + micro * n,
+                  (size_t)n * sizeof *cut->start, f->name, err);
+}
+
+/* From the staging area to where the program reads it. */
+static enum pk_status place(struct pk_cuda *c, const struct bound *d, const struct pk_value *v,
+                            const struct pk_cut *cut, struct pk_err *err)
+{
+    const struct pk_feed *f = d->feed[v->input];
+    char *to = (char *)c->input.memory + d->input[v->input];
+    const char *from = (const char *)c->staging.memory + d->input[v->input];
+    const int64_t *record = (const int64_t *)(const void *)from;
+    if (is_cut(cut, v))
+        return pk_cuda_cut_batch(&c->q, cut->resident, (int16_t *)(void *)to, record,
+                                 (const int32_t *)(const void *)(record + v->dim[0]), v->dim[0],
+                                 v->dim[2], err);
+    return pk_cuda_check(
+        cudaMemcpyAsync(to, from, pk_value_bytes(v), cudaMemcpyDeviceToDevice, c->q.stream),
+        f->name, err);
+}
+
 /* The inputs of one micro-batch: to the staging area beside the step at work, then into place. */
-static enum pk_status feed_inputs(struct pk_exec *x, struct pk_bound *b, int64_t micro,
-                                  struct pk_err *err)
+static enum pk_status feed_inputs(struct pk_exec *x, struct pk_bound *b, const struct pk_cut *cut,
+                                  int64_t micro, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     const struct bound *d = b->device;
     const struct pk_prog *p = b->prog;
     PK_TRY(pk_cuda_check(cudaStreamWaitEvent(c->copy, c->consumed, 0), "inputs", err));
-    for (int64_t v = 0; v < p->values; v++) {
-        if (p->value[v].storage != PK_STORE_IN || v == p->seed) continue;
-        const struct pk_feed *f = d->feed[p->value[v].input];
-        PK_TRY(pk_cuda_check(
-            cudaMemcpyAsync((char *)c->staging.memory + d->input[p->value[v].input],
-                            (const char *)f->data + (size_t)micro * f->stride,
-                            pk_value_bytes(&p->value[v]), cudaMemcpyHostToDevice, c->copy),
-            f->name, err));
-    }
+    for (int64_t v = 0; v < p->values; v++)
+        if (p->value[v].storage == PK_STORE_IN && v != p->seed)
+            PK_TRY(stage(c, d, &p->value[v], cut, micro, err));
     PK_TRY(pk_cuda_check(cudaEventRecord(c->copied, c->copy), "inputs", err));
     PK_TRY(pk_cuda_check(cudaStreamWaitEvent(c->q.stream, c->copied, 0), "inputs", err));
-    PK_TRY(pk_cuda_check(cudaMemcpyAsync(c->input.memory, c->staging.memory, (size_t)d->input_bytes,
-                                         cudaMemcpyDeviceToDevice, c->q.stream),
-                         "inputs", err));
+    for (int64_t v = 0; v < p->values; v++)
+        if (p->value[v].storage == PK_STORE_IN && v != p->seed)
+            PK_TRY(place(c, d, &p->value[v], cut, err));
     return pk_cuda_check(cudaEventRecord(c->consumed, c->q.stream), "inputs", err);
 }
 
@@ -366,7 +405,7 @@ enum pk_status pk_cuda_run(struct pk_exec *x, struct pk_bound *b, const struct p
     if (b->prog->loss >= 0) PK_TRY(set_seed(c, run->loss_scale, err));
     c->prog = b->prog;
     for (int64_t m = 0; m < run->micros; m++) {
-        PK_TRY(feed_inputs(x, b, m, err));
+        PK_TRY(feed_inputs(x, b, &run->cut, m, err));
         PK_TRY(launch(x, b, run->add || m > 0, err));
         PK_TRY(fetch_outputs(x, b, fetched, run, m, err));
     }

@@ -25,6 +25,7 @@ struct pk_cuda { // pk_exec.device
     struct pk_cuda_block input, staging;          // of the step at work; of the next one
     struct pk_cuda_block small;                   // struct pk_cuda_small
     struct pk_cuda_small *host;                   // [PK_CUDA_RING] pinned
+    int64_t resident;                             // bytes of records that live here
     int64_t constants;                            // bytes, of all bound programs
     uint64_t generation;  // counts moves of arena and input: graphs made before are void
     cudaEvent_t copied;   // the staging area is filled

@@ -209,6 +209,7 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, s
         (struct pk_feed){"label", b->label, (size_t)f->micro * (size_t)f->in.task->classes};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
+                                .cut = pk_batch_cut(&f->t, b, 0),
                                 .micros = f->micros,
                                 .loss_scale = 1.0 / (double)f->micros};
     PK_TRY(pk_exec_run(&f->t.exec, &f->bound, &run, err));
@@ -469,7 +470,9 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
                   : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
     PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
-    PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task, err));
+    PK_TRY(pk_trainer_resident(&f->t, &f->in.data, err));
+    PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task,
+                            f->t.resident.memory != NULL, err));
     PK_TRY(pk_trainer_pin(&f->t, f->loader, err));
     describe(f);
     /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */

@@ -75,6 +75,7 @@ static enum pk_status run_part(struct pk_jepa_step *s, struct pk_jepa_program *v
     struct pk_fetch fetch[] = {{"target_moments", s->moments}, {"embedding", s->embedding}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
+                                .cut = pk_batch_cut(s->t, b, part * (s->batch / s->parts)),
                                 .fetch = fetch,
                                 .fetches = detail ? (int)PK_COUNT(fetch) : 0,
                                 .micros = s->micros,

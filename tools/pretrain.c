@@ -198,7 +198,9 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
     PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(pk_jepa_step_ceiling(&p->s, pk_jepa_keep_max(&p->s.model), 0.1, &p->ceiling, err));
-    PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL, err));
+    PK_TRY(pk_trainer_resident(&p->t, &p->in.data, err));
+    PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL,
+                            p->t.resident.memory != NULL, err));
     PK_TRY(pk_trainer_pin(&p->t, p->loader, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));

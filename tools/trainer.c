@@ -91,6 +91,36 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
     return pk_exec_create(&t->exec, &spec, err);
 }
 
+/* With auto as much again stays free, for programs that are bound later. */
+enum pk_status pk_trainer_resident(struct pk_trainer *t, const struct pk_dataset *d,
+                                   struct pk_err *err)
+{
+    enum { CHUNK = 64 };
+    const char *want = pk_recipe_str(t->recipe, "data.on_gpu");
+    struct pk_resident *r = &t->resident;
+    *r = (struct pk_resident){.records = d->count, .leads = d->leads, .samples = d->samples};
+    int64_t row = (int64_t)d->leads * d->samples, bytes = d->count * row * (int64_t)sizeof(int16_t);
+    bool must = !strcmp(want, "yes");
+    if (!t->backend || !strcmp(want, "no")) return PK_OK;
+    if (!pk_exec_resident(&t->exec, r, must ? 0 : bytes))
+        return must ? pk_fail(err, PK_EDEVICE,
+                              "%s: %lld records need %.1f GiB, which the GPU does not have free\n"
+                              "help: data.on_gpu=no reads them from files",
+                              pk_recipe_origin(t->recipe, "data.on_gpu"), (long long)d->count,
+                              (double)bytes / 1073741824.0)
+                    : PK_OK;
+    int16_t *chunk;
+    PK_TRY(pk_alloc(&chunk, (size_t)(CHUNK * row), sizeof *chunk, "records", err));
+    enum pk_status s = PK_OK;
+    for (int64_t i = 0; s == PK_OK && i < d->count; i += CHUNK) {
+        int64_t n = PK_MIN((int64_t)CHUNK, d->count - i);
+        for (int64_t k = 0; s == PK_OK && k < n; k++) s = d->read(d, i + k, chunk + k * row, err);
+        if (s == PK_OK) s = pk_exec_resident_write(&t->exec, r, i, n, chunk, err);
+    }
+    free(chunk);
+    return s;
+}
+
 enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, struct pk_err *err)
 {
     void *memory;
@@ -145,6 +175,7 @@ void pk_trainer_free(struct pk_trainer *t)
     pk_ckpt_writer_stop(t->writer, &ignored);
     pk_tfevents_close(&t->events, &ignored);
     if (t->run_open) pk_run_close(&t->run, t->run.state, &ignored);
+    pk_exec_resident_free(&t->exec, &t->resident);
     pk_exec_free(&t->exec);
     pk_params_free(&t->params);
     free(t->best);
@@ -339,14 +370,19 @@ static enum pk_status keep_batch(struct pk_trainer *t, int64_t step, const struc
 {
     char path[PK_PATH_MAX];
     PK_TRY(pk_path(path, err, "%s/nan-step-%lld.safetensors", t->run.dir, (long long)step));
-    struct pk_tensor_ref refs[] = {
-        {"signal", PK_TENSOR_I16, 3, {b->n, b->leads, b->samples}, b->signal},
-        {"gain", PK_TENSOR_F32, 2, {b->n, b->leads}, b->gain},
-        {"offset", PK_TENSOR_F32, 2, {b->n, b->leads}, b->offset},
-        {"sample", PK_TENSOR_I64, 1, {b->n}, b->sample},
-        {"row", PK_TENSOR_I64, 1, {b->n}, b->row},
-        {"label", PK_TENSOR_U8, 2, {b->n, classes}, b->label}};
-    int64_t count = (int64_t)PK_COUNT(refs) - (b->label ? 0 : 1);
+    struct pk_tensor_ref refs[] = {{"crop", PK_TENSOR_I32, 1, {b->n}, b->crop},
+                                   {"gain", PK_TENSOR_F32, 2, {b->n, b->leads}, b->gain},
+                                   {"offset", PK_TENSOR_F32, 2, {b->n, b->leads}, b->offset},
+                                   {"sample", PK_TENSOR_I64, 1, {b->n}, b->sample},
+                                   {"row", PK_TENSOR_I64, 1, {b->n}, b->row},
+                                   {0},
+                                   {0}};
+    int64_t count = 5;
+    if (b->signal)
+        refs[count++] = (struct pk_tensor_ref){
+            "signal", PK_TENSOR_I16, 3, {b->n, b->leads, b->samples}, b->signal};
+    if (b->label)
+        refs[count++] = (struct pk_tensor_ref){"label", PK_TENSOR_U8, 2, {b->n, classes}, b->label};
     PK_TRY(pk_safetensors_write(path, refs, count, NULL, 0, err));
     pk_run_log(&t->run, "the batch of step %lld is kept in %s", (long long)step, path);
     pk_progress_print(&t->progress, "the batch is kept in %s", path);
@@ -377,11 +413,18 @@ void pk_batch_feed(struct pk_feed feed[PK_BATCH_FEEDS], const struct pk_batch *b
 {
     size_t n = (size_t)micro, leads = (size_t)b->leads;
     size_t row = leads * (size_t)b->samples, at = (size_t)first;
-    feed[0] = (struct pk_feed){"signal", b->signal + at * row, n * row * sizeof *b->signal};
+    feed[0] = (struct pk_feed){"signal", b->signal ? b->signal + at * row : NULL,
+                               n * row * sizeof *b->signal};
     feed[1] = (struct pk_feed){"gain", b->gain + at * leads, n * leads * sizeof *b->gain};
     feed[2] = (struct pk_feed){"offset", b->offset + at * leads, n * leads * sizeof *b->offset};
     feed[3] = (struct pk_feed){"start", start, 0};
     feed[4] = (struct pk_feed){"sample", b->sample + at, n * sizeof *b->sample};
+}
+
+struct pk_cut pk_batch_cut(const struct pk_trainer *t, const struct pk_batch *b, int64_t first)
+{
+    if (!t->resident.memory) return (struct pk_cut){0};
+    return (struct pk_cut){"signal", &t->resident, b->row + first, b->crop + first};
 }
 
 enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,

@@ -18,6 +18,7 @@ struct pk_trainer {
     struct pk_params params;
     struct pk_exec exec;
     const struct pk_backend *backend; // NULL: the CPU
+    struct pk_resident resident;      // all records, in a device's memory
     float *best;                      // fine-tuning: weights of the best validation, or NULL
     struct pk_run run;
     bool run_open;
@@ -68,6 +69,11 @@ enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, stru
 bool pk_trainer_has_checkpoint(const char *dir);
 void pk_trainer_free(struct pk_trainer *t);
 
+/* Keeps all records of the data in the device's memory, if data.on_gpu and the device say so. To be
+ * called before the loader is opened, with plan_only = t->resident.memory != NULL then.
+ * Errors  PK_EDEVICE data.on_gpu=yes, and they do not fit; a record that cannot be read */
+enum pk_status pk_trainer_resident(struct pk_trainer *t, const struct pk_dataset *d,
+                                   struct pk_err *err);
 /* Lets a device copy straight from the loader's batches; t must be freed before the loader. */
 enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, struct pk_err *err);
 
@@ -103,6 +109,8 @@ enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const str
 enum { PK_BATCH_FEEDS = 5 };
 void pk_batch_feed(struct pk_feed feed[PK_BATCH_FEEDS], const struct pk_batch *b, int64_t first,
                    int64_t micro, const int32_t *start);
+/* The same records' signals where they are resident on the device; else nothing. */
+struct pk_cut pk_batch_cut(const struct pk_trainer *t, const struct pk_batch *b, int64_t first);
 /* What the recipe itself says about the encoder (rate, leads, sizes, patch) must be what the file
  * that init_from names holds: PK_ERECIPE where it is not. */
 enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_recipe *r,

@@ -5,7 +5,7 @@
  * adds at most u |y|, where u is 0 for float (its rounding is in the naive result already) and
  * 2^-8 for bf16, half a unit in the last place of the smallest significand. So for element i
  *
- *     |got_i - exact_i| <= 2 (F + u |exact_i|) + 4 * 2^-24 M
+ *     |got_i - exact_i| <= 2 (F + u |exact_i| + u^2 M) + 4 * 2^-24 M
  *
  * F is the largest |naive - exact| of all elements of the same part of the output: where the naive
  * algorithm happens to be right says nothing about the kernel, so its error is taken as a property
@@ -18,7 +18,11 @@
  * ordinary elements, and taking the largest rounding of the tensor for all of them would let an
  * element a hundred times below the maximum be anything.
  *
- * M is the largest |exact| of the part: four float roundings, for when the naive result is exact.
+ * M is the largest |exact| of the part. u^2 M: what a kernel computes on the way to a bf16 number
+ * needs twice the digits of the result (16 bits), not all 24 of a float, so that it may take a
+ * cheaper exponential or error function. Beside the other terms it counts only for elements that
+ * are more than 2^8 times smaller than the largest one: where a slope crosses zero. And four float
+ * roundings of M, for when the naive result is exact.
  *
  * Where a bf16 kernel multiplies bf16 operands that it made itself (P and dS of attention, for the
  * tensor cores), the naive algorithm rounds these too, and F holds what that costs.
@@ -80,7 +84,8 @@ static inline void op_check(struct op_case *t, int slot, const float *naive, con
     for (int64_t i = 0; i < n; i++) {
         const struct op_part_ *p = &part[i % cols * parts / cols];
         const double want = op_exact_(t, slot, exact, i), off = fabs(op_got(t, slot, i) - want);
-        const double allowed = 2 * (p->naive + u * fabs(want)) + 4 * 0x1p-24 * p->largest;
+        const double allowed =
+            2 * (p->naive + u * fabs(want) + u * u * p->largest) + 4 * 0x1p-24 * p->largest;
         if (off <= allowed) continue;
         wrong++;
         if (off / allowed <= excess) continue;

@@ -54,7 +54,7 @@ static const struct row {
     {1, 201, 1, 24, 1, "a narrow head"},
     {1, 257, 1, 32, 1, "one beyond 256 tokens"},
     {1, 512, 1, 64, 1, "many keys"},
-    {1, 512, 1, 128, 1, "the most that shared memory has to hold"},
+    {1, 512, 1, 128, 1, "the most that shared memory has to hold"}, // last: see main
 };
 
 static void forward(const struct row *s, const struct op_variant *v, bool keep_lse)
@@ -195,9 +195,11 @@ int main(void)
     const struct op_variant *list = op_variants(&count);
     for (const struct op_variant *v = list; v < list + count; v++) {
         for (size_t i = 0; i < PK_COUNT(rows); i++) {
-            if (!op_affords(v, work(&rows[i]))) continue;
+            const bool fits = op_affords(v, work(&rows[i]));
+            if (!fits && i + 1 < PK_COUNT(rows)) continue; // the last row is run anyway, but once
             forward(&rows[i], v, i % 2);
             backward(&rows[i], v, false);
+            if (!fits) continue;
             backward(&rows[i], v, true);
             pooling(&rows[i], v, i % 2, i % 3 + 1); // dquery, dkv, both
             pooling(&rows[i], v, i % 2 == 0, 3);
