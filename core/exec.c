@@ -414,3 +414,13 @@ void pk_exec_resident_free(struct pk_exec *x, struct pk_resident *r)
 {
     if (r->memory) x->backend->resident_free(x, r);
 }
+
+void pk_exec_choices(const struct pk_exec *x, struct pk_text *out)
+{
+    if (x->backend) x->backend->choices(x, out);
+}
+
+enum pk_status pk_exec_choose(struct pk_exec *x, const char *text, size_t n, struct pk_err *err)
+{
+    return x->backend ? x->backend->choose(x, text, n, err) : PK_OK;
+}

@@ -76,6 +76,8 @@ struct pk_backend {
      * before each call the caches hold nothing of the op's inputs. */
     enum pk_status (*rates)(double *bytes_per_s, double *flops_per_s, struct pk_err *err);
     enum pk_status (*time_op)(struct pk_op_timing *t, struct pk_err *err);
+    void (*choices)(const struct pk_exec *x, struct pk_text *out);
+    enum pk_status (*choose)(struct pk_exec *x, const char *text, size_t n, struct pk_err *err);
     bool (*resident)(struct pk_exec *x, struct pk_resident *r, int64_t reserve);
     enum pk_status (*resident_write)(struct pk_exec *x, const struct pk_resident *r, int64_t first,
                                      int64_t count, const int16_t *signal, struct pk_err *err);
@@ -99,7 +101,8 @@ struct pk_exec { // the arenas of one model, each made once
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
     float *m, *v;          // moments, the same, or NULL when nothing is trained
-    float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL
+    float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL.
+                           // Device: NULL, or [params->elements] for pk_exec_pull to fill
     int64_t shards;        // gradient arenas there are
     unsigned char **arena; // CPU: [threads] activations
     int64_t arena_bytes;   // of each; on a device, of the only one
@@ -195,6 +198,12 @@ enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err);
 enum pk_status pk_exec_pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err);
 /* For people, in one line: "2 threads, avx512 kernels", or a GPU's name and the storage type. */
 void pk_exec_describe(const struct pk_exec *x, struct pk_text *out);
+/* What a device timed and chose for its matrix products, as text; nothing on the CPU. The same
+ * choices give the same bits, new timings may choose otherwise: a run keeps them and gives them
+ * back, before its programs are bound, when it is resumed.
+ * Errors  PK_EDATA not such a text;  PK_EMISSING choices of another version of a library */
+void pk_exec_choices(const struct pk_exec *x, struct pk_text *out);
+enum pk_status pk_exec_choose(struct pk_exec *x, const char *text, size_t n, struct pk_err *err);
 /* Memory for r->records x leads x samples on the device; false: the backend has no such thing, or
  * the memory is not there beside `reserve` bytes for other uses. Then write them, in any order. */
 bool pk_exec_resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve);

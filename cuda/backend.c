@@ -280,6 +280,7 @@ static enum pk_status move_all(struct pk_exec *x, bool up, struct pk_err *err)
     PK_TRY(move(x, &c->ema, x->ema, up, "EMA weights", err));
     PK_TRY(move(x, &c->m, x->m, up, "first moments", err));
     PK_TRY(move(x, &c->v, x->v, up, "second moments", err));
+    if (!up) PK_TRY(move(x, &c->grad, x->grad, up, "gradients", err));
     if (up && c->weight_low.memory)
         PK_TRY(pk_cuda_cast(&c->q, c->weight_low.memory, c->weight.memory, x->elements, err));
     if (up && c->ema_low.memory)
@@ -307,6 +308,16 @@ static enum pk_status pin(struct pk_exec *x, void *memory, size_t bytes, struct 
     else
         cudaGetLastError(); // copies from pageable memory work too, more slowly
     return PK_OK;
+}
+
+static void choices(const struct pk_exec *x, struct pk_text *out)
+{
+    pk_matmul_write(((const struct pk_cuda *)x->device)->q.matmul, out);
+}
+
+static enum pk_status choose(struct pk_exec *x, const char *text, size_t n, struct pk_err *err)
+{
+    return pk_matmul_read(((struct pk_cuda *)x->device)->q.matmul, text, n, err);
 }
 
 static bool resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve)
@@ -388,6 +399,8 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .describe = describe,
                                               .rates = pk_cuda_rates,
                                               .time_op = pk_cuda_time_op,
+                                              .choices = choices,
+                                              .choose = choose,
                                               .resident = resident,
                                               .resident_write = resident_write,
                                               .resident_free = resident_free,

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORKSPACE = 32 << 20, TABLE_VERSION = 1 };
+enum { TABLE_VERSION = 1 };
 
 /* The ops that have a product, under the names that the table is written with. */
 static const struct {
@@ -100,8 +100,8 @@ enum pk_status pk_matmul_open(struct pk_matmul **out, const struct pk_queue *q, 
     enum pk_status s = read_mode(&m->mode, err);
     if (s == PK_OK && m->mode != PK_MATMUL_OWN) {
         if (pk_cublaslt_open(&m->library, NULL) == PK_OK) {
-            s = pk_cuda_check(cudaMalloc(&m->workspace, WORKSPACE), "GEMM workspace", err);
-            m->workspace_bytes = WORKSPACE;
+            s = pk_cuda_check(cudaMalloc(&m->workspace, PK_MATMUL_WORKSPACE), "GEMM workspace", err);
+            m->workspace_bytes = PK_MATMUL_WORKSPACE;
         } else if (m->mode == PK_MATMUL_CUBLASLT) {
             s = pk_cublaslt_open(&m->library, err); // asked for by name, so say why not
         }
@@ -284,7 +284,7 @@ static bool read_row(const struct pk_json *j, struct pk_matmul_row *r)
     c->library = !strcmp(by, "cublaslt");
     if (c->library)
         return read_flag(j, "fused", &c->fused) &&
-               read_count(j, "workspace", 0, WORKSPACE, &c->workspace) &&
+               read_count(j, "workspace", 0, PK_MATMUL_WORKSPACE, &c->workspace) &&
                read_algorithm(pk_json_string(j, "algorithm", ""), c->algo);
     if (strcmp(by, "own") || !read_count(j, "tile", -1, PK_TILE_COUNT - 1, &tile)) return false;
     c->tile = (int)tile;

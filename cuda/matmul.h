@@ -20,6 +20,8 @@
 extern "C" {
 #endif
 
+enum { PK_MATMUL_WORKSPACE = 32 << 20 }; // bytes, held where cuBLASLt is
+
 struct pk_matmul_key {
     enum pk_op op;       // of the linear family, with a product
     enum pk_dtype dtype; // of activations and weights

@@ -158,6 +158,8 @@ extern "C" enum pk_status pk_cuda_column_sums(const struct pk_queue *q, float *o
                                               void *workspace, struct pk_err *err)
 {
     const int64_t rows = x->batch * x->rows, most = parts_of(rows, x->cols);
+    if (rows == 0)
+        return pk_cuda_sum_parts(q, out, (const float *)workspace, 0, x->cols, accumulate, err);
     sums a = {x->at, (float *)workspace, x->record, x->rows, rows, x->cols, 0, 0};
     a.part = (rows + most - 1) / most;
     const int64_t parts = (rows + a.part - 1) / a.part; // none of them empty

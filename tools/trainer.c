@@ -79,6 +79,38 @@ enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err)
                    pk_recipe_origin(t->recipe, "train.precision"));
 }
 
+static const char choices_name[] = "gemm.json"; // in a run's folder
+
+/* A resumed run computes its products as before, if it can. */
+static void load_choices(struct pk_trainer *t)
+{
+    char path[PK_PATH_MAX], *text = NULL;
+    size_t n = 0;
+    struct pk_err why = {0};
+    if (!t->run_open || !t->backend ||
+        pk_path(path, NULL, "%s/%s", t->run.dir, choices_name) != PK_OK || !pk_exists(path))
+        return;
+    enum pk_status s = pk_read_file(path, (size_t)4 << 20, &text, &n, &why);
+    if (s == PK_OK) s = pk_exec_choose(&t->exec, text, n, &why);
+    free(text);
+    if (s == PK_OK) return;
+    pk_run_log(&t->run, "note: products are timed anew, so bits may differ: %s", why.message);
+    if (!t->quiet)
+        fprintf(stderr, "note: products are timed anew, so bits may differ: %s\n", why.message);
+}
+
+static enum pk_status save_choices(const struct pk_trainer *t, struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    struct pk_text text = {0};
+    pk_exec_choices(&t->exec, &text);
+    enum pk_status s = pk_path(path, err, "%s/%s", t->run.dir, choices_name);
+    if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: choices");
+    if (s == PK_OK && text.len) s = pk_write_file(path, text.s, text.len, err);
+    pk_text_free(&text);
+    return s;
+}
+
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err)
 {
     struct pk_exec_spec spec = {.params = &t->params,
@@ -88,7 +120,9 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .backend = t->backend,
                                 .skip_nan =
                                     !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
-    return pk_exec_create(&t->exec, &spec, err);
+    PK_TRY(pk_exec_create(&t->exec, &spec, err));
+    load_choices(t);
+    return PK_OK;
 }
 
 /* With auto as much again stays free, for programs that are bound later. */
@@ -245,6 +279,7 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
         s = pk_ckpt_writer_submit(t->writer, &c, &keep, err);
     }
     if (s == PK_OK) s = note_written(t, err);
+    if (s == PK_OK) s = save_choices(t, err);
     for (int i = 0; i < FILES; i++) free(refs[i]);
     pk_text_free(&text);
     t->last_checkpoint = pk_seconds();

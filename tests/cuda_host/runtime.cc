@@ -535,16 +535,6 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
     return give(s ? fill(p, value, bytes, s) : cudaErrorInvalidResourceHandle);
 }
 
-cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
-{
-    static thread_local enum cudaStreamCaptureMode now = cudaStreamCaptureModeGlobal;
-    if (!mode) return give(cudaErrorInvalidValue);
-    const enum cudaStreamCaptureMode before = now;
-    now = *mode;
-    *mode = before;
-    return cudaSuccess;
-}
-
 cudaError_t cudaDeviceReset(void)
 {
     pk_host_reset();

@@ -63,6 +63,9 @@ pk_host_stream *find_stream(cudaStream_t s)
 namespace
 {
 
+/* What this thread allows itself while captures go on. */
+thread_local enum cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
+
 double now()
 {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
@@ -207,10 +210,12 @@ cudaError_t forbid_capture()
 {
     context &c = ctx();
     cudaError_t e = cudaSuccess;
+    if (thread_mode == cudaStreamCaptureModeRelaxed) return e;
     for (const auto &cap : c.captures) {
         const bool mine = cap->thread == std::this_thread::get_id();
-        if (cap->mode == cudaStreamCaptureModeRelaxed ||
-            (cap->mode == cudaStreamCaptureModeThreadLocal && !mine))
+        if (cap->mode == cudaStreamCaptureModeRelaxed) continue;
+        if (!mine && (cap->mode == cudaStreamCaptureModeThreadLocal ||
+                      thread_mode == cudaStreamCaptureModeThreadLocal))
             continue;
         cap->invalid = true;
         e = cudaErrorStreamCaptureUnsupported;
@@ -452,6 +457,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     api a("cudaEventQuery");
     if (a.error) return give(a.error);
     if (cudaError_t e = check_event(event)) return give(e);
+    if (cudaError_t e = forbid_capture()) return give(e);
     const bool done = poll(event->work);
     if (ctx().sticky) return give(ctx().sticky);
     return give(done ? cudaSuccess : cudaErrorNotReady); // the last error too, as in CUDA
@@ -528,6 +534,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
     }
     ctx().graphs.insert(cap->graph);
     *graph = cap->graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
+{
+    if (!mode) return give(cudaErrorInvalidValue);
+    std::swap(*mode, thread_mode);
     return cudaSuccess;
 }
 

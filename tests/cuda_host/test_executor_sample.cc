@@ -1,4 +1,4 @@
-/* test_sample.cc -- one kernel from launch to result, as a pattern for kernel tests. */
+/* test_executor_sample.cc -- one kernel from launch to result, as a pattern for kernel tests. */
 #include "cuda/mma.h"
 
 #include <pk_host.h>
