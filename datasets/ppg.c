@@ -9,6 +9,7 @@
 
 enum { POINTS_MAX = 1 << 26 };
 static const double flat_seconds = 0.2; // shorter runs of equal samples are coarse digitisation
+static const double undecided = 0.1;    // a typical skewness nearer to 0 turns nothing over
 
 struct lane { // a channel on its way
     const struct pk_channel *c;
@@ -133,26 +134,59 @@ static enum pk_status convert_channel(struct lane *l, const struct pk_ppg_option
     return PK_OK;
 }
 
-/* Third central moment of the differences: its sign is that of their skewness. */
+/* Skewness of the differences of y [n]; 0 where there is none. */
 static double rise_skew(const double *y, int64_t n)
 {
-    double mean = 0, sum = 0;
-    int64_t used = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (!isnan(y[i] - y[i - 1])) mean += (y[i] - y[i - 1] - mean) / (double)++used;
+    double mean = (y[n - 1] - y[0]) / (double)(n - 1), m2 = 0, m3 = 0;
     for (int64_t i = 1; i < n; i++) {
         double d = y[i] - y[i - 1] - mean;
-        if (!isnan(d)) sum += d * d * d;
+        m2 += d * d / (double)(n - 1);
+        m3 += d * d * d / (double)(n - 1);
     }
-    return sum;
+    return m2 > 0 ? m3 / (m2 * sqrt(m2)) : 0;
 }
 
-static bool turn_over(struct lane *l, enum pk_polarity polarity)
+static int by_number(const void *a, const void *b)
 {
-    if (l->c->ecg || polarity == PK_POLARITY_KEEP) return false;
-    if (polarity == PK_POLARITY_AUTO && !(rise_skew(l->y, l->count) < 0)) return false;
+    const double *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* Median over blocks of 10 s without gaps (one shorter block for a short recording): one movement
+ * of the wrist would decide the skewness of the whole. */
+static enum pk_status typical_skew(const struct lane *l, double rate, double *out,
+                                   struct pk_err *err)
+{
+    int64_t block = PK_MIN((int64_t)(10 * rate), l->count), used = 0;
+    double *skew;
+    *out = 0;
+    if (block < 3) return PK_OK;
+    PK_TRY(pk_alloc(&skew, (size_t)(l->count / block), sizeof *skew, "polarity", err));
+    for (int64_t i = 0; i + block <= l->count; i += block) {
+        int64_t k = 0;
+        while (k < block && !isnan(l->y[i + k])) k++;
+        if (k == block) skew[used++] = rise_skew(l->y + i, block);
+    }
+    if (used) {
+        qsort(skew, (size_t)used, sizeof *skew, by_number);
+        *out = (skew[(used - 1) / 2] + skew[used / 2]) / 2;
+    }
+    free(skew);
+    return PK_OK;
+}
+
+static enum pk_status set_polarity(struct lane *l, const struct pk_ppg_options *o, int32_t *turned,
+                                   struct pk_err *err)
+{
+    double skew;
+    if (l->c->ecg || o->polarity == PK_POLARITY_KEEP) return PK_OK;
+    if (o->polarity == PK_POLARITY_AUTO) {
+        PK_TRY(typical_skew(l, o->rate, &skew, err));
+        if (!(skew < -undecided)) return PK_OK;
+    }
     for (int64_t i = 0; i < l->count; i++) l->y[i] = -l->y[i];
-    return true;
+    ++*turned;
+    return PK_OK;
 }
 
 /* ---- windows ---- */
@@ -287,7 +321,7 @@ enum pk_status pk_ppg_windows(struct pk_recording *r, const struct pk_ppg_option
     for (int32_t c = 0; c < r->channels && s == PK_OK; c++) {
         lane[c].c = &r->channel[c];
         s = convert_channel(&lane[c], o, err);
-        if (s == PK_OK && turn_over(&lane[c], o->polarity)) counts->flipped++;
+        if (s == PK_OK) s = set_polarity(&lane[c], o, &counts->flipped, err);
     }
     if (s == PK_OK) s = cut_windows(r, lane, o, leads, samples, take, self, counts, err);
     for (int32_t c = 0; c < r->channels; c++) {

@@ -7,9 +7,11 @@
  *   2. PPG leads: band-pass `band` (datasets/filter.h), at the source's rate. ECG leads:
  * `ecg_band`.
  *   3. Resampling of each stretch to `rate`.
- *   4. PPG polarity. A PPG pulse rises faster than it falls, so the skewness of the differences of
- *      the filtered signal, over the whole recording, is positive; PK_POLARITY_AUTO turns the
- *      channel over where it is negative.
+ *   4. PPG polarity. A pulse rises faster than it falls, so that the differences between
+ *      neighbouring samples of the filtered signal have a positive skewness.
+ *      PK_POLARITY_AUTO takes its median over blocks of 10 s (a recording shorter than that is one
+ *      block) and turns the channel over where it is below -0.1. It needs several beats: on
+ *      segments of two seconds it is often wrong.
  *   5. Windows of `window` seconds, one every `stride` seconds from the start. A lead is present in
  *      a window without gap, whose share of flat samples (runs of equal source samples of at least
  *      0.2 s: a sensor that is off or saturated) is at most `flat`. A window without any lead is
