@@ -51,7 +51,7 @@ struct pk_source {          // statistics of one database in the corpus, in phys
 
 struct pk_dataset {
     char name[256];             // folder, or "synthetic"
-    char modality[PK_NAME_MAX]; // "ecg", "ppg"
+    char modality[PK_NAME_MAX]; // "ecg", "ppg" or "ecg+ppg"
     char version[64];           // of the source, e.g. "PTB-XL 1.0.3"
     int64_t count;
     int32_t leads, samples; // row shape of every record, [leads, samples]

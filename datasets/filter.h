@@ -21,8 +21,8 @@ struct pk_filter { // second-order sections, a[0] = 1
 };
 
 /* low, high, rate in Hz. Both are stop-band edges: there and beyond, one pass damps by stop_db (0.5
- * to 12 Hz and 20 dB: half of a sine's power at 0.67 and 9.05 Hz is left after both passes, and 1 % of
- * a constant).
+ * to 12 Hz and 20 dB: half of a sine's power at 0.67 and 9.05 Hz is left after both passes, and 1 %
+ * of a constant).
  * Errors  PK_EINVAL  not 0 < low < high < rate / 2, or stop_db not positive */
 enum pk_status pk_filter_bandpass(struct pk_filter *out, double low, double high, double rate,
                                   double stop_db, struct pk_err *err);
