@@ -300,6 +300,20 @@ static enum pk_status run_pool(struct state *st, struct pk_err *err)
     return s;
 }
 
+/* What an import that was killed left behind. */
+static void remove_leftovers(const char *out)
+{
+    struct pk_file_list left;
+    char path[PK_PATH_MAX];
+    struct pk_err ignored;
+    if (pk_list_files(&left, out, "recording-*.part", &ignored) != PK_OK) return;
+    for (int64_t i = 0; i < left.count; i++)
+        if (!strchr(left.name[i], '/') &&
+            pk_path(path, &ignored, "%s/%s", out, left.name[i]) == PK_OK)
+            remove(path);
+    pk_file_list_free(&left);
+}
+
 static enum pk_status import(struct state *st, struct pk_err *err)
 {
     char preprocessing[512];
@@ -317,6 +331,7 @@ static enum pk_status import(struct state *st, struct pk_err *err)
                     "window", err));
     describe(st, preprocessing);
     PK_TRY(create_corpus(st, preprocessing, err));
+    remove_leftovers(st->job->out);
     open_report(st, preprocessing);
     for (int64_t i = 0; i < c->count; i++)
         if (c->item[i].problem)
