@@ -61,8 +61,8 @@ enum pk_status pk_filter_bandpass(struct pk_filter *out, double low, double high
     double w1 = 4 * tan(pi * low / rate), w2 = 4 * tan(pi * high / rate);
     for (int i = 0; i < ORDER / 2; i++) { // one of each conjugate pair of the low-pass
         double angle = pi * (2 * i + 1) / (2 * ORDER);
-        double complex z = CMPLX(0, 1 / sin(angle));
-        double complex p = -1 / CMPLX(sinh(mu) * cos(angle), cosh(mu) * sin(angle));
+        double complex z = 1 / sin(angle) * _Complex_I;
+        double complex p = -1 / (sinh(mu) * cos(angle) + cosh(mu) * sin(angle) * _Complex_I);
         gain *= (p * conj(p)) / (z * conj(z));
         to_band(z, w2 - w1, sqrt(w1 * w2), &zero[2 * i]);
         to_band(p, w2 - w1, sqrt(w1 * w2), &pole[2 * i]);
