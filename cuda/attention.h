@@ -157,10 +157,9 @@ constexpr int least_head = HEAD == 32   ? 0
  * rows 8-15, to rows of `stride` elements, of which `valid` rows and, from column `first` of the
  * head on, COLUMNS of its `head` columns exist. Neighbouring lanes swap halves of two 8-column
  * tiles first: a lane then has 8 bytes, four lanes one full 32-byte sector of a row. */
-template <int HEAD, int COLUMNS>
+template <int HEAD, int COLUMNS, bool ADD>
 __device__ __forceinline__ void store_rows(bf16 *to, int stride, int valid, int head, int first,
-                                           const float (&c)[COLUMNS / 8][4], const float *factor,
-                                           bool accumulate)
+                                           const float (&c)[COLUMNS / 8][4], const float *factor)
 {
     const int lane = (int)threadIdx.x % PK_WARP, g = lane / 4, t = lane % 4, odd = t % 2;
     const int at = first + 8 * odd + 4 * (t / 2); // column of this lane in the first two tiles
@@ -181,10 +180,10 @@ __device__ __forceinline__ void store_rows(bf16 *to, int stride, int valid, int 
             if (g + 8 * half >= valid) continue;
             if ((COLUMNS < HEAD || 8 * n + 16 > least_head<HEAD>)&&at + 8 * n >= head) continue;
             vec<bf16, 4> y;
-            if (accumulate) y = load<bf16, 4>(line + 8 * n);
+            if (ADD) y = load<bf16, 4>(line + 8 * n);
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                y.at[i] = from_float<bf16>(accumulate ? to_float(y.at[i]) + x[i] : x[i]);
+                y.at[i] = from_float<bf16>(ADD ? to_float(y.at[i]) + x[i] : x[i]);
             store<bf16, 4>(line + 8 * n, y);
         }
 }

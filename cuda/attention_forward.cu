@@ -119,7 +119,7 @@ __device__ __forceinline__ void finish(const attention_forward &a, const head_vi
                 (top[half] * scale_log2 + log2f(sum[half])) * PK_LN2;
     }
     bf16 *out = static_cast<bf16 *>(a.out) + head.out + row * a.s.width;
-    store_rows<HEAD, HEAD>(out, a.s.width, left, a.s.head, 0, o, factor, false);
+    store_rows<HEAD, HEAD, false>(out, a.s.width, left, a.s.head, 0, o, factor);
 }
 
 /* LOWER < tokens <= KEYS. Shared: k [KEYS][HEAD], v [KEYS][HEAD]. */
@@ -251,7 +251,7 @@ enum pk_status launch_chunks(const attention_forward *a, const struct pk_queue *
 }
 
 /* The last two numbers of a row: warps of a block, and blocks per SM that the registers must allow:
- * 12 warps leave 168 registers a lane, 16 leave 128, 24 leave 80, 8 leave 255. */
+ * 8 warps leave 255 registers a lane, 12 leave 168, 20 leave 96. */
 template <int HEAD>
 enum pk_status launch(const attention_forward *a, const struct pk_queue *q, struct pk_err *err)
 {
@@ -259,12 +259,13 @@ enum pk_status launch(const attention_forward *a, const struct pk_queue *q, stru
     if (tokens > 256 || 2 * keys * HEAD * (int)sizeof(bf16) > q->shared_max)
         return launch_chunks<HEAD>(a, q, err);
     constexpr bool wide = HEAD == 128;
-    if (tokens <= 48) return launch_rows < HEAD, 48, 0, 3, wide ? 4 : 8 > (a, q, err);
-    if (tokens <= 96) return launch_rows < HEAD, 96, 48, 3, wide ? 4 : 5 > (a, q, err);
-    if (tokens <= 160) return launch_rows < HEAD, 160, 96, wide ? 4 : 3, wide ? 2 : 4 > (a, q, err);
-    if (tokens <= 208)
-        return launch_rows < HEAD, 208, 160, wide ? 4 : 3, wide ? 2 : 4 > (a, q, err);
-    return launch_rows < HEAD, 256, 208, wide ? 8 : 4, wide ? 1 : 2 > (a, q, err);
+    constexpr int warps = wide ? 4 : 3, blocks = wide ? 2 : 4, most = wide ? 8 : 4;
+    constexpr int small = wide ? 2 : 6;
+    if (tokens <= 48) return launch_rows<HEAD, 48, 0, 3, small>(a, q, err);
+    if (tokens <= 96) return launch_rows<HEAD, 96, 48, 3, blocks>(a, q, err);
+    if (tokens <= 160) return launch_rows<HEAD, 160, 96, warps, blocks>(a, q, err);
+    if (tokens <= 208) return launch_rows<HEAD, 208, 160, warps, blocks>(a, q, err);
+    return launch_rows<HEAD, 256, 208, most, 8 / most>(a, q, err);
 }
 
 } // namespace
