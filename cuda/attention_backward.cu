@@ -138,7 +138,7 @@ query_gradients(const attention_backward &a, bf16 *dq, const bf16 *ds, int strid
         for (int key = 0; key < tiles; key++) {
             uint32_t d[4];
             load_matrix_x4_transposed(d, from + 16 * key * stride + 16 * tile);
-            product_columns<share<HEAD>>(c, d, k + 16 * key * HEAD, at);
+            product_columns<share<HEAD>>(c, d, k + key * 16 * row_length<HEAD, padded>, at);
         }
         const int row = 16 * (first + tile);
         store_rows<HEAD, share<HEAD>, ADD>(dq + row * 3 * a.s.width, 3 * a.s.width,
@@ -153,35 +153,37 @@ __host__ __device__ constexpr int stage_stride(int tiles)
     return 8 * (2 * tiles + 1);
 }
 
-/* Shared: Q, K, dO [rows][HEAD]; dS^T [rows][stage_stride(part)], V [rows][HEAD] before it; lse2,
- * delta [rows]. rows = 16 * warps; part: query tiles staged at a time. */
+/* Shared: Q and dO, 16 rows of each in turn, so that one address serves both; K [rows]; dS^T
+ * [rows][stage_stride(part)], V [rows] before it; lse2, delta [rows]. rows = 16 * warps; part:
+ * query tiles staged at a time. */
 template <int HEAD, bool ADD>
 __global__ void __launch_bounds__(PK_WARP *WARPS, 1)
     attention_gradients(attention_backward a, int part)
 {
     PK_SHARED(unsigned char, shared);
+    constexpr int length = row_length<HEAD, padded>, area = 16 * length;
     const int tokens = a.s.tokens, tiles = (int)blockDim.x / PK_WARP, rows = 16 * tiles;
     const int warp = (int)threadIdx.x / PK_WARP, lane = (int)threadIdx.x % PK_WARP;
-    const int stride = stage_stride(part), staged = rows * (stride > HEAD ? stride : HEAD);
-    bf16 *const q = reinterpret_cast<bf16 *>(&shared), *const k = q + rows * HEAD;
-    bf16 *const dout = k + rows * HEAD, *const ds = dout + rows * HEAD, *const v = ds;
+    const int stride = stage_stride(part), staged = rows * (stride > length ? stride : length);
+    bf16 *const q = reinterpret_cast<bf16 *>(&shared), *const dout = q + area;
+    bf16 *const k = q + 2 * tiles * area, *const ds = k + tiles * area, *const v = ds;
     float *const lse2 = reinterpret_cast<float *>(ds + staged), *const delta = lse2 + rows;
     const head_view<bf16> from = view_head<bf16>(a.s, a.qkv);
-    load_rows<HEAD>(k, from.k, from.stride, tokens, rows, a.s.head);
-    load_rows<HEAD>(v, from.v, from.stride, tokens, rows, a.s.head);
-    load_rows<HEAD>(q, from.q, from.stride, tokens, rows, a.s.head);
-    load_rows<HEAD>(dout, static_cast<const bf16 *>(a.dout) + from.out, a.s.width, tokens, rows,
-                    a.s.head);
+    load_rows<HEAD, padded>(k, from.k, from.stride, tokens, rows, a.s.head);
+    load_rows<HEAD, padded>(v, from.v, from.stride, tokens, rows, a.s.head);
+    load_rows<HEAD, padded>(q, from.q, from.stride, tokens, rows, a.s.head, area);
+    load_rows<HEAD, padded>(dout, static_cast<const bf16 *>(a.dout) + from.out, a.s.width, tokens,
+                            rows, a.s.head, area);
     copy_async_commit();
     query_statistics<HEAD>(lse2, delta, a, from, 0, rows);
 
     int row_at[HEAD / 16], column_at[HEAD / 16];
-    tile_offsets<HEAD>(row_at, order_rows);
-    tile_offsets<HEAD>(column_at, order_columns);
+    tile_offsets<HEAD, padded>(row_at, order_rows);
+    tile_offsets<HEAD, padded>(column_at, order_columns);
     copy_async_wait<0>();
     __syncthreads();
     uint32_t vf[HEAD / 16][4];
-    load_fragments<HEAD>(vf, v + 16 * warp * HEAD, column_at);
+    load_fragments<HEAD>(vf, v + warp * area, column_at);
     __syncthreads(); // V gives way to dS
 
     const float scale_log2 = a.s.scale * PK_LOG2E;
@@ -193,9 +195,9 @@ __global__ void __launch_bounds__(PK_WARP *WARPS, 1)
     for (int first = 0; first < tiles; first += part) {
         const int last = first + part < tiles ? first + part : tiles;
         for (int tile = first; tile < last; tile++) {
-            const bf16 *const qt = q + 16 * tile * HEAD, *const ot = dout + 16 * tile * HEAD;
+            const bf16 *const qt = q + tile * 2 * area, *const ot = qt + area;
             uint32_t p[4], d[4];
-            pair_tile<HEAD, true>(p, d, k + 16 * warp * HEAD, vf, qt, ot, row_at, column_at,
+            pair_tile<HEAD, true>(p, d, k + warp * area, vf, qt, ot, row_at, column_at,
                                   lse2 + 16 * tile, delta + 16 * tile, tokens - 16 * warp,
                                   scale_log2);
             product_columns<HEAD>(dv, p, ot, column_at);
@@ -228,7 +230,7 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
     attention_gradient_pass(attention_backward a)
 {
     PK_SHARED(unsigned char, shared);
-    constexpr int area = PASS_ROWS * HEAD;
+    constexpr int small = 16 * row_length<HEAD, padded>, area = PASS_WARPS * small;
     const int tokens = a.s.tokens, row = (int)blockIdx.y * PASS_ROWS, width = a.s.width;
     const int warp = (int)threadIdx.x / PK_WARP, lane = (int)threadIdx.x % PK_WARP;
     const int chunks = (tokens + PASS_ROWS - 1) / PASS_ROWS, own = row + 16 * warp;
@@ -241,14 +243,15 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
     const bf16 *const x1 = KEYS_OWN ? from.q : from.k, *const x2 = KEYS_OWN ? dout : from.v;
     const int own_stride = KEYS_OWN ? from.stride : width,
               x_stride = KEYS_OWN ? width : from.stride;
-    load_rows<HEAD>(o1, own1 + row * from.stride, from.stride, tokens - row, PASS_ROWS, a.s.head);
-    load_rows<HEAD>(o1 + area, own2 + row * own_stride, own_stride, tokens - row, PASS_ROWS,
-                    a.s.head);
+    load_rows<HEAD, padded>(o1, own1 + row * from.stride, from.stride, tokens - row, PASS_ROWS,
+                            a.s.head);
+    load_rows<HEAD, padded>(o1 + area, own2 + row * own_stride, own_stride, tokens - row, PASS_ROWS,
+                            a.s.head);
     query_statistics<HEAD>(lse2, delta, a, from, KEYS_OWN ? 0 : row, queries);
 
     int row_at[HEAD / 16], column_at[HEAD / 16];
-    tile_offsets<HEAD>(row_at, order_rows);
-    tile_offsets<HEAD>(column_at, order_columns);
+    tile_offsets<HEAD, padded>(row_at, order_rows);
+    tile_offsets<HEAD, padded>(column_at, order_columns);
     const float scale_log2 = a.s.scale * PK_LOG2E;
     float c1[HEAD / 8][4], c2[KEYS_OWN ? HEAD / 8 : 1][4], own_lse[2], own_delta[2];
     clear(c1);
@@ -257,10 +260,10 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
         if (c + 1 < chunks) {
             bf16 *const to = other + (c + 1) % 2 * 2 * area;
             const int skip = (c + 1) * PASS_ROWS;
-            load_rows<HEAD>(to, x1 + skip * from.stride, from.stride, tokens - skip, PASS_ROWS,
-                            a.s.head);
-            load_rows<HEAD>(to + area, x2 + skip * x_stride, x_stride, tokens - skip, PASS_ROWS,
-                            a.s.head);
+            load_rows<HEAD, padded>(to, x1 + skip * from.stride, from.stride, tokens - skip,
+                                    PASS_ROWS, a.s.head);
+            load_rows<HEAD, padded>(to + area, x2 + skip * x_stride, x_stride, tokens - skip,
+                                    PASS_ROWS, a.s.head);
         }
         copy_async_commit();
         if (c < 0) continue;
@@ -276,11 +279,11 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
             const int at = c * PASS_ROWS + 16 * tile;
             if (own >= tokens || at >= tokens) break;
             uint32_t p[4], d[4];
-            const bf16 *const t1 = to + 16 * tile * HEAD, *const t2 = t1 + area;
+            const bf16 *const t1 = to + tile * small, *const t2 = t1 + area;
             /* Taken anew from shared memory: kept, they would be 64 registers at head 128. */
             uint32_t f2[HEAD / 16][4];
-            load_fragments<HEAD>(f2, o1 + area + 16 * warp * HEAD, column_at);
-            pair_tile<HEAD, KEYS_OWN>(p, d, o1 + 16 * warp * HEAD, f2, t1, t2, row_at, column_at,
+            load_fragments<HEAD>(f2, o1 + area + warp * small, column_at);
+            pair_tile<HEAD, KEYS_OWN>(p, d, o1 + warp * small, f2, t1, t2, row_at, column_at,
                                       KEYS_OWN ? lse2 + at : own_lse,
                                       KEYS_OWN ? delta + at : own_delta,
                                       tokens - (KEYS_OWN ? own : at), scale_log2);
@@ -304,40 +307,34 @@ enum pk_status launch_pass(const attention_backward *a, const struct pk_queue *q
 {
     const int blocks = (a->s.tokens + PASS_ROWS - 1) / PASS_ROWS;
     const int queries = KEYS_OWN ? blocks * PASS_ROWS : PASS_ROWS;
-    const size_t shared = 6 * PASS_ROWS * HEAD * sizeof(bf16) + 2 * (size_t)queries * sizeof(float);
+    const size_t shared = 6 * PASS_ROWS * row_length<HEAD, padded> * sizeof(bf16) +
+                          2 * (size_t)queries * sizeof(float);
     return PK_LAUNCH((attention_gradient_pass<HEAD, KEYS_OWN, ADD>),
                      dim3((unsigned)(a->s.batch * a->s.heads), (unsigned)blocks),
                      dim3(PK_WARP * PASS_WARPS), shared, q, err, *a);
 }
 
-/* Query tiles staged at a time so that `limit` bytes are enough, 0 when none would do. */
-int stage_part(int tiles, int head, int64_t limit)
+/* Shared bytes of attention_gradients. */
+template <int HEAD> int64_t gradient_bytes(int tiles, int part)
 {
-    for (int parts = 1; parts <= tiles; parts++) {
-        const int part = (tiles + parts - 1) / parts, rows = 16 * tiles;
-        const int staged = stage_stride(part) > head ? stage_stride(part) : head;
-        if ((int64_t)rows * ((3 * head + staged) * (int)sizeof(bf16) + 2 * (int)sizeof(float)) <=
-            limit)
-            return part;
-    }
-    return 0;
+    const int length = row_length<HEAD, padded>;
+    const int staged = stage_stride(part) > length ? stage_stride(part) : length;
+    return 16 * tiles * ((3 * length + staged) * (int)sizeof(bf16) + 2 * (int)sizeof(float));
 }
 
 template <int HEAD, bool ADD>
 enum pk_status launch(const attention_backward *a, const struct pk_queue *q, struct pk_err *err)
 {
-    if constexpr (HEAD <= 64) {
-        const int tiles = (a->s.tokens + 15) / 16;
-        const int part = tiles <= WARPS ? stage_part(tiles, HEAD, q->shared_max) : 0;
-        if (part) {
-            const int staged = stage_stride(part) > HEAD ? stage_stride(part) : HEAD;
-            const size_t shared = (size_t)(16 * tiles) *
-                                  ((size_t)(3 * HEAD + staged) * sizeof(bf16) + 2 * sizeof(float));
+    const int tiles = (a->s.tokens + 15) / 16;
+    if constexpr (HEAD <= 64)
+        for (int parts = 1; tiles <= WARPS && parts <= tiles; parts++) {
+            const int part = (tiles + parts - 1) / parts;
+            const int64_t shared = gradient_bytes<HEAD>(tiles, part);
+            if (shared > q->shared_max) continue;
             return PK_LAUNCH((attention_gradients<HEAD, ADD>),
                              dim3((unsigned)(a->s.batch * a->s.heads)),
-                             dim3((unsigned)(PK_WARP * tiles)), shared, q, err, *a, part);
+                             dim3((unsigned)(PK_WARP * tiles)), (size_t)shared, q, err, *a, part);
         }
-    }
     PK_TRY((launch_pass<HEAD, false, ADD>(a, q, err)));
     return launch_pass<HEAD, true, ADD>(a, q, err);
 }
