@@ -47,17 +47,18 @@ file(GLOB PK_CUDA_CU CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.cu)
 file(GLOB PK_CUDA_C CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.c)
 file(GLOB PK_CUDA_H CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.h ${CMAKE_SOURCE_DIR}/core/*.h)
 
-# cuda/matmul_cublaslt.c is the one file that needs cuBLASLt; without the library it is left out.
-option(PK_WITH_CUBLASLT "GEMM plans from cuBLASLt (cuda/matmul_cublaslt.c); else own kernels only" ON)
-if(NOT PK_WITH_CUBLASLT OR NOT TARGET CUDA::cublasLt)
+# cuda/matmul_cublaslt.c is the one file that needs cuBLASLt's header; the library itself is loaded at
+# run time. Without the header matmul_none.c takes its place.
+option(PK_WITH_CUBLASLT "products by cuBLASLt (cuda/matmul_cublaslt.c); else own kernels only" ON)
+find_file(PK_CUBLASLT_H cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
+if(PK_WITH_CUBLASLT AND PK_CUBLASLT_H)
+  list(FILTER PK_CUDA_C EXCLUDE REGEX "/matmul_none\\.c$")
+else()
   list(FILTER PK_CUDA_C EXCLUDE REGEX "/matmul_cublaslt\\.c$")
 endif()
 
 add_library(pk_cuda STATIC ${PK_CUDA_CU} ${PK_CUDA_C})
-if(PK_CUDA_C MATCHES "/matmul_cublaslt\\.c")
-  target_link_libraries(pk_cuda PRIVATE CUDA::cublasLt)
-  target_compile_definitions(pk_cuda PRIVATE PK_WITH_CUBLASLT=1)
-endif()
+target_link_libraries(pk_cuda PRIVATE ${CMAKE_DL_LIBS})
 set_target_properties(pk_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
   CUDA_EXTENSIONS OFF CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "80-real;90a-real")
 set(PK_CUDA_FLAGS -Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off

@@ -27,7 +27,7 @@ struct backward {
     float inverse; // 1 / cols
 };
 
-/* What the second half needs to know of a row: dx = rstd * g - slope * (x - mean) - shift, which is
+/* What the second half needs to know of a row: dx = rstd * g - slope * xhat - shift, which is
  * rstd * (g - mean(g) - xhat * mean(g * xhat)) with g = dy * gain. */
 struct row_terms {
     float mean, rstd, slope, shift;
@@ -37,8 +37,8 @@ struct row_terms {
 template <typename S, int V, int L>
 __device__ __forceinline__ row_terms grad_terms(const backward &a, const share<V> &dy,
                                                 const share<V> &x, const statistics &s,
-                                                const affine<16 / sizeof(S)> &own, float *dgain,
-                                                float *dbias)
+                                                const affine<16 / sizeof(S)> &own,
+                                                const float *gain, float *dgain, float *dbias)
 {
     constexpr int N = 16 / sizeof(S);
     float g_sum = 0, gx_sum = 0;
@@ -48,7 +48,7 @@ __device__ __forceinline__ row_terms grad_terms(const backward &a, const share<V
         float dy_v[N], x_v[N];
         unpack(dy_v, dy.at[v]);
         unpack(x_v, x.at[v]);
-        if (V > 1) load_affine<N>(loaded, a.gain, NULL, (v * L + (int)threadIdx.x % L) * N, a.cols);
+        if (V > 1) load_affine<N>(loaded, gain, NULL, (v * L + (int)threadIdx.x % L) * N, a.cols);
 #pragma unroll
         for (int i = 0; i < N; i++) {
             // Lanes beyond the row's end have dy = 0 and gain = 0, and add nothing.
@@ -61,38 +61,37 @@ __device__ __forceinline__ row_terms grad_terms(const backward &a, const share<V
         }
     }
     const float scale = s.rstd * a.inverse; // a division here would cost a call and its registers
-    return {s.mean, s.rstd, s.rstd * scale * group_sum<L>(gx_sum), scale * group_sum<L>(g_sum)};
+    return {s.mean, s.rstd, scale * group_sum<L>(gx_sum), scale * group_sum<L>(g_sum)};
 }
 
-/* Second half: dx, from the row as it was loaded. Keeping g and xhat as floats would take twice the
- * registers of dy and x in bf16; making them again takes three instructions per element. */
+/* Second half: dx, from the row as it was loaded. */
 template <typename S, int V, int L, bool ADD>
 __device__ __forceinline__ void
-grad_store(const backward &a, int64_t row, const row_terms &t, const share<V> &dy,
-           const share<V> &x, const share<V> &before, const affine<16 / sizeof(S)> &own)
+grad_store(const backward &a, int64_t at, const row_terms &t, const share<V> &dy, const share<V> &x,
+           const share<V> &before, const affine<16 / sizeof(S)> &own, const float *gain)
 {
     constexpr int N = 16 / sizeof(S);
 #pragma unroll
     for (int v = 0; v < V; v++) {
         const int column = (v * L + (int)threadIdx.x % L) * N;
+        S *const dx = (S *)a.dx + at + v * L * N;
         affine<N> loaded;
         float d[N], dy_v[N], x_v[N], before_v[N];
         unpack(dy_v, dy.at[v]);
         unpack(x_v, x.at[v]);
         if (ADD && V > 2 && column < a.cols)
-            unpack(before_v,
-                   *reinterpret_cast<const words *>((const S *)a.dx + row * a.cols + column));
+            unpack(before_v, *reinterpret_cast<const words *>(dx));
         else if (ADD)
             unpack(before_v, before.at[v]);
-        if (V > 1) load_affine<N>(loaded, a.gain, NULL, column, a.cols);
+        if (V > 1) load_affine<N>(loaded, gain, NULL, column, a.cols);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            const float gain = V > 1 ? loaded.gain[i] : own.gain[i];
-            d[i] = fmaf(dy_v[i], gain * t.rstd, -t.shift);
-            d[i] = fmaf(x_v[i] - t.mean, -t.slope, d[i]);
+            const float g = dy_v[i] * (V > 1 ? loaded.gain[i] : own.gain[i]);
+            d[i] = fmaf(g, t.rstd, -t.shift);
+            d[i] = fmaf((x_v[i] - t.mean) * t.rstd, -t.slope, d[i]);
             if (ADD) d[i] += before_v[i];
         }
-        if (column < a.cols) store_words((S *)a.dx + row * a.cols + column, pack(d));
+        if (column < a.cols) store_words(dx, pack(d));
     }
 }
 
@@ -123,13 +122,14 @@ template <int V> struct row_data {
 };
 
 template <typename S, int V, int L, bool ADD>
-__device__ __forceinline__ row_data<V> load_data(const backward &a, int64_t row)
+__device__ __forceinline__ row_data<V> load_data(const backward &a, const walk &w, int next, int r)
 {
-    const bool valid = row < a.rows;
+    const bool valid = r < w.mine;
+    const int64_t at = w.at + next * w.stride, row = w.row + next * w.step;
     row_data<V> d;
-    d.dy = load_share<S, V, L>(a.dy, row, a.cols, valid);
-    d.x = load_share<S, V, L>(a.x, row, a.cols, valid);
-    if (ADD && V <= 2) d.before = load_share<S, V, L>(a.dx, row, a.cols, valid);
+    d.dy = load_share<S, V, L>(a.dy, at, a.cols, valid);
+    d.x = load_share<S, V, L>(a.x, at, a.cols, valid);
+    if (ADD && V <= 2) d.before = load_share<S, V, L>(a.dx, at, a.cols, valid);
     d.s = {valid ? a.mean[row] : 0, valid ? a.rstd[row] : 0};
     return d;
 }
@@ -139,7 +139,8 @@ __device__ __forceinline__ row_data<V> load_data(const backward &a, int64_t row)
  * columns, 80 at 384 and, without fetching ahead, 84 at 768: three blocks per SM (80 registers) and
  * two (128; there the old dx comes in late, to stay within them). Then 27 KB per SM (192 columns)
  * are on the way at any time; 22 KB would do for reads at three quarters of 4.3 TB/s and 900 ns of
- * latency. */
+ * latency. A row of 192 takes about 200 instructions, 50 of an SM's clocks; its 1544 bytes take 83.
+ */
 template <typename S, int E>
 constexpr int blocks_per_sm = sizeof(S) == sizeof(bf16) ? (E <= 8    ? 3
                                                            : E <= 24 ? 2
@@ -152,25 +153,27 @@ template <typename S, int V, int L, bool ADD>
 __global__ void __launch_bounds__(ROW_THREADS, (blocks_per_sm<S, V *(16 / (int)sizeof(S))>))
     normalise_grad(backward a)
 {
-    constexpr int N = 16 / sizeof(S), groups = ROW_THREADS / L, E = V * N;
+    constexpr int N = 16 / sizeof(S), E = V * N;
     constexpr bool ahead = V <= 2;
-    PK_SHARED(float, scratch); // [groups][cols]
-    const int lane = threadIdx.x % L, group = threadIdx.x / L;
+    PK_SHARED(float, scratch); // the gain where a lane has several vectors; then [groups][cols]
+    const int lane = threadIdx.x % L;
     affine<N> own;
     if (V == 1) load_affine<N>(own, a.gain, NULL, lane * N, a.cols);
+    for (int c = threadIdx.x; V > 1 && c < a.cols; c += ROW_THREADS) (&scratch)[c] = a.gain[c];
+    __syncthreads();
     float dgain[E] = {}, dbias[E] = {};
-    const int64_t step = (int64_t)gridDim.x * groups;
+    walk w = walk_rows<N, L>(a.rows, a.cols);
     row_data<V> next;
-    if (ahead) next = load_data<S, V, L, ADD>(a, (int64_t)blockIdx.x * groups + group);
-    // The base is the block's, not the group's: a warp of two groups stays together for its sums.
-    for (int64_t base = (int64_t)blockIdx.x * groups; base < a.rows; base += step) {
-        const int64_t row = base + group;
-        row_data<V> now = ahead ? next : load_data<S, V, L, ADD>(a, row);
-        if (ahead) next = load_data<S, V, L, ADD>(a, row + step);
-        const row_terms t = grad_terms<S, V, L>(a, now.dy, now.x, now.s, own, dgain, dbias);
-        if (a.dx && row < a.rows)
-            grad_store<S, V, L, ADD>(a, row, t, now.dy, now.x, now.before, own);
+    if (ahead) next = load_data<S, V, L, ADD>(a, w, 0, 0);
+    for (int r = 0; r < w.rounds; r++) {
+        row_data<V> d = ahead ? next : load_data<S, V, L, ADD>(a, w, 0, r);
+        if (ahead) next = load_data<S, V, L, ADD>(a, w, 1, r + 1);
+        const row_terms t = grad_terms<S, V, L>(a, d.dy, d.x, d.s, own, &scratch, dgain, dbias);
+        if (a.dx && r < w.mine)
+            grad_store<S, V, L, ADD>(a, w.at, t, d.dy, d.x, d.before, own, &scratch);
+        walk_on(w);
     }
+    __syncthreads(); // the gain in scratch is done with
     if (!a.partial) return;
     float *partial = a.partial + 2 * blockIdx.x * a.cols;
     write_partial<V, N, L>(partial, &scratch, dgain, a.cols);

@@ -100,7 +100,8 @@ enum pk_status pk_matmul_open(struct pk_matmul **out, const struct pk_queue *q, 
     enum pk_status s = read_mode(&m->mode, err);
     if (s == PK_OK && m->mode != PK_MATMUL_OWN) {
         if (pk_cublaslt_open(&m->library, NULL) == PK_OK) {
-            s = pk_cuda_check(cudaMalloc(&m->workspace, PK_MATMUL_WORKSPACE), "GEMM workspace", err);
+            s = pk_cuda_check(cudaMalloc(&m->workspace, PK_MATMUL_WORKSPACE), "GEMM workspace",
+                              err);
             m->workspace_bytes = PK_MATMUL_WORKSPACE;
         } else if (m->mode == PK_MATMUL_CUBLASLT) {
             s = pk_cublaslt_open(&m->library, err); // asked for by name, so say why not
@@ -282,6 +283,7 @@ static bool read_row(const struct pk_json *j, struct pk_matmul_row *r)
         !read_seconds(j, "own_seconds", &r->own_seconds))
         return false;
     c->library = !strcmp(by, "cublaslt");
+    c->tile = -1;
     if (c->library)
         return read_flag(j, "fused", &c->fused) &&
                read_count(j, "workspace", 0, PK_MATMUL_WORKSPACE, &c->workspace) &&

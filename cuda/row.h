@@ -55,18 +55,45 @@ __device__ __forceinline__ void store_words(void *p, const words &x)
     *reinterpret_cast<words *>(p) = x;
 }
 
+/* at: element of the matrix where the lane's first vector of the row lies. */
 template <typename S, int V, int L>
-__device__ __forceinline__ share<V> load_share(const void *row0, int64_t row, int cols, bool valid)
+__device__ __forceinline__ share<V> load_share(const void *matrix, int64_t at, int cols, bool valid)
 {
     constexpr int N = 16 / sizeof(S);
-    const S *x = (const S *)row0 + row * cols;
     const int lane = threadIdx.x % L;
     share<V> s = {};
 #pragma unroll
     for (int v = 0; v < V; v++)
         if (valid && (v * L + lane) * N < cols)
-            s.at[v] = *reinterpret_cast<const words *>(x + (v * L + lane) * N);
+            s.at[v] = *reinterpret_cast<const words *>((const S *)matrix + at + v * L * N);
     return s;
+}
+
+/* The rows of one group: every step-th one, from `row` on. Blocks walk over the rows, so that what
+ * belongs to columns stays in registers. All groups of a block go `rounds` rounds, since two of
+ * them share a warp, whose lanes must stay together for its sums; this one has `mine` rows. */
+struct walk {
+    int64_t row, step;
+    int64_t at, stride; // the same in elements, for the lane's first vector
+    int rounds, mine;
+};
+template <int N, int L> __device__ __forceinline__ walk walk_rows(int64_t rows, int cols)
+{
+    constexpr int groups = ROW_THREADS / L;
+    const int64_t base = (int64_t)blockIdx.x * groups;
+    walk w;
+    w.row = base + threadIdx.x / L;
+    w.step = (int64_t)gridDim.x * groups;
+    w.at = w.row * cols + (int)threadIdx.x % L * N;
+    w.stride = w.step * cols;
+    w.rounds = base < rows ? (int)((rows - base - 1) / w.step) + 1 : 0;
+    w.mine = w.rounds - (w.row + (w.rounds - 1) * w.step >= rows);
+    return w;
+}
+__device__ __forceinline__ void walk_on(walk &w)
+{
+    w.row += w.step;
+    w.at += w.stride;
 }
 
 struct statistics { // of a row
@@ -85,9 +112,6 @@ __device__ __forceinline__ void load_affine(affine<N> &a, const float *gain, con
     if (column < cols) load_floats<N>(a.gain, gain + column);
     if (bias && column < cols) load_floats<N>(a.bias, bias + column);
 }
-
-/* Rows a group works on at once: with one vector per lane two rows double the bytes in flight. */
-template <int V> constexpr int rows_at_once = V == 1 ? 2 : 1;
 
 template <typename S, int N>
 __device__ __forceinline__ void load_row(float (&y)[N], const void *x, int64_t row, int cols, int i)

@@ -2,14 +2,17 @@
  * arrays are [batch, tokens, cols] unless said otherwise.
  *
  * Memory traffic with storage S per element of the output, and the time at 4.3 TB/s for 411,648
- * rows of 192 bf16 (2048 records of 201 tokens), 79 M elements: gather, slice, prepend read x,
- * write y              4 B   74 us add_position                            the same; the table, 154
- * KB of float, stays in L2 assemble                                read a fifth, write y        2.4
- * B   44 us gather_grad, slice_grad                 read dy, write all of dx     2 B + 2 B per row
- * of dy gather_grad, slice_grad, adding         read dy and dx, write dx     6 B per element of dy
- *     mean_pool                               read x                       2 B   37 us
- *     mean_pool_grad                          write dx                     2 B   37 us
- *     dtoken, dmask                           read the rows summed         2 B
+ * rows of 192 bf16 (2048 records of 201 tokens), 79 M elements:
+ *
+ *     gather, slice, prepend            read x, write y              4 B     74 us
+ *     add_position                      the same; the table, 154 KB of float, stays in L2
+ *     assemble                          read a fifth, write y        2.4 B   44 us
+ *     gather_grad, slice_grad           read dy, write all of dx     2 B and 2 B per element of dy
+ *     gather_grad, slice_grad, adding   read dy and dx, write dx     6 B per element of dy
+ *     mean_pool                         read x                       2 B     37 us
+ *     mean_pool_grad                    write dx                     2 B     37 us
+ *     dtoken, dmask                     read the rows summed         2 B
+ *
  * Times for other row counts are proportional. */
 #include "cuda/fault.h"
 #include "cuda/reduce.h"
@@ -52,12 +55,12 @@ struct moving {
     bool add; // to y
 };
 
-/* Where one row comes from and goes to: the sum of what is not NULL; nothing if `to` is negative.
- */
-template <typename S> struct route {
-    const S *from;
-    const float *plus, *also;
-    int64_t to;
+/* Where one row comes from and goes to: the sum of row `from` of x, row `plus` of the table and the
+ * token; a negative row is not there, and nothing is written if `to` is negative. Numbers rather
+ * than pointers: of a pointer that may be NULL the compiler forgets that it is to global memory. */
+struct route {
+    int64_t from, plus, to;
+    bool token;
 };
 
 /* The index, or -1 if it points outside: the fault is raised, and the row becomes zeros. */
@@ -69,43 +72,37 @@ __device__ __forceinline__ int32_t checked(const moving &m, const int32_t *at, u
     return -1;
 }
 
-template <typename S, move OP, bool ADD>
-__device__ __forceinline__ route<S> route_of(const moving &m, uint32_t row)
+template <move OP, bool ADD>
+__device__ __forceinline__ route route_of(const moving &m, uint32_t row)
 {
-    const S *x = (const S *)m.x;
     const uint32_t b = row / (uint32_t)m.per;
     const int32_t t = (int32_t)(row - b * (uint32_t)m.per);
-    const int64_t cols = m.cols, base = (int64_t)b * m.other;
+    const int64_t base = (int64_t)b * m.other;
     if constexpr (OP == GATHER) {
         const int32_t i = checked(m, m.index + row, b);
-        return {i < 0 ? NULL : x + (base + i) * cols, NULL, NULL, row};
+        return {i < 0 ? -1 : base + i, -1, row, false};
     } else if constexpr (OP == SCATTER) {
         const int32_t i = checked(m, m.index + row, b);
-        return {x + row * cols, NULL, NULL, i < 0 ? -1 : base + i};
+        return {row, -1, i < 0 ? -1 : base + i, false};
     } else if constexpr (OP == POSITION) {
         const int32_t i = m.index ? checked(m, m.index + row, b) : t;
-        if (i < 0) return {NULL, NULL, NULL, row};
-        return {x + row * cols, m.table + i * cols, NULL, row};
+        return {i < 0 ? -1 : (int64_t)row, i, row, false};
     } else if constexpr (OP == PREPEND) {
-        if (t == 0) return {NULL, m.token, NULL, row};
-        return {x + (base + t - 1) * cols, NULL, NULL, row};
+        return {t == 0 ? -1 : base + t - 1, -1, row, t == 0};
     } else if constexpr (OP == SLICE) {
-        return {x + (base + m.start + t) * cols, NULL, NULL, row};
+        return {base + m.start + t, -1, row, false};
     } else if constexpr (OP == PLACE) {
         const bool inside = t >= m.start && t < m.start + m.count;
-        if (!inside) return {NULL, NULL, NULL, ADD ? -1 : (int64_t)row};
-        return {x + (base + t - m.start) * cols, NULL, NULL, row};
+        return {inside ? base + t - m.start : -1, -1, inside || !ADD ? (int64_t)row : -1, false};
     } else if constexpr (OP == ASSEMBLE) {
         const bool kept = t < m.count;
         const int32_t *at =
             kept ? m.index + base + t : m.hidden + (int64_t)b * (m.per - m.count) + (t - m.count);
         const int32_t i = checked(m, at, b);
-        if (i < 0) return {NULL, NULL, NULL, row};
-        return {kept ? x + (base + t) * cols : NULL, m.table + i * cols, kept ? NULL : m.token,
-                row};
+        return {kept && i >= 0 ? base + t : -1, i, row, !kept && i >= 0};
     } else {
-        if (t < m.start) return {NULL, NULL, NULL, ADD ? -1 : (int64_t)row};
-        return {x + b * cols, NULL, NULL, row};
+        const bool inside = t >= m.start;
+        return {inside ? (int64_t)b : -1, -1, inside || !ADD ? (int64_t)row : -1, false};
     }
 }
 
@@ -123,25 +120,25 @@ __global__ void __launch_bounds__(THREADS, blocks_per_sm<OP>) move_rows(moving m
     const int column = (blockIdx.y * m.width + threadIdx.x % m.width) * N;
     const uint32_t first = blockIdx.x * (lanes * AHEAD) + lane;
     if (column >= m.cols) return;
-    route<S> r[AHEAD];
+    route r[AHEAD];
     vec<S, N> x[AHEAD], before[AHEAD];
 #pragma unroll
     for (int k = 0; k < AHEAD; k++) {
         const uint32_t row = first + k * lanes;
-        r[k] = {NULL, NULL, NULL, -1};
-        if (row < m.rows) r[k] = route_of<S, OP, ADD>(m, row);
-        if (r[k].from) x[k] = load<S, N>(r[k].from + column);
+        r[k] = {-1, -1, -1, false};
+        if (row < m.rows) r[k] = route_of<OP, ADD>(m, row);
+        if (r[k].from >= 0) x[k] = load<S, N>((const S *)m.x + r[k].from * m.cols + column);
         if (ADD && r[k].to >= 0) before[k] = load<S, N>((const S *)m.y + r[k].to * m.cols + column);
     }
 #pragma unroll
     for (int k = 0; k < AHEAD; k++) {
         float y[N] = {}, v[N];
         if (r[k].to < 0) continue;
-        if (r[k].from) to_floats(y, x[k]);
+        if (r[k].from >= 0) to_floats(y, x[k]);
         for (int i = 0; OP == SPREAD && i < N; i++) y[i] *= m.scale;
-        if (r[k].also) load_floats<N>(y, r[k].also + column);
-        if (r[k].plus) {
-            load_floats<N>(v, r[k].plus + column);
+        if (r[k].token) load_floats<N>(y, m.token + column);
+        if (r[k].plus >= 0) {
+            load_floats<N>(v, m.table + r[k].plus * m.cols + column);
             for (int i = 0; i < N; i++) y[i] += v[i];
         }
         if (ADD) {

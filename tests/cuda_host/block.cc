@@ -336,7 +336,7 @@ int barrier(wait_kind kind, int predicate, const char *file, int line)
         b.barrier_and = 1;
         b.barrier_or = b.barrier_count = 0;
     } else if (kind != b.barrier_kind || line != b.barrier_line ||
-               strcmp(file, b.barrier_file) != 0) {
+               (file != b.barrier_file && strcmp(file, b.barrier_file) != 0)) {
         fault("%s at %s:%d, but thread %d waits in %s at %s:%d", wait_names[kind], file, line,
               b.barrier_thread, wait_names[b.barrier_kind], b.barrier_file, b.barrier_line);
     }

@@ -1,6 +1,10 @@
 /* test_executor_block.cc -- blocks of the host executor: indices, shared memory, barriers, atomics,
  * asynchronous copies, and that it sees what is wrong in a kernel. */
 #include "tests/cuda_host/executor_case.h"
+#include "tests/cuda_host/fiber.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace
 {
@@ -407,6 +411,38 @@ void test_launches()
     OK(cudaFree(out));
 }
 
+/* One element past shared memory, past device memory, and into freed memory: AddressSanitizer ends
+ * the program, so each runs in a child. */
+#ifdef PK_HOST_ASAN
+__global__ void overrun(float *x, int what)
+{
+    PK_SHARED(reversal, s);
+    volatile float *at = what == 0 ? &s.at[0] + sizeof(reversal) / sizeof(float) : x;
+    at[what == 1 ? 10 : 0] = 1.0f;
+}
+void test_overruns()
+{
+    for (int what = 0; what < 3; what++) {
+        int status = 0;
+        const pid_t child = fork();
+        if (child == 0) {
+            float *x = device_array<float>(10);
+            if (what == 2) cudaFree(x);
+            if (!freopen("/dev/null", "w", stderr)) _exit(3);
+            (void)PK_LAUNCH(overrun, 1, 1, sizeof(reversal), &queue_, &err_, x, what);
+            cudaDeviceSynchronize();
+            _exit(0);
+        }
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(!(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3)));
+    }
+}
+#else
+void test_overruns()
+{
+}
+#endif
+
 /* A value that is changed after the launch must not reach the kernel. */
 struct by_value {
     int x[40];
@@ -447,6 +483,7 @@ int main()
     test_divergence();
     test_launches();
     test_arguments();
+    test_overruns();
     CHECK(pk_host_device_allocations() == 0);
     return TEST_END();
 }

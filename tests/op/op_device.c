@@ -15,6 +15,7 @@ _Static_assert((int)OP_FAULT_INDEX == PK_FAULT_INDEX && (int)OP_FAULT_WINDOW == 
 
 static struct pk_queue queue;
 static bool open_;
+static int64_t shared_max;
 
 static void need(cudaError_t e, const char *what)
 {
@@ -48,7 +49,7 @@ static void describe(struct pk_queue *q)
     need(cudaGetDeviceProperties(&d, 0), "device 0");
     q->sms = d.multiProcessorCount;
     q->arch = 10 * d.major + d.minor;
-    q->shared_max = (int64_t)d.sharedMemPerBlockOptin;
+    q->shared_max = shared_max = (int64_t)d.sharedMemPerBlockOptin;
     need(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "stream");
 }
 
@@ -94,4 +95,9 @@ void op_device_order(int turn)
 #else
     (void)turn;
 #endif
+}
+
+void op_device_shared(int64_t bytes)
+{
+    op_device_queue()->shared_max = PK_MIN(bytes, shared_max);
 }

@@ -39,6 +39,9 @@ struct op_fault op_device_fault(void);
 /* Host executor: blocks and threads run in order in turn 0, in random order in turn 1. Nothing on a
  * GPU. */
 void op_device_order(int turn);
+/* From now on kernels are told that a block may have this much shared memory, or what the device
+ * has if that is less. */
+void op_device_shared(int64_t bytes);
 #else
 static inline void *op_device_alloc(size_t bytes)
 {
@@ -69,6 +72,10 @@ static inline struct op_fault op_device_fault(void)
 static inline void op_device_order(int turn)
 {
     (void)turn;
+}
+static inline void op_device_shared(int64_t bytes)
+{
+    (void)bytes;
 }
 #endif
 
