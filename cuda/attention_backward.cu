@@ -24,16 +24,15 @@ namespace
 {
 
 /* S, P and dS of 16 own rows (tile o1, fragments o2: K and V if keys, Q and dO if queries) against
- * 16 rows of the other side (tiles x1, x2), as left operands in bf16. lse2 (log 2) and delta (D)
- * are in shared memory by other row when the own rows are keys, two registers when they are
- * queries. Keys from `keys` on get P = dS = 0; queries that do not exist have lse2 = infinity, so P
- * = 0. */
+ * 16 rows of the other side (tiles x1, x2), as left operands in bf16. stat: lse (log 2)
+ * and D of each query, in shared memory if the own rows are keys, of the two own rows of this lane
+ * if they are queries. Keys from `keys` on get P = dS = 0; queries that do not exist have lse =
+ * infinity, so P = 0. */
 template <int HEAD, bool KEYS_OWN>
-__device__ __forceinline__ void pair_tile(uint32_t (&p)[4], uint32_t (&ds)[4], const bf16 *o1,
-                                          const uint32_t (&o2)[HEAD / 16][4], const bf16 *x1,
-                                          const bf16 *x2, const int (&rows)[HEAD / 16],
-                                          const int (&columns)[HEAD / 16], const float *lse2,
-                                          const float *delta, int keys, float scale_log2)
+__device__ __forceinline__ void
+pair_tile(uint32_t (&p)[4], uint32_t (&ds)[4], const bf16 *o1, const uint32_t (&o2)[HEAD / 16][4],
+          const bf16 *x1, const bf16 *x2, const int (&rows)[HEAD / 16],
+          const int (&columns)[HEAD / 16], const float *stat, int keys, float scale_log2)
 {
     const int lane = (int)threadIdx.x % PK_WARP, g = lane / 4, t = lane % 4;
     float s[2][4], dp[2][4];
@@ -48,20 +47,18 @@ __device__ __forceinline__ void pair_tile(uint32_t (&p)[4], uint32_t (&ds)[4], c
     }
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-        vec<float, 2> l, d;
-        if (KEYS_OWN) {
-            l = load<float, 2>(lse2 + 8 * n + 2 * t);
-            d = load<float, 2>(delta + 8 * n + 2 * t);
-        }
+        float own[4]; // lse2 and D of both columns, or of both rows
+        if (KEYS_OWN)
+            load_floats(own, stat + 2 * (8 * n + 2 * t));
+        else
+            for (int i = 0; i < 4; i++) own[i] = stat[i];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int query = KEYS_OWN ? i % 2 : i / 2;
-            const float lse = KEYS_OWN ? l.at[query] : lse2[query];
-            const float mean = KEYS_OWN ? d.at[query] : delta[query];
-            s[n][i] = exp2_fast(fmaf(s[n][i], scale_log2, -lse));
+            s[n][i] = exp2_fast(fmaf(s[n][i], scale_log2, -own[2 * query]));
             if (keys < 16 && (KEYS_OWN ? g + i / 2 * 8 : 8 * n + 2 * t + i % 2) >= keys)
                 s[n][i] = 0;
-            dp[n][i] = s[n][i] * (dp[n][i] - mean);
+            dp[n][i] = s[n][i] * (dp[n][i] - own[2 * query + 1]);
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -71,11 +68,10 @@ __device__ __forceinline__ void pair_tile(uint32_t (&p)[4], uint32_t (&ds)[4], c
     }
 }
 
-/* lse2[r] = lse in units of log 2 and delta[r] = sum of dout * out of `rows` queries from `first`
- * on, a multiple of 16; infinity and 0 for queries that do not exist. All threads of the block. */
+/* stat[r] = lse in units of log 2 and sum of dout * out, of `rows` queries from `first` on, a
+ * multiple of 16; infinity and 0 for queries that do not exist. All threads of the block. */
 template <int HEAD>
-__device__ __forceinline__ void query_statistics(float *lse2, float *delta,
-                                                 const attention_backward &a,
+__device__ __forceinline__ void query_statistics(float *stat, const attention_backward &a,
                                                  const head_view<bf16> &head, int first, int rows)
 {
     constexpr int lanes = HEAD == 32 ? 4 : HEAD == 128 ? 16 : 8; // 16 bytes each, per row
@@ -95,8 +91,9 @@ __device__ __forceinline__ void query_statistics(float *lse2, float *delta,
         for (int i = lanes / 2; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
         if (column == 0) {
             const bool there = row < a.s.tokens;
-            delta[r] = there ? sum : 0;
-            lse2[r] = there ? a.lse[(int64_t)blockIdx.x * a.s.tokens + row] * PK_LOG2E : INFINITY;
+            stat[2 * r + 1] = there ? sum : 0;
+            stat[2 * r] =
+                there ? a.lse[(int64_t)blockIdx.x * a.s.tokens + row] * PK_LOG2E : INFINITY;
         }
     }
 }
@@ -154,7 +151,7 @@ __host__ __device__ constexpr int stage_stride(int tiles)
 }
 
 /* Shared: Q and dO, 16 rows of each in turn, so that one address serves both; K [rows]; dS^T
- * [rows][stage_stride(part)], V [rows] before it; lse2, delta [rows]. rows = 16 * warps; part:
+ * [rows][stage_stride(part)], V [rows] before it; lse and D [rows][2]. rows = 16 * warps; part:
  * query tiles staged at a time. */
 template <int HEAD, bool ADD>
 __global__ void __launch_bounds__(PK_WARP *WARPS, 1)
@@ -167,7 +164,7 @@ __global__ void __launch_bounds__(PK_WARP *WARPS, 1)
     const int stride = stage_stride(part), staged = rows * (stride > length ? stride : length);
     bf16 *const q = reinterpret_cast<bf16 *>(&shared), *const dout = q + area;
     bf16 *const k = q + 2 * tiles * area, *const ds = k + tiles * area, *const v = ds;
-    float *const lse2 = reinterpret_cast<float *>(ds + staged), *const delta = lse2 + rows;
+    float *const stat = reinterpret_cast<float *>(ds + staged);
     const head_view<bf16> from = view_head<bf16>(a.s, a.qkv);
     load_rows<HEAD, padded>(k, from.k, from.stride, tokens, rows, a.s.head);
     load_rows<HEAD, padded>(v, from.v, from.stride, tokens, rows, a.s.head);
@@ -175,7 +172,7 @@ __global__ void __launch_bounds__(PK_WARP *WARPS, 1)
     load_rows<HEAD, padded>(dout, static_cast<const bf16 *>(a.dout) + from.out, a.s.width, tokens,
                             rows, a.s.head, area);
     copy_async_commit();
-    query_statistics<HEAD>(lse2, delta, a, from, 0, rows);
+    query_statistics<HEAD>(stat, a, from, 0, rows);
 
     int row_at[HEAD / 16], column_at[HEAD / 16];
     tile_offsets<HEAD, padded>(row_at, order_rows);
@@ -198,8 +195,7 @@ __global__ void __launch_bounds__(PK_WARP *WARPS, 1)
             const bf16 *const qt = q + tile * 2 * area, *const ot = qt + area;
             uint32_t p[4], d[4];
             pair_tile<HEAD, true>(p, d, k + warp * area, vf, qt, ot, row_at, column_at,
-                                  lse2 + 16 * tile, delta + 16 * tile, tokens - 16 * warp,
-                                  scale_log2);
+                                  stat + 32 * tile, tokens - 16 * warp, scale_log2);
             product_columns<HEAD>(dv, p, ot, column_at);
             product_columns<HEAD>(dk, d, qt, column_at);
 #pragma unroll
@@ -224,7 +220,7 @@ enum { PASS_WARPS = 4, PASS_ROWS = 16 * PASS_WARPS };
 
 /* KEYS_OWN: dK and dV of the 64 keys from 64 * blockIdx.y on; else dQ of as many queries. Shared:
  * own rows o1, o2 [64][HEAD] (K, V or Q, dO), twice x1, x2 [64][HEAD] of the other side (one chunk
- * is copied while the other is used), then lse2, delta of all queries or the own ones. */
+ * is copied while the other is used), then lse and D of all queries or the own ones. */
 template <int HEAD, bool KEYS_OWN, bool ADD>
 __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
     attention_gradient_pass(attention_backward a)
@@ -236,7 +232,7 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
     const int chunks = (tokens + PASS_ROWS - 1) / PASS_ROWS, own = row + 16 * warp;
     const int queries = KEYS_OWN ? chunks * PASS_ROWS : PASS_ROWS;
     bf16 *const o1 = reinterpret_cast<bf16 *>(&shared), *const other = o1 + 2 * area;
-    float *const lse2 = reinterpret_cast<float *>(other + 4 * area), *const delta = lse2 + queries;
+    float *const stat = reinterpret_cast<float *>(other + 4 * area);
     const head_view<bf16> from = view_head<bf16>(a.s, a.qkv);
     const bf16 *const dout = static_cast<const bf16 *>(a.dout) + from.out;
     const bf16 *const own1 = KEYS_OWN ? from.k : from.q, *const own2 = KEYS_OWN ? from.v : dout;
@@ -247,13 +243,13 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
                             a.s.head);
     load_rows<HEAD, padded>(o1 + area, own2 + row * own_stride, own_stride, tokens - row, PASS_ROWS,
                             a.s.head);
-    query_statistics<HEAD>(lse2, delta, a, from, KEYS_OWN ? 0 : row, queries);
+    query_statistics<HEAD>(stat, a, from, KEYS_OWN ? 0 : row, queries);
 
     int row_at[HEAD / 16], column_at[HEAD / 16];
     tile_offsets<HEAD, padded>(row_at, order_rows);
     tile_offsets<HEAD, padded>(column_at, order_columns);
     const float scale_log2 = a.s.scale * PK_LOG2E;
-    float c1[HEAD / 8][4], c2[KEYS_OWN ? HEAD / 8 : 1][4], own_lse[2], own_delta[2];
+    float c1[HEAD / 8][4], c2[KEYS_OWN ? HEAD / 8 : 1][4], own_stat[4];
     clear(c1);
     clear(c2);
     for (int c = -1; c < chunks; c++) {
@@ -271,8 +267,8 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
         __syncthreads();
         if (!KEYS_OWN && c == 0)
             for (int half = 0; half < 2; half++) {
-                own_lse[half] = lse2[16 * warp + lane / 4 + 8 * half];
-                own_delta[half] = delta[16 * warp + lane / 4 + 8 * half];
+                own_stat[2 * half] = stat[2 * (16 * warp + lane / 4 + 8 * half)];
+                own_stat[2 * half + 1] = stat[2 * (16 * warp + lane / 4 + 8 * half) + 1];
             }
         const bf16 *const to = other + c % 2 * 2 * area;
         for (int tile = 0; tile < PASS_WARPS; tile++) {
@@ -284,8 +280,7 @@ __global__ void __launch_bounds__(PK_WARP *PASS_WARPS, 1)
             uint32_t f2[HEAD / 16][4];
             load_fragments<HEAD>(f2, o1 + area + warp * small, column_at);
             pair_tile<HEAD, KEYS_OWN>(p, d, o1 + warp * small, f2, t1, t2, row_at, column_at,
-                                      KEYS_OWN ? lse2 + at : own_lse,
-                                      KEYS_OWN ? delta + at : own_delta,
+                                      KEYS_OWN ? stat + 2 * at : own_stat,
                                       tokens - (KEYS_OWN ? own : at), scale_log2);
             product_columns<HEAD>(c1, d, t1, column_at);
             if constexpr (KEYS_OWN) product_columns<HEAD>(c2, p, t2, column_at);
