@@ -7,14 +7,17 @@
  * keys, each product once. A warp computes S^T = K Q^T and dP^T = V dO^T of its keys against 16
  * queries at a time. The accumulators of S^T and dP^T, rounded to bf16, are in the layout of a left
  * operand, so P^T dO and dS^T Q follow in registers and only dS goes to shared memory, where after
- * a barrier each warp finds the rows of dS for its share of dQ. Registers of a lane at head 64: dK
- * and dV 64, fragments of K and V 32, S and dP 16, P and dS 8, a fragment 4, offsets 8: about 140,
- * and 13 warps (208 keys) leave 152. dK and dV of one head alone are 208 x 64 x 2 x 4 = 106 KB of
- * the 256 KB of registers of an SM, so there is one block per SM at this size, several at fewer
- * tokens. Shared bytes: Q, K, dO 3 x 208 x 128, dS 208 x 432 (V lies there until its fragments are
- * taken), lse and D: 171,392. That fits an H200; where it does not (A100) dS is made for a part of
- * the queries at a time, at the price of two more barriers per part. Rows of dS are an odd number
- * of 16 bytes apart: eight rows are in different banks, written by lane pairs or read by ldmatrix.
+ * a barrier each warp finds the rows of dS for its share of dQ. dK and dV of one
+ * head alone are 208 x 64 x 2 x 4 = 106 KB of the 256 KB of registers of an SM, so there is one
+ * block per SM at this size, several at fewer tokens. 13 warps put four on a sub-partition of
+ * 16,384 registers: 128 a lane. At head 64: dK and dV 64, fragments of V 16, S and dP 16, P and dS
+ * 8, fragments on their way 12, addresses 10. There is no room for K's fragments, which are read
+ * anew for every tile; rows are padded, so that one address with immediate offsets serves all
+ * columns of Q and of dO. Shared bytes: Q, dO, K 3 x 208 x 144, dS 208 x 432 (V lies there until
+ * its fragments are taken), lse and D: 181,376. That fits an H200; where it does not (A100) dS is
+ * made for a part of the queries at a time, at the price of two more barriers per part. Rows of dS
+ * are an odd number of 16 bytes apart: eight rows are in different banks, written by lane groups or
+ * read by ldmatrix.
  *
  * attention_gradient_pass, everything else: a block per 64 keys (dK, dV) and one per 64 queries
  * (dQ), the other side in chunks of 64; S and dP are computed twice, 7 products for 5. */
@@ -106,7 +109,7 @@ __device__ __forceinline__ void load_fragments(uint32_t (&f)[HEAD / 16][4], cons
     for (int k = 0; k < HEAD / 16; k++) load_matrix_x4(f[k], tile + columns[k]);
 }
 
-enum { WARPS = 13, MAX_TOKENS = 16 * WARPS };
+enum { WARPS = 13 }; // 208 tokens
 
 /* Columns of dQ that one warp makes at a time: few registers beside dK and dV. */
 template <int HEAD> constexpr int share = HEAD == 64 ? 32 : HEAD;

@@ -116,11 +116,12 @@ __device__ __forceinline__ void finish(const attention_forward &a, const head_vi
     for (int half = 0; half < 2; half++) {
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        factor[half] = 1 / sum[half];
+        const float log2_sum = log2f(sum[half]); // sum is at least 1
+        factor[half] = exp2_fast(-log2_sum);     // its reciprocal; a division is a call
         const int r = lane / 4 + 8 * half;
         if (a.lse && lane % 4 == 0 && r < left)
             a.lse[(int64_t)blockIdx.x * a.s.tokens + row + r] =
-                (top[half] * scale_log2 + log2f(sum[half])) * PK_LN2;
+                (top[half] * scale_log2 + log2_sum) * PK_LN2;
     }
     bf16 *out = static_cast<bf16 *>(a.out) + head.out + row * a.s.width;
     store_rows<HEAD, HEAD, false>(out, a.s.width, left, a.s.head, 0, o, factor);
