@@ -45,5 +45,8 @@ enum pk_status pk_table_read(const char *path, const char *column, enum pk_table
 /* A text attribute of the file, cut to out [size]; "" when there is none. Errors as above. */
 enum pk_status pk_table_read_text(const char *path, const char *attribute, char *out, size_t size,
                                   struct pk_err *err);
+/* A floating-point attribute; NaN when there is none. */
+enum pk_status pk_table_read_number(const char *path, const char *attribute, double *out,
+                                    struct pk_err *err);
 
 #endif

@@ -2,6 +2,7 @@
 #include "datasets/table.h"
 
 #include <hdf5.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -186,7 +187,7 @@ static enum pk_status read_column(hid_t file, const char *path, const char *colu
         *rows = (int64_t)dims[0];
         *width = text ? (int64_t)H5Tget_size(stored) : rank == 2 ? (int64_t)dims[1] : 0;
         struct pk_table_column c = {.type = type, .width = *width};
-        native = type_of(&c, false);
+        native = text ? H5Tcopy(stored) : type_of(&c, false); // character sets are not converted
         size_t size = text ? (size_t)*width : native >= 0 ? H5Tget_size(native) : 0;
         size_t each = text ? 1 : (size_t)PK_MAX(*width, (int64_t)1);
         s = pk_alloc(data, (size_t)*rows * each + 1, size, "table", err);
@@ -220,29 +221,51 @@ enum pk_status pk_table_read(const char *path, const char *column, enum pk_table
     return s;
 }
 
-enum pk_status pk_table_read_text(const char *path, const char *attribute, char *out, size_t size,
-                                  struct pk_err *err)
+/* Reads a scalar attribute of the class into out [size]; *there says whether it was one. */
+static enum pk_status read_attribute(const char *path, const char *name, H5T_class_t class,
+                                     hid_t number, void *out, size_t size, bool *there,
+                                     struct pk_err *err)
 {
     struct quiet q;
-    hid_t file = -1, a = -1, type = -1, memory = -1;
-    char *text = NULL;
-    out[0] = 0;
+    hid_t file = -1, a = -1, type = -1;
+    void *value = NULL;
+    *there = false;
     quiet_begin(&q);
     enum pk_status s = open_table(&file, path, err);
-    if (s == PK_OK && H5Aexists(file, attribute) > 0) a = H5Aopen(file, attribute, H5P_DEFAULT);
+    if (s == PK_OK && H5Aexists(file, name) > 0) a = H5Aopen(file, name, H5P_DEFAULT);
     if (a >= 0) type = H5Aget_type(a);
-    if (type >= 0 && H5Tget_class(type) == H5T_STRING && !H5Tis_variable_str(type)) {
-        size_t n = H5Tget_size(type);
-        memory = text_type(n);
-        s = pk_alloc(&text, n + 1, 1, "attribute", err);
-        if (s == PK_OK && memory >= 0 && H5Aread(a, memory, text) >= 0)
-            snprintf(out, size, "%s", text);
+    if (type >= 0 && H5Tget_class(type) == class && !(H5Tis_variable_str(type) > 0) &&
+        H5Aget_storage_size(a) <= H5Tget_size(type)) { // a scalar
+        s = pk_alloc(&value, PK_MAX(H5Tget_size(type), size) + 1, 1, "attribute", err);
+        *there = s == PK_OK && H5Aread(a, number >= 0 ? number : type, value) >= 0;
+        if (*there) memcpy(out, value, size);
     }
-    free(text);
-    if (memory >= 0) H5Tclose(memory);
+    free(value);
     if (type >= 0) H5Tclose(type);
     if (a >= 0) H5Aclose(a);
     if (file >= 0) H5Fclose(file);
     quiet_end(&q);
     return s;
+}
+
+enum pk_status pk_table_read_text(const char *path, const char *attribute, char *out, size_t size,
+                                  struct pk_err *err)
+{
+    bool there;
+    enum pk_status s =
+        read_attribute(path, attribute, H5T_STRING, -1, out, size, &there, err);
+    out[there ? size - 1 : 0] = 0;
+    return s;
+}
+
+enum pk_status pk_table_read_number(const char *path, const char *attribute, double *out,
+                                    struct pk_err *err)
+{
+    bool there;
+    double value = 0;
+    H5open();
+    PK_TRY(read_attribute(path, attribute, H5T_FLOAT, H5T_NATIVE_DOUBLE, &value, sizeof value,
+                          &there, err));
+    *out = there ? value : (double)NAN;
+    return PK_OK;
 }

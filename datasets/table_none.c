@@ -25,3 +25,11 @@ enum pk_status pk_table_read_text(const char *path, const char *attribute, char 
     return pk_fail(err, PK_EMISSING, "%s: this purkinje was built without HDF5 and reads no tables",
                    path);
 }
+
+enum pk_status pk_table_read_number(const char *path, const char *attribute, double *out,
+                                    struct pk_err *err)
+{
+    (void)attribute, (void)out;
+    return pk_fail(err, PK_EMISSING, "%s: this purkinje was built without HDF5 and reads no tables",
+                   path);
+}
