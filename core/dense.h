@@ -15,9 +15,9 @@ void pk_dense_run(struct pk_pool *pool, void (*fn)(void *ctx, int worker, int wo
 double pk_dense_dot(const double *a, const double *b, int64_t n);
 /* y += scale * x, [n]. */
 void pk_dense_add(double *y, double scale, const double *x, int64_t n);
-/* out [p, q] = transpose(a [rows, p]) * b [rows, q]. lower: only tiles that touch the lower triangle
- * are computed (for a == b), the others are left as they were.
- * Cost   rows * p * q multiplications (half of it with lower), about 3 per ns and thread */
+/* out [p, q] = transpose(a [rows, p]) * b [rows, q]. lower: only tiles that touch the lower
+ * triangle are computed (for a == b), the others are left as they were. Cost   rows * p * q
+ * multiplications (half of it with lower), about 3 per ns and thread */
 void pk_dense_cross(double *out, const double *a, int64_t p, const double *b, int64_t q,
                     int64_t rows, bool lower, struct pk_pool *pool);
 /* out [rows_a, rows_b] = a [rows_a, n] * transpose(b [rows_b, n]). */

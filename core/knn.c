@@ -109,8 +109,7 @@ enum pk_status pk_knn(double *out, const struct pk_learning *l, const int64_t *t
     size_t lists = (size_t)(pool ? pk_pool_workers(pool) : 1) * TILE;
     enum pk_status st = unit_rows(&from, &l->x, train, trains, err);
     if (st == PK_OK) st = unit_rows(&to, &l->x, test, tests, err);
-    if (st == PK_OK)
-        st = pk_alloc(&s.near, lists, (size_t)s.k * sizeof *s.near, "neighbours", err);
+    if (st == PK_OK) st = pk_alloc(&s.near, lists, (size_t)s.k * sizeof *s.near, "neighbours", err);
     s.train = from;
     s.test = to;
     if (st == PK_OK) pk_dense_run(pool, search_worker, &s);

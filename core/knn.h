@@ -1,9 +1,9 @@
 /* knn.h -- the nearest-neighbour probe: how well records that lie close together agree.
  *
- * Weighted vote as in the self-supervised literature (Wu et al. 2018, instance discrimination; Caron
- * et al. 2021, DINO): cosine similarity s of the embeddings as they are (not standardised), the k
- * training rows of largest s, weights exp(s / temperature). The vote of a class is the weights of
- * the neighbours that have it over all weights; of a value, the weighted mean. */
+ * Weighted vote as in the self-supervised literature (Wu et al. 2018, instance discrimination;
+ * Caron et al. 2021, DINO): cosine similarity s of the embeddings as they are (not standardised),
+ * the k training rows of largest s, weights exp(s / temperature). The vote of a class is the
+ * weights of the neighbours that have it over all weights; of a value, the weighted mean. */
 #ifndef PK_KNN_H
 #define PK_KNN_H
 

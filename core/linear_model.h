@@ -1,5 +1,5 @@
-/* linear_model.h -- ridge and logistic regression on fixed features: what researchers mean by linear
- * evaluation of frozen embeddings, in double precision and to convergence.
+/* linear_model.h -- ridge and logistic regression on fixed features: what researchers mean by
+ * linear evaluation of frozen embeddings, in double precision and to convergence.
  *
  *   ridge     minimises  sum_i (y_i - z_i.w - b)^2 + penalty |w|^2
  *   logistic  minimises  sum_i loss_i + penalty/2 |w|^2, with for each output (one-vs-rest)
@@ -95,10 +95,10 @@ void pk_logistic_probabilities(double *out, const struct pk_linear *m, const str
 /* transpose(z) z, or z transpose(z) when rows < features: shared by the two solvers. */
 struct pk_gram {
     bool dual;
-    int64_t order;    // features, or rows when dual
-    double *g;        // [order, order], lower triangle; owned
-    double *factor;   // of scale g + shift, see pk_gram_factor; owned
-    double *scratch;  // [order]
+    int64_t order;   // features, or rows when dual
+    double *g;       // [order, order], lower triangle; owned
+    double *factor;  // of scale g + shift, see pk_gram_factor; owned
+    double *scratch; // [order]
     double scale, shift;
     const struct pk_design *z; // borrowed
 };

@@ -315,8 +315,7 @@ static enum pk_status score_fold(struct pk_search *out, const struct pk_learning
     struct pk_design z = {0};
     uint8_t *label = NULL;
     double *value = NULL, *p = NULL;
-    enum pk_status s =
-        fit(&standard, model, l, train, trains, out->penalty, out->count, pool, err);
+    enum pk_status s = fit(&standard, model, l, train, trains, out->penalty, out->count, pool, err);
     if (s == PK_OK) s = pk_design_make(&z, &standard, &l->x, test, tests, err);
     if (s == PK_OK) s = gather(&label, &value, l, test, tests, err);
     if (s == PK_OK)
@@ -350,9 +349,9 @@ static void choose(struct pk_search *s)
     s->edge = s->count > 1 && (s->best == 0 || s->best == s->count - 1);
 }
 
-static enum pk_status search(struct pk_search *out, const struct pk_learning *l,
-                             const int64_t *row, int64_t rows, struct pk_linear *model,
-                             int64_t *part, struct pk_pool *pool, struct pk_err *err)
+static enum pk_status search(struct pk_search *out, const struct pk_learning *l, const int64_t *row,
+                             int64_t rows, struct pk_linear *model, int64_t *part,
+                             struct pk_pool *pool, struct pk_err *err)
 {
     size_t n = (size_t)out->count;
     PK_TRY(pk_alloc(&out->score, n, sizeof *out->score, "scores", err));

@@ -1,5 +1,5 @@
-/* linear_search.h -- which rows a linear evaluation learns from, and how strongly it is regularised:
- * folds of subjects, subsets of subjects, and the penalty by cross-validation.
+/* linear_search.h -- which rows a linear evaluation learns from, and how strongly it is
+ * regularised: folds of subjects, subsets of subjects, and the penalty by cross-validation.
  *
  * A subject is a 64-bit key; rows with equal keys are one person, and never on both sides. */
 #ifndef PK_LINEAR_SEARCH_H
@@ -12,8 +12,8 @@ struct pk_learning {
     struct pk_features x;
     const uint8_t *label; // [rows, classes]
     int32_t classes;
-    bool multinomial;      // every used row has exactly one label
-    const double *value;   // [rows] of a regression; finite in the used rows
+    bool multinomial;        // every used row has exactly one label
+    const double *value;     // [rows] of a regression; finite in the used rows
     const uint64_t *subject; // [rows]
 };
 
@@ -27,8 +27,8 @@ enum pk_status pk_folds_by_subject(int32_t *fold, int32_t *folds, const struct p
 
 /* Keeps about `fraction` (0 .. 1] of the subjects of row [*rows], in place, all rows of each.
  * Strata: a subject belongs to the rarest class (fewest subjects, the first of equals) among the
- * labels of its rows, those without any to one stratum of their own; in a regression to one tenth of
- * the subjects, by the mean of its values. Of each stratum the first max(1, round(fraction n))
+ * labels of its rows, those without any to one stratum of their own; in a regression to one tenth
+ * of the subjects, by the mean of its values. Of each stratum the first max(1, round(fraction n))
  * subjects are kept in the order of pk_hash64({seed, subject}), so that every stratum stays present
  * and smaller subsets of one seed lie within larger ones.
  * Errors  PK_EINVAL fraction;  PK_ENOMEM */
@@ -36,21 +36,21 @@ enum pk_status pk_subset_by_subject(int64_t *row, int64_t *rows, const struct pk
                                     double fraction, uint64_t seed, struct pk_err *err);
 
 struct pk_search {
-    int count;          // penalties, as given
+    int count; // penalties, as given
     const double *penalty;
-    int32_t folds;      // as used
-    int32_t *fold;      // [rows], owned
-    double *score;      // [count] mean over the folds that count: macro AUC, or - mean squared error
+    int32_t folds; // as used
+    int32_t *fold; // [rows], owned
+    double *score; // [count] mean over the folds that count: macro AUC, or - mean squared error
     double *fold_score; // [count, folds]; NaN: no class of the fold has an AUC, it does not count
     int best;           // the first of equals
     bool edge;          // best is the first or the last of several
 };
 
-/* Chooses among penalty [count] (give them falling, so that ties go to the strongest): for each fold
- * features are standardised and models fitted on the other folds, and scored on it. A penalty's
- * score is the mean over folds, as scikit-learn's GridSearchCV over a pipeline with a scaler. When
- * no fold has a score the first penalty is taken. One penalty is taken untried.
- * Free with pk_search_free, also after a failure. */
+/* Chooses among penalty [count] (give them falling, so that ties go to the strongest): for each
+ * fold features are standardised and models fitted on the other folds, and scored on it. A
+ * penalty's score is the mean over folds, as scikit-learn's GridSearchCV over a pipeline with a
+ * scaler. When no fold has a score the first penalty is taken. One penalty is taken untried. Free
+ * with pk_search_free, also after a failure. */
 enum pk_status pk_search_penalty(struct pk_search *out, const struct pk_learning *l,
                                  const int64_t *row, int64_t rows, int32_t folds,
                                  const double *penalty, int count, struct pk_pool *pool,

@@ -33,17 +33,17 @@ struct problem {
     const struct pk_logistic_options *o;
     struct pk_gram *gram;
     struct pk_pool *pool;
-    int32_t outputs;  // that are fitted
-    int32_t *column;  // [outputs] of the labels
+    int32_t outputs; // that are fitted
+    int32_t *column; // [outputs] of the labels
     const uint8_t *label;
     int32_t labels; // columns of label
     double penalty;
     int32_t blocks;
     struct block *block;
-    double *store;    // behind the blocks' arrays
-    double *weight;   // [active, features] of the trial points
-    double *bias;     // [active]
-    int32_t *active;  // [active] outputs
+    double *store;   // behind the blocks' arrays
+    double *weight;  // [active, features] of the trial points
+    double *bias;    // [active]
+    int32_t *active; // [active] outputs
     int32_t actives;
     double *residual; // [rows, active] probability - label
     double *loss;     // [chunks, active]; multinomial: the first column
@@ -95,8 +95,8 @@ static void residual_worker(void *ctx, int worker, int workers)
         for (int64_t i = first; i < last; i++) {
             double *r = p->residual + i * n;
             for (int64_t a = 0; a < n; a++)
-                r[a] = pk_dense_dot(z->z + i * z->features, p->weight + a * z->features,
-                                    z->features);
+                r[a] =
+                    pk_dense_dot(z->z + i * z->features, p->weight + a * z->features, z->features);
             if (p->o->multinomial)
                 row_multinomial(p, r, p->label + i * p->labels, loss);
             else
@@ -315,8 +315,8 @@ static enum pk_status make_blocks(struct problem *p, struct pk_err *err)
     PK_TRY(pk_alloc(&p->weight, (size_t)(n * d), sizeof(double), "weights", err));
     PK_TRY(pk_alloc(&p->bias, (size_t)n, sizeof(double), "intercepts", err));
     PK_TRY(pk_alloc(&p->active, (size_t)n, sizeof *p->active, "outputs", err));
-    PK_TRY(pk_alloc(&p->residual, (size_t)p->z->rows, (size_t)n * sizeof(double), "residuals",
-                    err));
+    PK_TRY(
+        pk_alloc(&p->residual, (size_t)p->z->rows, (size_t)n * sizeof(double), "residuals", err));
     PK_TRY(pk_alloc(&p->loss, (size_t)chunks, (size_t)n * sizeof(double), "losses", err));
     PK_TRY(pk_alloc(&p->gradient, (size_t)n, (size_t)d * sizeof(double), "gradients", err));
     double *at = p->store;

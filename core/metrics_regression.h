@@ -19,11 +19,12 @@ struct pk_regression {
     double value[PK_REGRESSION_SCORES];
     int64_t resamples; // of the bootstrap; 0: not run
     uint64_t seed;
-    int64_t undefined[PK_REGRESSION_SCORES];            // resamples left out of the interval
+    int64_t undefined[PK_REGRESSION_SCORES];           // resamples left out of the interval
     struct pk_interval interval[PK_REGRESSION_SCORES]; // NaN without a bootstrap, or if all were
 };
 
-const char *pk_regression_score_name(enum pk_regression_score s); // "mae", "rmse", "r2", "pearson_r"
+const char *
+pk_regression_score_name(enum pk_regression_score s); // "mae", "rmse", "r2", "pearson_r"
 
 /* y, prediction [rows]; subject [rows]: equal keys are one subject. options: resamples, seed, low
  * and high count. Philox, purpose PK_RNG_BOOTSTRAP, one stream per resample. R2 and r are undefined

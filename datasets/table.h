@@ -34,12 +34,11 @@ enum pk_status pk_table_write(const char *path, int64_t rows, const struct pk_ta
                               int columns, const struct pk_table_attribute *attribute,
                               int attributes, struct pk_err *err);
 
-/* Reads a column of a file into *data [rows, *width], to be freed. *rows: how many there must be, or
- * 0 to learn it. *width as in pk_table_column; TEXT: bytes of one text, NUL padded, and *data has a
- * further NUL byte at its end.
- * Errors  PK_EIO       no such file
- *         PK_EDATA     no HDF5 file, no such column, or of another type, rank or number of rows
- *         PK_EMISSING  a build without HDF5;  PK_ENOMEM */
+/* Reads a column of a file into *data [rows, *width], to be freed. *rows: how many there must be,
+ * or 0 to learn it. *width as in pk_table_column; TEXT: bytes of one text, NUL padded, and *data
+ * has a further NUL byte at its end. Errors  PK_EIO       no such file PK_EDATA     no HDF5 file,
+ * no such column, or of another type, rank or number of rows PK_EMISSING  a build without HDF5;
+ * PK_ENOMEM */
 enum pk_status pk_table_read(const char *path, const char *column, enum pk_table_type type,
                              int64_t *rows, int64_t *width, void *data, struct pk_err *err);
 /* A text attribute of the file, cut to out [size]; "" when there is none. Errors as above. */

@@ -252,8 +252,7 @@ enum pk_status pk_table_read_text(const char *path, const char *attribute, char 
                                   struct pk_err *err)
 {
     bool there;
-    enum pk_status s =
-        read_attribute(path, attribute, H5T_STRING, -1, out, size, &there, err);
+    enum pk_status s = read_attribute(path, attribute, H5T_STRING, -1, out, size, &there, err);
     out[there ? size - 1 : 0] = 0;
     return s;
 }

@@ -110,10 +110,11 @@ static enum pk_status from_file(float *out, const struct pk_embeddings *e,
         d->record_id(d, rows->row[i], id);
         int64_t at = find(e, id);
         if (at < 0)
-            return pk_fail(err, PK_EDATA,
-                           "%s has no embedding of record %s; make it with 'purkinje embed' of this "
-                           "corpus (%s)",
-                           e->path, id, d->name);
+            return pk_fail(
+                err, PK_EDATA,
+                "%s has no embedding of record %s; make it with 'purkinje embed' of this "
+                "corpus (%s)",
+                e->path, id, d->name);
         if (e->patient[at] != d->record[rows->row[i]].patient)
             return pk_fail(err, PK_EDATA,
                            "record %s is another patient's in %s than in %s; the file was made of "

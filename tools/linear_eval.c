@@ -219,9 +219,8 @@ static enum pk_status score(struct pk_metrics *m, struct pk_regression *r,
                             const struct pk_linear_eval *e, const struct truth *t, const double *p,
                             int64_t resamples, struct pk_err *err)
 {
-    struct pk_metrics_options o = {.resamples = resamples,
-                                   .seed = e->spec.bootstrap_seed,
-                                   .threads = e->spec.threads};
+    struct pk_metrics_options o = {
+        .resamples = resamples, .seed = e->spec.bootstrap_seed, .threads = e->spec.threads};
     struct pk_scores in = {
         .rows = e->tests, .classes = e->learning.classes, .labels = t->label, .f64 = p};
     if (e->task) return pk_metrics_compute(m, &in, &o, err);
@@ -322,11 +321,30 @@ static enum pk_status run_fraction(struct pk_linear_eval *e, struct pk_linear_ou
     return score_shuffled(o, e, t, scratch, pool, err);
 }
 
+/* Embeddings that are no numbers, by record. */
+static enum pk_status check_embeddings(const struct pk_linear_eval *e, int32_t width,
+                                       struct pk_err *err)
+{
+    for (int64_t i = 0; i < e->rows.count; i++)
+        for (int32_t j = 0; j < width; j++) {
+            double v = (double)e->embedding[i * width + j];
+            char id[PK_ID_MAX];
+            if (isfinite(v)) continue;
+            e->data->record_id(e->data, e->rows.row[i], id);
+            return pk_fail(err, PK_EDATA,
+                           "the embedding of record %s is %g in feature %d; the model diverged or "
+                           "the file is damaged",
+                           id, v, j);
+        }
+    return PK_OK;
+}
+
 enum pk_status pk_linear_eval_run(struct pk_linear_eval *e, int32_t width, struct pk_err *err)
 {
     struct truth t = {0};
     struct pk_pool *pool = NULL;
     double *scratch = NULL;
+    PK_TRY(check_embeddings(e, width, err));
     e->learning.x = (struct pk_features){e->rows.count, width, e->embedding};
     enum pk_status s = pk_pool_create(&pool, e->spec.threads, NULL, err);
     if (s == PK_OK) s = take_truth(&t, e, err);

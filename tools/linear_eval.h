@@ -13,9 +13,9 @@ struct pk_linear_spec { // what was asked for
     bool knn;
     bool single; // only records with exactly one label; multinomial regression
     int fractions, penalties;
-    double percent[PK_FRACTIONS_MAX];  // of the training subjects
-    double penalty[PK_PENALTIES_MAX];  // falling
-    int32_t folds;                     // of cross-validation
+    double percent[PK_FRACTIONS_MAX]; // of the training subjects
+    double penalty[PK_PENALTIES_MAX]; // falling
+    int32_t folds;                    // of cross-validation
     struct pk_knn_options neighbours;
     uint64_t seed;     // of subsets and shuffles
     int64_t resamples; // of the bootstrap
@@ -33,9 +33,9 @@ struct pk_linear_outcome { // of one fraction
     struct pk_search search;
     struct pk_standard standard;
     struct pk_linear model;
-    double *score; // [tests, outputs]
-    struct pk_metrics m, prior;               // of a task; prior: every record gets the same scores
-    struct pk_regression r, mean;             // of a target; mean: every record gets the mean
+    double *score;                // [tests, outputs]
+    struct pk_metrics m, prior;   // of a task; prior: every record gets the same scores
+    struct pk_regression r, mean; // of a target; mean: every record gets the mean
     double *shuffled; // [shuffles, PK_REGRESSION_SCORES]; of a task the first is the macro AUC
     int64_t shuffles;
 };
@@ -43,12 +43,12 @@ struct pk_linear_outcome { // of one fraction
 struct pk_linear_eval {
     struct pk_linear_spec spec;
     const struct pk_dataset *data;
-    const struct pk_task *task;     // one of the two
+    const struct pk_task *task; // one of the two
     const struct pk_target *target;
-    struct pk_rows rows;            // dataset rows of train and test, ascending; owned
-    float *embedding;               // [rows.count, width], owned
-    struct pk_learning learning;    // over those rows
-    uint8_t *label;                 // owned, as are the following
+    struct pk_rows rows;         // dataset rows of train and test, ascending; owned
+    float *embedding;            // [rows.count, width], owned
+    struct pk_learning learning; // over those rows
+    uint8_t *label;              // owned, as are the following
     double *value;
     uint64_t *subject;
     int64_t *train, *test; // [trains], [tests] indices into rows
