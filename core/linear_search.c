@@ -8,6 +8,9 @@
 
 enum { TENTHS = 10 };
 
+/* Models that are only ranked need not be exact: AUCs are then right to about 1e-6. */
+#define SEARCH_TOLERANCE 1e-5
+
 struct subject {
     uint64_t key, order; // order: what it is sorted by within a stratum
     int64_t rows;
@@ -224,11 +227,11 @@ static enum pk_status gather(uint8_t **label, double **value, const struct pk_le
 
 static enum pk_status fit(struct pk_standard *standard, struct pk_linear *model,
                           const struct pk_learning *l, const int64_t *row, int64_t rows,
-                          const double *penalty, int count, struct pk_pool *pool,
+                          const double *penalty, int count, double tolerance, struct pk_pool *pool,
                           struct pk_err *err)
 {
     struct pk_design z = {0};
-    struct pk_logistic_options o = {.multinomial = l->multinomial};
+    struct pk_logistic_options o = {.multinomial = l->multinomial, .tolerance = tolerance};
     uint8_t *label = NULL;
     double *value = NULL;
     *standard = (struct pk_standard){0};
@@ -249,7 +252,7 @@ enum pk_status pk_learn(struct pk_standard *standard, struct pk_linear *model,
                         const struct pk_learning *l, const int64_t *row, int64_t rows,
                         double penalty, struct pk_pool *pool, struct pk_err *err)
 {
-    return fit(standard, model, l, row, rows, &penalty, 1, pool, err);
+    return fit(standard, model, l, row, rows, &penalty, 1, 0, pool, err);
 }
 
 static void predict(double *out, const struct pk_linear *model, const struct pk_learning *l,
@@ -315,7 +318,8 @@ static enum pk_status score_fold(struct pk_search *out, const struct pk_learning
     struct pk_design z = {0};
     uint8_t *label = NULL;
     double *value = NULL, *p = NULL;
-    enum pk_status s = fit(&standard, model, l, train, trains, out->penalty, out->count, pool, err);
+    enum pk_status s = fit(&standard, model, l, train, trains, out->penalty, out->count,
+                           SEARCH_TOLERANCE, pool, err);
     if (s == PK_OK) s = pk_design_make(&z, &standard, &l->x, test, tests, err);
     if (s == PK_OK) s = gather(&label, &value, l, test, tests, err);
     if (s == PK_OK)

@@ -4,7 +4,11 @@
  * the rows serves all of them. Multinomial is one problem over all outputs. A problem is an L-BFGS
  * iteration (Nocedal 1980) of its own. Its initial inverse Hessian is that of Boehning and
  * Lindsay's bound, H <= transpose(z) z / 4 + penalty, factored once per penalty: strongly
- * correlated features, as embeddings have, then cost no iterations. */
+ * correlated features, as embeddings have, then cost no iterations.
+ *
+ * The bound is loose where probabilities are near 0 or 1 (separable classes, small penalties). A
+ * problem that has spent as many iterations as one Hessian costs gets its own Hessian at the
+ * current point instead (multinomial: its diagonal blocks), which also serves the next penalty. */
 #include "core/dense.h"
 #include "core/linear_model.h"
 
@@ -23,9 +27,20 @@ struct block { // one L-BFGS iteration over `size` numbers: outputs x (features,
     double f, trial_f, slope; // slope: g.p
     double step;
     int used, next, tries;
-    int32_t output, outputs; // among those that are fitted
-    int32_t iterations;
+    int32_t output, outputs;   // among those that are fitted
+    int32_t iterations, since; // since: the last Hessian
+    int32_t active;            // where its outputs are in the last evaluation
     bool done, stalled;
+};
+
+/* Hessian of an output with weights D = p (1 - p) of the rows. The intercept is eliminated:
+ * sum D (z - centre)(z - centre)' + penalty remains for the weights. */
+struct hessian {
+    bool made;
+    struct pk_design rows; // sqrt(D) (z - centre); kept when the Gram matrix is the dual
+    struct pk_gram gram;
+    double *cross; // [features] sum D z
+    double sum;    // of D
 };
 
 struct problem {
@@ -40,10 +55,11 @@ struct problem {
     double penalty;
     int32_t blocks;
     struct block *block;
-    double *store;   // behind the blocks' arrays
-    double *weight;  // [active, features] of the trial points
-    double *bias;    // [active]
-    int32_t *active; // [active] outputs
+    struct hessian *hessian; // [outputs]
+    double *store;           // behind the blocks' arrays
+    double *weight;          // [active, features] of the trial points
+    double *bias;            // [active]
+    int32_t *active;         // [active] outputs
     int32_t actives;
     double *residual; // [rows, active] probability - label
     double *loss;     // [chunks, active]; multinomial: the first column
@@ -123,6 +139,7 @@ static void evaluate(struct problem *p)
     for (int32_t b = 0; b < p->blocks; b++) {
         struct block *k = &p->block[b];
         if (k->done) continue;
+        k->active = a;
         k->trial_f = 0;
         for (int64_t c = 0; c < chunks; c++) k->trial_f += p->loss[c * p->outputs + a];
         for (int32_t i = 0; i < k->outputs; i++, a++) {
@@ -138,13 +155,58 @@ static void evaluate(struct problem *p)
 
 /* --- one L-BFGS iteration ------------------------------------------------------------------ */
 
-/* v := inverse of the bound of the Hessian times v. */
+static void free_hessian(struct hessian *h)
+{
+    pk_gram_free(&h->gram);
+    pk_design_free(&h->rows);
+    free(h->cross);
+    *h = (struct hessian){0};
+}
+
+/* The Hessian of output k of a block at the point that was evaluated last. */
+static enum pk_status make_hessian(struct problem *p, const struct block *b, int32_t k,
+                                   struct pk_err *err)
+{
+    const struct pk_design *z = p->z;
+    struct hessian *h = &p->hessian[b->output + k];
+    int64_t d = z->features, column = p->column[b->output + k];
+    free_hessian(h);
+    h->rows = (struct pk_design){.rows = z->rows, .features = z->features};
+    PK_TRY(pk_alloc(&h->cross, (size_t)d, sizeof *h->cross, "Hessian", err));
+    PK_TRY(pk_alloc(&h->rows.z, (size_t)z->rows, (size_t)d * sizeof(double), "Hessian", err));
+    h->sum = DBL_EPSILON * (double)z->rows;
+    for (int64_t i = 0; i < z->rows; i++) {
+        double r = p->residual[i * p->actives + b->active + k];
+        double prob = r + p->label[i * p->labels + column], weight = prob * (1 - prob);
+        h->sum += weight;
+        pk_dense_add(h->cross, weight, z->z + i * d, d);
+        h->rows.z[i * d] = weight; // until the centre is known
+    }
+    for (int64_t i = 0; i < z->rows; i++) {
+        double *row = h->rows.z + i * d, root = sqrt(fmax(0, row[0]));
+        for (int64_t j = 0; j < d; j++) row[j] = root * (z->z[i * d + j] - h->cross[j] / h->sum);
+    }
+    PK_TRY(pk_gram_make(&h->gram, &h->rows, p->pool, err));
+    if (!h->gram.dual) pk_design_free(&h->rows);
+    h->made = true;
+    return pk_gram_factor(&h->gram, 1, p->penalty, err);
+}
+
+/* v := inverse of the Hessian, or of its bound, times v. */
 static void precondition(const struct problem *p, const struct block *b, double *v)
 {
     int64_t d = p->z->features;
     for (int32_t k = 0; k < b->outputs; k++) {
-        pk_gram_solve(p->gram, v + k * (d + 1));
-        v[k * (d + 1) + d] /= 0.25 * (double)p->z->rows;
+        struct hessian *h = &p->hessian[b->output + k];
+        double *at = v + k * (d + 1);
+        if (!h->made) {
+            pk_gram_solve(p->gram, at);
+            at[d] /= 0.25 * (double)p->z->rows;
+            continue;
+        }
+        pk_dense_add(at, -at[d] / h->sum, h->cross, d);
+        pk_gram_solve(&h->gram, at);
+        at[d] = (at[d] - pk_dense_dot(h->cross, at, d)) / h->sum;
     }
 }
 
@@ -203,7 +265,8 @@ static void remember(struct block *b)
 
 /* After an evaluation: accepts the trial point or shortens the step. Near the optimum the loss
  * differs by less than its rounding; the slope then decides (Hager and Zhang 2005). */
-static void advance(const struct problem *p, struct block *b, double tolerance)
+static enum pk_status advance(struct problem *p, struct block *b, double tolerance,
+                              struct pk_err *err)
 {
     double noise = 1e-13 * (1 + fabs(b->f)), slope = pk_dense_dot(b->trial_g, b->p, b->size);
     bool less = b->trial_f <= b->f + 1e-4 * b->step * b->slope;
@@ -214,7 +277,7 @@ static void advance(const struct problem *p, struct block *b, double tolerance)
         b->step *= fmin(0.5, fmax(0.1, factor));
         if (++b->tries > TRIES) b->done = b->stalled = true;
         set_trial(b);
-        return;
+        return PK_OK;
     }
     remember(b);
     memcpy(b->x, b->trial, (size_t)b->size * sizeof *b->x);
@@ -222,9 +285,15 @@ static void advance(const struct problem *p, struct block *b, double tolerance)
     b->f = b->trial_f;
     b->iterations++;
     b->done = largest(b->g, b->size) <= tolerance;
-    if (b->done) return;
+    if (b->done) return PK_OK;
+    // A Hessian costs rows features^2 / 2, in a faster loop than the 2 rows features of a step.
+    if (++b->since > PK_MAX(8, p->gram->order / 8)) {
+        for (int32_t k = 0; k < b->outputs; k++) PK_TRY(make_hessian(p, b, k, err));
+        b->since = b->used = 0;
+    }
     choose_direction(p, b);
     set_trial(b);
+    return PK_OK;
 }
 
 /* The target of the largest gradient component: as asked, but not below what its sum over rows
@@ -240,10 +309,12 @@ static enum pk_status minimise(struct problem *p, struct pk_err *err)
     double tolerance = target(p);
     int32_t limit = p->o->iterations ? p->o->iterations : 2000, left = p->blocks;
     PK_TRY(pk_gram_factor(p->gram, 0.25, p->penalty, err));
+    for (int32_t k = 0; k < p->outputs; k++)
+        if (p->hessian[k].made) PK_TRY(pk_gram_factor(&p->hessian[k].gram, 1, p->penalty, err));
     for (int32_t b = 0; b < p->blocks; b++) {
         struct block *k = &p->block[b];
         k->done = k->stalled = false;
-        k->used = k->next = k->iterations = 0;
+        k->used = k->next = k->iterations = k->since = 0;
         memcpy(k->trial, k->x, (size_t)k->size * sizeof *k->x);
     }
     if (left) evaluate(p);
@@ -266,7 +337,7 @@ static enum pk_status minimise(struct problem *p, struct pk_err *err)
         if (!left) break;
         evaluate(p);
         for (int32_t b = 0; b < p->blocks; b++)
-            if (!p->block[b].done) advance(p, &p->block[b], tolerance);
+            if (!p->block[b].done) PK_TRY(advance(p, &p->block[b], tolerance, err));
     }
     for (int32_t b = 0; b < p->blocks; b++) {
         const struct block *k = &p->block[b];
@@ -309,6 +380,7 @@ static enum pk_status make_blocks(struct problem *p, struct pk_err *err)
     int64_t each = (d + 1) * (5 + 2 * MEMORY);
     if (!n) return PK_OK;
     p->blocks = p->o->multinomial ? 1 : (int32_t)n;
+    PK_TRY(pk_alloc(&p->hessian, (size_t)n, sizeof *p->hessian, "optimiser", err));
     PK_TRY(pk_alloc(&p->block, (size_t)p->blocks, sizeof *p->block, "optimiser", err));
     size_t store = (size_t)(n * each + p->blocks * MEMORY);
     PK_TRY(pk_alloc(&p->store, store, sizeof(double), "optimiser", err));
@@ -336,6 +408,8 @@ static enum pk_status make_blocks(struct problem *p, struct pk_err *err)
 
 static void free_problem(struct problem *p)
 {
+    for (int32_t k = 0; p->hessian && k < p->outputs; k++) free_hessian(&p->hessian[k]);
+    free(p->hessian);
     free(p->block);
     free(p->store);
     free(p->weight);
