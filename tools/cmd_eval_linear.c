@@ -107,7 +107,8 @@ static enum pk_status evaluate(struct pk_linear_eval *e, struct pk_embeddings *f
     const char *task = pk_arg(a, "task"), *target = pk_arg(a, "target"), *out = pk_arg(a, "out");
     const char *weights = pk_arg(a, "weights");
     double window = 0, stride = 0;
-    bool ema = !weights || !strcmp(weights, "ema");
+    bool random = weights && !strcmp(weights, "random");
+    bool ema = !weights || random || !strcmp(weights, "ema");
     if (!task == !target)
         return pk_fail(err, PK_EUSAGE,
                        "say with --task or --target what to learn; 'purkinje data info CORPUS' "
@@ -115,13 +116,15 @@ static enum pk_status evaluate(struct pk_linear_eval *e, struct pk_embeddings *f
     if (target && pk_arg(a, "single-label"))
         return pk_fail(err, PK_EUSAGE, "--single-label is for a --task");
     if (weights && !ema && strcmp(weights, "online"))
-        return pk_fail(err, PK_EUSAGE, "--weights %s: it is ema or online", weights);
+        return pk_fail(err, PK_EUSAGE, "--weights %s: it is ema, online or random", weights);
     PK_TRY(parse_spec(&e->spec, a, err));
     PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &window, err));
     PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &stride, err));
     PK_TRY(pk_folds_parse(&train, e->spec.train_folds, PK_FOLD_MAX, err));
     PK_TRY(pk_folds_parse(&test, e->spec.test_folds, PK_FOLD_MAX, err));
     PK_TRY(pk_embeddings_open(from, a->word[0], ema, err));
+    from->random = random;
+    from->seed = e->spec.seed;
     if (from->file && (weights || window > 0 || stride > 0))
         return pk_fail(err, PK_EUSAGE,
                        "--weights, --window and --stride are for a model; %s holds "
@@ -136,7 +139,7 @@ static enum pk_status evaluate(struct pk_linear_eval *e, struct pk_embeddings *f
     PK_TRY(pk_embeddings_get(&e->embedding, from, data, &e->rows, backend, window, stride, err));
     PK_TRY(pk_linear_eval_run(e, from->width, err));
     if (out) PK_TRY(pk_linear_eval_save(e, out, from, err));
-    if (!pk_arg(a, "json")) return pk_linear_eval_print(e, err);
+    if (!pk_arg(a, "json")) return pk_linear_eval_print(e, from, err);
     struct pk_text text = {0};
     PK_TRY(pk_linear_eval_json(&text, e, from, err));
     return pk_print(&text, err);
@@ -172,14 +175,14 @@ static const struct pk_option options[] = {
     {"cv", "N", "folds of subjects that choose it (default 5)"},
     {"k", "N", "neighbours (default 20)"},
     {"temperature", "T", "of their votes, exp(cosine / T) (default 0.07)"},
-    {"seed", "N", "of subsets and shuffled labels (default 0)"},
+    {"seed", "N", "of subsets, shuffled labels and random weights (default 0)"},
     {"bootstrap", "N", "resamples for 95 % intervals, 0 for none (default 1000)"},
     {"bootstrap-seed", "N", "of the resamples (default 0)"},
     {"shuffles", "N", "refits with shuffled labels, for the chance level (default 5)"},
     {"out", "FOLDER", "write result.json, record ids of every subset, predictions and models"},
     {"window", "S", "seconds of a window; the model's own unless told"},
     {"stride", "S", "seconds from one window to the next; the model's own unless told"},
-    {"weights", "WHICH", "of a pretraining run: the ema encoder (unless told) or the online one"},
+    {"weights", "WHICH", "of a pretraining run: ema (default) or online; random: never trained"},
     {"threads", "N", "of the fits (default: all cores); the result does not depend on it"},
     {"json", NULL, "protocol and results as JSON"},
     PK_OPTION_DEVICE,
@@ -188,6 +191,8 @@ static const struct pk_option options[] = {
 static const struct pk_example examples[] = {
     {"eval linear runs/demo synthetic:80 --task rhythm --test 9,10 --bootstrap 200",
      "logistic regression on embeddings of the demo encoder, computed now"},
+    {"eval linear runs/demo synthetic:80 --task rhythm --test 9,10 --weights random",
+     "the baseline that such a number needs: the same encoder, never trained"},
     {"eval linear embeddings.h5 synthetic:40 --target heart_rate --train 1-6 --test 7-10 --json",
      "ridge regression on embeddings that 'purkinje embed' wrote"},
     {"eval linear embeddings.h5 synthetic:40 --task rhythm --train 1-6 --test 7-10 --probe knn "

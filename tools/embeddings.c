@@ -135,6 +135,12 @@ enum pk_status pk_embeddings_get(float **out, struct pk_embeddings *e, const str
     if (e->file) return from_file(*out, e, d, rows, err);
     m->backend = backend;
     PK_TRY(pk_model_on(m, d, window, stride, err));
+    if (e->random) {
+        pk_params_init(&m->params, e->seed, m->exec.weight);
+        PK_TRY(pk_exec_push(&m->exec, err));
+        snprintf(e->weights, sizeof e->weights, "random");
+        e->step = 0;
+    }
     e->window = m->eval.window / d->rate;
     e->stride = m->eval.stride / d->rate;
     return pk_evaluate(&m->eval, d, rows, (const double(*)[PK_LEADS_MAX])m->mean,

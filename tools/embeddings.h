@@ -9,7 +9,9 @@
 struct pk_embeddings {
     const char *path; // of the model, or of the file; borrowed
     bool file;
-    struct pk_model model;             // !file
+    struct pk_model model; // !file
+    bool random;   // !file, to be set after opening: the same network with random weights, a
+    uint64_t seed; // baseline that every evaluation of a pretrained encoder needs
     char made_by[PK_PATH_MAX];         // the model
     char weights[16], data[64];        // which ones; version of the data, "" when unknown
     double rate, window, stride, step; // Hz, s, s; NaN when unknown

@@ -74,7 +74,8 @@ void pk_linear_eval_free(struct pk_linear_eval *e);
  * record ids, predictions and models. */
 enum pk_status pk_linear_eval_json(struct pk_text *out, const struct pk_linear_eval *e,
                                    const struct pk_embeddings *from, struct pk_err *err);
-enum pk_status pk_linear_eval_print(const struct pk_linear_eval *e, struct pk_err *err);
+enum pk_status pk_linear_eval_print(const struct pk_linear_eval *e,
+                                    const struct pk_embeddings *from, struct pk_err *err);
 enum pk_status pk_linear_eval_save(const struct pk_linear_eval *e, const char *folder,
                                    const struct pk_embeddings *from, struct pk_err *err);
 

@@ -6,6 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Whose embeddings, in a line. */
+static void print_source(const struct pk_embeddings *from)
+{
+    printf("embeddings: %s", from->made_by[0] ? from->made_by : from->path);
+    if (from->weights[0]) printf(", %s weights", from->weights);
+    printf(", %d numbers", from->width);
+    if (isfinite(from->window) && isfinite(from->stride))
+        printf(", windows of %g s every %g s", from->window, from->stride);
+    printf("\n");
+}
+
 static const char *head_of(const struct pk_linear_eval *e)
 {
     if (e->spec.knn) return "k nearest neighbours";
@@ -231,12 +242,14 @@ static void print_outcome(const struct pk_linear_eval *e, const struct pk_linear
            o->prior.macro_average_precision, o->prior.fmax);
 }
 
-enum pk_status pk_linear_eval_print(const struct pk_linear_eval *e, struct pk_err *err)
+enum pk_status pk_linear_eval_print(const struct pk_linear_eval *e,
+                                    const struct pk_embeddings *from, struct pk_err *err)
 {
     struct pk_model_info *info;
     PK_TRY(make_info(&info, e, err));
     printf("%s: %s of %s on frozen embeddings\n", e->data->name, head_of(e),
            e->task ? e->task->name : e->target->name);
+    print_source(from);
     printf("train: folds %s; test: folds %s, %lld records of %lld subjects", e->spec.train_folds,
            e->spec.test_folds, (long long)e->tests, (long long)e->test_subjects);
     if (e->missing) printf("; %lld without a value left out", (long long)e->missing);
