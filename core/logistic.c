@@ -192,6 +192,19 @@ static enum pk_status make_hessian(struct problem *p, const struct block *b, int
     return pk_gram_factor(&h->gram, 1, p->penalty, err);
 }
 
+/* Adding the same to all outputs of a softmax changes nothing but the penalty, so the optimum has
+ * sum 0 over the outputs. Different Hessians would leave that plane, off which the loss has next to
+ * no curvature. */
+static void project(const struct block *b, double *v)
+{
+    int64_t n = b->size / b->outputs;
+    for (int64_t j = 0; j < n; j++) {
+        double mean = 0;
+        for (int32_t k = 0; k < b->outputs; k++) mean += v[k * n + j] / b->outputs;
+        for (int32_t k = 0; k < b->outputs; k++) v[k * n + j] -= mean;
+    }
+}
+
 /* v := inverse of the Hessian, or of its bound, times v. */
 static void precondition(const struct problem *p, const struct block *b, double *v)
 {
@@ -208,6 +221,7 @@ static void precondition(const struct problem *p, const struct block *b, double 
         pk_gram_solve(&h->gram, at);
         at[d] = (at[d] - pk_dense_dot(h->cross, at, d)) / h->sum;
     }
+    if (p->o->multinomial) project(b, v);
 }
 
 /* Two-loop recursion; falls back to the preconditioned gradient should rounding spoil it. */
