@@ -73,7 +73,9 @@ struct pk_logistic_options {
  * give them falling; label [rows, outputs], 0 or 1. L-BFGS preconditioned by Boehning and Lindsay's
  * bound of the Hessian, transpose(z) z / 4 + penalty (1988), for each output on its own
  * (one-vs-rest) or for all at once (multinomial), until the largest component of the gradient is
- * below tolerance * min(1, penalty); |w - optimum| is then at most sqrt(features) * tolerance.
+ * below tolerance * min(1, penalty); |w - optimum| is then at most sqrt(features) * tolerance. The
+ * target is not below 16 eps rows, what the sum over rows resolves, and where the loss no longer
+ * falls for rounding a gradient within 1000 times the target is taken; `gradient` says which it is.
  * One-vs-rest output without a positive or a negative: `constant`, weight 0, intercept
  * log((positives + 1) / (negatives + 1)). Multinomial output without a row: `constant`, weight 0
  * and probability 0 (its intercept is not used).
