@@ -86,6 +86,9 @@ union pk_attr {
         float eps;
     } layernorm;
     struct {
+        int32_t dtype; // of the output, enum pk_dtype
+    } copy;
+    struct {
         float p;
         uint32_t site;
         uint64_t seed;

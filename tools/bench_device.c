@@ -89,7 +89,8 @@ static void add_shape(char *out, size_t size, const struct pk_value *v)
                                (long long)v->dim[i]);
 }
 
-/* The shapes of the first inputs that are not mere vectors, the type, and "+=". */
+/* The shapes of the first inputs that are not mere vectors, bf16 where anything is, and "+="
+ * with the outputs that are added to. */
 static void describe(char *out, size_t size, const struct pk_prog *p, const struct pk_node *n)
 {
     enum pk_dtype type = PK_F32;
@@ -100,8 +101,13 @@ static void describe(char *out, size_t size, const struct pk_prog *p, const stru
         if (v->dtype == PK_BF16) type = PK_BF16;
         if (v->rank > 1) add_shape(out, size, v);
     }
+    for (int i = 0; i < n->n_out; i++)
+        if (n->out[i] >= 0 && p->value[n->out[i]].dtype == PK_BF16) type = PK_BF16;
     size_t at = strlen(out);
-    snprintf(out + at, size - at, " %s%s", pk_dtype_name(type), n->accumulate ? " +=" : "");
+    at += (size_t)snprintf(out + at, size - at, " %s%s", pk_dtype_name(type),
+                           n->accumulate ? " +=" : "");
+    for (int i = 0; i < n->n_out && at < size; i++)
+        if (n->accumulate >> i & 1) at += (size_t)snprintf(out + at, size - at, "%d", i);
 }
 
 static void print_row(const struct table *t, const struct row *r)

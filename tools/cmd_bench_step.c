@@ -203,8 +203,11 @@ static void print_profile(const struct bench *b)
     struct line line[PK_OP_COUNT];
     int lines = collect(b, line);
     double steps = (double)b->steps, rest = b->total - b->s.optimizer_seconds;
-    printf("\nworker 0 of %d, per step:\n%-22s %9s %10s %7s %9s %8s\n", b->t.exec.threads, "op",
-           "calls", "ms", "share", "GFLOP/s", "GB/s");
+    if (b->t.backend)
+        printf("\nkernel by kernel, without graphs, per step:\n");
+    else
+        printf("\nworker 0 of %d, per step:\n", b->t.exec.threads);
+    printf("%-22s %9s %10s %7s %9s %8s\n", "op", "calls", "ms", "share", "GFLOP/s", "GB/s");
     for (int i = 0; i < lines; i++) {
         const struct line *l = &line[i];
         rest -= l->seconds;
@@ -214,7 +217,8 @@ static void print_profile(const struct bench *b)
     }
     printf("%-22s %9s %10.3f %6.1f%%\n", "AdamW and EMA", "", 1e3 * b->s.optimizer_seconds / steps,
            100 * b->s.optimizer_seconds / b->total);
-    printf("%-22s %9s %10.3f %6.1f%%\n", "rest: shards, waiting", "", 1e3 * rest / steps,
+    printf("%-22s %9s %10.3f %6.1f%%\n",
+           b->t.backend ? "rest: inputs, waiting" : "rest: shards, waiting", "", 1e3 * rest / steps,
            100 * rest / b->total);
 }
 

@@ -167,6 +167,37 @@ def real_program():
     return True
 
 
+def kernels_on_the_executor():
+    """bench ops --device cuda with the CUDA kernels on this machine: rows, counts, bytes; its times mean nothing."""
+    program = os.path.join(os.path.dirname(PROGRAM), "tests", "cuda_host", "purkinje_cuda_host")
+    if not os.path.exists(program):
+        return False
+    tiny = ["model.encoder.width=32", "model.encoder.depth=1", "model.encoder.heads=1", "objective.predictor.width=16",
+            "objective.predictor.depth=1", "objective.predictor.heads=1", "train.batch_size=4", "train.precision=bf16"]
+    ops = [program, "bench", "ops", "layernorm_grad", *tiny, "--device", "cuda", "--recipe", "jepa_demo"]
+    r = subprocess.run([*ops, "--seconds", "0", "--json"], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    got = json.loads(r.stdout)
+    assert (got["batch"], got["keep"], got["precision"]) == (4, 20, "bf16"), got
+    rows = {row["shape"]: row for row in got["rows"]}
+    # three norms of each tower with a gradient; dx is assigned where it is the first to reach its value, dgain is added to
+    assert {k: v["count"] for k, v in rows.items()} == {
+        "4x100x16 4x100x16 bf16 +=1": 1, "4x100x16 4x100x16 bf16 +=01": 2, "4x21x32 4x21x32 bf16 +=1": 1,
+        "4x21x32 4x21x32 bf16 +=01": 2}, rows
+    for shape, row in rows.items():
+        tokens, width = (100, 16) if "x100x" in shape else (21, 32)
+        x = 2 * 4 * tokens * width  # bf16
+        want = 2 * x + 4 * width + 2 * 4 * 4 * tokens + (2 if "+=01" in shape else 1) * x + 2 * 4 * width
+        assert row["bytes"] == want and row["flops"] == 0 and row["calls"] >= 10, (shape, row, want)
+        assert abs(row["roofline_seconds"] * got["copy_bytes_per_s"] / want - 1) < 1e-9, row
+        assert 0 < row["seconds_least"] <= row["seconds_median"], row
+    assert abs(got["seconds"] / sum(r["count"] * r["seconds_median"] for r in rows.values()) - 1) < 1e-9, got
+    ops[3] = "dropout"
+    r = subprocess.run(ops, capture_output=True, text=True)
+    assert r.returncode == 2 and "no node 'dropout'" in r.stderr, r.stderr
+    return True
+
+
 os.environ.pop("CORPUS", None)
 with tempfile.TemporaryDirectory(prefix="purkinje-bench-") as scratch:
     os.chdir(scratch)
@@ -177,6 +208,9 @@ with tempfile.TemporaryDirectory(prefix="purkinje-bench-") as scratch:
         f.write(PEER)
     for test in (commands, whole_page, slower, failures):
         test()
-    planned = real_program()
+    planned, executed = real_program(), kernels_on_the_executor()
+    r = subprocess.run([PROGRAM, "bench", "ops", "--recipe", "jepa_demo"], capture_output=True, text=True)
+    assert r.returncode == 2 and "--recipe is for --device cuda" in r.stderr, r.stderr
     os.chdir("/")
-print("bench_gpu: commands, page, verdicts and refusals as expected" + ("" if planned else "; no plan for a GPU in this build"))
+print("bench_gpu: commands, page, verdicts and refusals as expected" + ("" if planned else "; no plan for a GPU in this build")
+      + ("" if executed else "; no host executor in this build"))
