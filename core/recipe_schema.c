@@ -97,6 +97,7 @@ static const struct pk_key keys[] = {
     NUMBER("model.encoder.patch", FLOAT, TIME, ALWAYS, 1e-4, 3600, NULL, "length of one token over all leads; a whole number of samples"),
     NUMBER("model.encoder.registers", INT, NONE, ALWAYS, 0, 16, "1", "learnable tokens put in front"),
     NUMBER("model.encoder.mlp_ratio", INT, NONE, ALWAYS, 1, 16, "4", "hidden width of the MLP over the width"),
+    BOOLEAN("model.encoder.qkv_bias", ALWAYS, "false", "a bias on queries, keys and values, in the decoder too"),
     NUMBER("model.encoder.dropout", FLOAT, NONE, ALWAYS, 0, 0.95, "0", "after attention and twice in the MLP, in pretraining; stages have their own"),
 
     SECTION("objective", ALWAYS, "what is learned"),

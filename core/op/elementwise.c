@@ -20,6 +20,18 @@ static enum pk_status infer_copy(struct pk_infer *x)
     return PK_OK;
 }
 
+static enum pk_status infer_reshape(struct pk_infer *x)
+{
+    int64_t dim[PK_DIMS] = {0}, count = 1;
+    PK_TRY(pk_infer_need_real(x, 0, 0));
+    for (int k = 0; k < x->attr->reshape.rank; k++) count *= dim[k] = x->attr->reshape.dim[k];
+    pk_infer_out(x, 0, x->in[0]->dtype, x->attr->reshape.rank, dim);
+    if (count != pk_value_count(x->in[0]))
+        return pk_infer_fail(x, "%lld elements do not fill the new shape",
+                             (long long)pk_value_count(x->in[0]));
+    return PK_OK;
+}
+
 static enum pk_status infer_dropout(struct pk_infer *x)
 {
     PK_TRY(pk_infer_need_real(x, 0, 0));
@@ -44,6 +56,13 @@ static void grad_copy(struct pk_diff *d, const struct pk_node *n)
     pk_diff_pass(d, n->in[0], pk_diff_out(d, n, 0));
 }
 
+static void grad_reshape(struct pk_diff *d, const struct pk_node *n)
+{
+    int32_t dy = pk_diff_out(d, n, 0);
+    struct pk_slot dx = pk_diff_into(d, n->in[0]);
+    pk_diff_emit(d, PK_OP_COPY, NULL, 1, &dy, 1, &dx);
+}
+
 static void grad_dropout(struct pk_diff *d, const struct pk_node *n)
 {
     int32_t in[] = {pk_diff_out(d, n, 0), n->in[1]};
@@ -55,6 +74,8 @@ const struct pk_op_row pk_row_add = {
     .name = "add", .infer = infer_add, .grad = grad_add, .flops = pk_flops_none};
 const struct pk_op_row pk_row_copy = {
     .name = "copy", .infer = infer_copy, .grad = grad_copy, .flops = pk_flops_none};
+const struct pk_op_row pk_row_reshape = {
+    .name = "reshape", .infer = infer_reshape, .grad = grad_reshape, .flops = pk_flops_none};
 const struct pk_op_row pk_row_dropout = {
     .name = "dropout", .infer = infer_dropout, .grad = grad_dropout, .flops = pk_flops_none};
 
@@ -62,6 +83,20 @@ struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y)
 {
     int32_t out[PK_NODE_OUT];
     pk_emit(b, PK_OP_ADD, NULL, 2, (int32_t[]){x.id, y.id}, out);
+    return (struct pk_val){out[0]};
+}
+
+struct pk_val pk_reshape(struct pk_build *b, struct pk_val x, int rank, const int64_t *dim)
+{
+    int32_t out[PK_NODE_OUT];
+    union pk_attr a = {.raw = {0}};
+    if (rank < 1 || rank > PK_DIMS) {
+        pk_build_fail(b, PK_ESHAPE, "a value has 1 to %d axes, not %d", PK_DIMS, rank);
+        return PK_NONE;
+    }
+    a.reshape.rank = rank;
+    for (int k = 0; k < rank; k++) a.reshape.dim[k] = (int32_t)dim[k];
+    pk_emit(b, PK_OP_RESHAPE, &a, 1, &x.id, out);
     return (struct pk_val){out[0]};
 }
 

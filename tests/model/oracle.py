@@ -80,6 +80,8 @@ def blocks(w, prefix, x, depth, heads):
         p = f"{prefix}blocks.{i}."
         n, t, c = x.shape
         qkv = norm(x, w[p + "norm1.weight"]) @ w[p + "attn.qkv.weight"].T
+        if p + "attn.qkv.bias" in w:
+            qkv = qkv + w[p + "attn.qkv.bias"]
         q, k, v = qkv.reshape(n, t, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
         a = (q @ k.transpose(-1, -2) / math.sqrt(c // heads)).softmax(-1) @ v
         x = x + a.transpose(1, 2).reshape(n, t, c) @ w[p + "attn.proj.weight"].T
