@@ -62,12 +62,12 @@ enum pk_storage {
     X(SOFTMAX_LOSS, softmax_loss, loss)                                                            \
     X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)                                                  \
     X(RESHAPE, reshape, elementwise)                                                               \
-    X(LEAD_PRESENT, lead_present, lead)                                                            \
-    X(LEAD_MASK, lead_mask, lead)                                                                  \
-    X(LEAD_TOKENS, lead_tokens, lead)                                                              \
-    X(LEAD_TOKENS_GRAD, lead_tokens_grad, lead)                                                    \
-    X(LEAD_POOL, lead_pool, lead)                                                                  \
-    X(LEAD_POOL_GRAD, lead_pool_grad, lead)                                                        \
+    X(LEAD_PRESENT, lead_present, leads)                                                           \
+    X(LEAD_MASK, lead_mask, leads)                                                                 \
+    X(LEAD_TOKENS, lead_tokens, leads)                                                             \
+    X(LEAD_TOKENS_GRAD, lead_tokens_grad, leads)                                                   \
+    X(LEAD_POOL, lead_pool, leads)                                                                 \
+    X(LEAD_POOL_GRAD, lead_pool_grad, leads)                                                       \
     X(PATCH_LOSS, patch_loss, patch)                                                               \
     X(PATCH_LOSS_GRAD, patch_loss_grad, patch)
 

@@ -73,8 +73,8 @@ struct pk_mae_flops pk_mae_flops(const struct pk_mae *m)
 }
 
 struct pk_val pk_mae_encode(struct pk_build *b, struct pk_val patches, struct pk_val kept,
-                            struct pk_val present, struct pk_val sample,
-                            const struct pk_signal *s, const struct pk_vit *v)
+                            struct pk_val present, struct pk_val sample, const struct pk_signal *s,
+                            const struct pk_vit *v)
 {
     int64_t width = v->width, leads = s->leads;
     struct pk_val x = kept.id >= 0 ? pk_gather_tokens(b, patches, kept) : patches;

@@ -47,8 +47,8 @@ struct pk_mae_flops pk_mae_flops(const struct pk_mae *m);
  * width]. Parameters patch_norm, patch_embed, embed_norm, the blocks, and for PATCH lead_embed,
  * separator, absent. Not for PK_TOKENISE_REGISTER. */
 struct pk_val pk_mae_encode(struct pk_build *b, struct pk_val patches, struct pk_val kept,
-                            struct pk_val present, struct pk_val sample,
-                            const struct pk_signal *s, const struct pk_vit *v);
+                            struct pk_val present, struct pk_val sample, const struct pk_signal *s,
+                            const struct pk_vit *v);
 /* Mean over the tokens that are signal: [B, width]. */
 struct pk_val pk_mae_pool(struct pk_build *b, struct pk_val h, struct pk_val present,
                           const struct pk_vit *v);

@@ -120,6 +120,9 @@ static const struct pk_example pretrain_examples[] = {
     {"pretrain jepa_demo train.steps=2 train.learning_rate.warmup=0 data.synthetic.records=64 "
      "train.batch_size=16 output.dir=runs/small --quiet",
      "settings of the recipe changed on the command line"},
+    {"pretrain mae_demo train.steps=2 train.learning_rate.warmup=0 data.synthetic.records=64 "
+     "train.batch_size=16 output.dir=runs/mae --quiet",
+     "a masked autoencoder, for 'purkinje reconstruct'"},
     {0}};
 
 const struct pk_command pk_cmd_pretrain = {

@@ -198,15 +198,14 @@ static void describe(struct pretrain *p)
     if (p->t.quiet) return;
     struct pk_text where = {0};
     pk_exec_describe(&p->t.exec, &where);
-    fprintf(
-        stderr,
-        "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld %s); %d tokens of "
-        "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
-        p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
-        (long long)pk_params_total(&p->t.params, "encoder."),
-        (long long)pk_params_total(&p->t.params, partner), o->partner, p->s.model.signal.tokens,
-        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
-        where.s ? where.s : "");
+    fprintf(stderr,
+            "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld %s); %d tokens of "
+            "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
+            p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
+            (long long)pk_params_total(&p->t.params, "encoder."),
+            (long long)pk_params_total(&p->t.params, partner), o->partner, p->s.model.signal.tokens,
+            p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
+            where.s ? where.s : "");
     pk_text_free(&where);
 }
 

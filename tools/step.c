@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum pk_status pk_step_program(struct pk_step *s, int32_t keep,
-                                    struct pk_step_program **out, struct pk_err *err)
+enum pk_status pk_step_program(struct pk_step *s, int32_t keep, struct pk_step_program **out,
+                               struct pk_err *err)
 {
     struct pk_step_program *v = *out = &s->program[keep];
     if (v->built) return PK_OK;
@@ -17,16 +17,16 @@ enum pk_status pk_step_program(struct pk_step *s, int32_t keep,
 }
 
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
-                                   const struct pk_batch_shape *shape, struct pk_err *err)
+                              const struct pk_batch_shape *shape, struct pk_err *err)
 {
     const struct pk_recipe *r = t->recipe;
     struct pk_step *s = out;
     struct pk_step_program *v;
     *s = (struct pk_step){.t = t,
-                               .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
-                               .batch = pk_recipe_i64(r, "train.batch_size"),
-                               .parts = pk_recipe_i64(r, "train.accumulate"),
-                               .steps = pk_recipe_i64(r, "train.steps")};
+                          .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
+                          .batch = pk_recipe_i64(r, "train.batch_size"),
+                          .parts = pk_recipe_i64(r, "train.accumulate"),
+                          .steps = pk_recipe_i64(r, "train.steps")};
     if (!s->objective)
         return pk_fail(err, PK_ERECIPE, "%s: this recipe is not one of pretraining",
                        pk_recipe_origin(r, "objective.kind"));
@@ -47,9 +47,9 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);
     if (s->objective->ema)
         s->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
-                                       .peak = pk_recipe_f64(r, "objective.ema.start"),
-                                       .end = pk_recipe_f64(r, "objective.ema.end"),
-                                       .steps = s->steps};
+                                           .peak = pk_recipe_f64(r, "objective.ema.start"),
+                                           .end = pk_recipe_f64(r, "objective.ema.end"),
+                                           .steps = s->steps};
     size_t width = (size_t)s->model.encoder.width, micros = (size_t)s->micros;
     PK_TRY(pk_alloc(&s->start, (size_t)s->batch, sizeof *s->start, "crop starts", err));
     if (s->objective->ema)
@@ -83,7 +83,9 @@ static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
                                 .feeds = (int)PK_COUNT(feed),
                                 .cut = pk_batch_cut(s->t, b, part * (s->batch / s->parts)),
                                 .fetch = fetch,
-                                .fetches = !detail ? 0 : s->objective->ema ? 2 : 1,
+                                .fetches = !detail             ? 0
+                                           : s->objective->ema ? 2
+                                                               : 1,
                                 .micros = s->micros,
                                 .loss_scale = 1.0 / (double)(s->micros * s->parts),
                                 .add = part > 0};
@@ -91,18 +93,17 @@ static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
 }
 
 enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,
-                                    double *flops_per_s, struct pk_err *err)
+                               double *flops_per_s, struct pk_err *err)
 {
     struct pk_exec *x = &s->t->exec;
     struct pk_probe_tower tower[PK_TOWERS];
     if (x->backend) return x->backend->ceiling(x, flops_per_s, err);
     int towers = s->objective->towers(&s->model, s->micro, keep, tower);
-    return pk_probe_gemm(tower, towers, s->t->exec.threads, seconds, flops_per_s,
-                         err);
+    return pk_probe_gemm(tower, towers, s->t->exec.threads, seconds, flops_per_s, err);
 }
 
-enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep,
-                                const struct pk_batch *b, bool detail, struct pk_err *err)
+enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const struct pk_batch *b,
+                           bool detail, struct pk_err *err)
 {
     struct pk_step_program *v;
     PK_TRY(pk_step_program(s, keep, &v, err));

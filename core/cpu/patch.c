@@ -80,8 +80,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_patch_loss)(const struct pk_call *c, struct pk
 enum pk_status PK_ISA_NAME(pk_cpu_patch_loss_grad)(const struct pk_call *c, struct pk_err *err)
 {
     const struct patches p = patches_of(c);
-    const double scale =
-        2 * (double)*(const float *)c->src[4] / (double)(p.rows * p.hide * p.size);
+    const double scale = 2 * (double)*(const float *)c->src[4] / (double)(p.rows * p.hide * p.size);
     const bool add = pk_call_accumulates(c, 0);
     for (int64_t r = 0; r < p.rows; r++)
         for (int64_t k = 0; k < p.hide; k++) {

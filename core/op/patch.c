@@ -30,8 +30,7 @@ static void grad_patch_loss(struct pk_diff *d, const struct pk_node *n)
 {
     struct pk_slot dx = pk_diff_into(d, n->in[0]);
     pk_diff_emit(d, PK_OP_PATCH_LOSS_GRAD, &n->attr, 5,
-                 (int32_t[]){n->in[0], n->in[1], n->in[2], n->in[3], pk_diff_out(d, n, 0)}, 1,
-                 &dx);
+                 (int32_t[]){n->in[0], n->in[1], n->in[2], n->in[3], pk_diff_out(d, n, 0)}, 1, &dx);
 }
 
 const struct pk_op_row pk_row_patch_loss = {.name = "patch_loss",

@@ -1,4 +1,4 @@
-/* lead.c -- tokens that are patches of single leads. A record's sequence is, for each of G leads,
+/* leads.c -- tokens that are patches of single leads. A record's sequence is, for each of G leads,
  * one separator, K patches and another separator. Sums run in the order of the sequence. */
 #include "core/cpu/kernels.h"
 #include "core/view.h"
@@ -18,8 +18,8 @@ enum pk_status PK_ISA_NAME(pk_cpu_lead_present)(const struct pk_call *c, struct 
         for (int64_t l = 0; l < leads; l++)
             present += gain[c->node->attr.lead_present.lead[l]] != 0;
         for (int64_t l = 0; l < leads; l++)
-            y[l] = gain[c->node->attr.lead_present.lead[l]] != 0 ? (float)leads / (float)present
-                                                                 : 0;
+            y[l] =
+                gain[c->node->attr.lead_present.lead[l]] != 0 ? (float)leads / (float)present : 0;
     }
     return PK_OK;
 }
@@ -35,8 +35,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_lead_mask)(const struct pk_call *c, struct pk_
     for (int64_t r = 0; r < rows; r++) {
         pk_lead_mask_sample(c->node->attr.lead_mask.seed, (uint64_t)sample[r / leads],
                             (uint32_t)(r % leads), tokens, keep, list, list + keep);
-        if (c->dst[0])
-            memcpy((int32_t *)c->dst[0] + r * keep, list, (size_t)keep * sizeof *list);
+        if (c->dst[0]) memcpy((int32_t *)c->dst[0] + r * keep, list, (size_t)keep * sizeof *list);
         if (c->dst[1])
             memcpy((int32_t *)c->dst[1] + r * (tokens - keep), list + keep,
                    (size_t)(tokens - keep) * sizeof *list);

@@ -1,4 +1,4 @@
-/* lead.c -- tokens that are patches of single leads: which leads are there, which tokens are kept,
+/* leads.c -- tokens that are patches of single leads: which leads are there, which tokens are kept,
  * the sequence with separators, and its mean. */
 #include "core/op/rows.h"
 
@@ -51,8 +51,7 @@ static enum pk_status infer_lead_tokens(struct pk_infer *x)
     if (x->in[2] ? x->in[2]->dim[0] != d[0] || x->in[2]->dim[1] != d[1]
                  : x->in[1]->dim[0] != d[1] + 2)
         return pk_infer_fail(x, "positions and tokens differ in number");
-    pk_infer_out(x, 0, x->in[0]->dtype, 3,
-                 (int64_t[]){d[0] / leads, leads * (d[1] + 2), width});
+    pk_infer_out(x, 0, x->in[0]->dtype, 3, (int64_t[]){d[0] / leads, leads * (d[1] + 2), width});
     return PK_OK;
 }
 
@@ -72,8 +71,8 @@ static void grad_lead_tokens(struct pk_diff *d, const struct pk_node *n)
 {
     struct pk_slot out[4] = {pk_diff_into(d, n->in[0]), pk_diff_into(d, n->in[3]),
                              pk_diff_into(d, n->in[4]), pk_diff_into(d, n->in[5])};
-    pk_diff_emit(d, PK_OP_LEAD_TOKENS_GRAD, NULL, 2,
-                 (int32_t[]){pk_diff_out(d, n, 0), n->in[6]}, 4, out);
+    pk_diff_emit(d, PK_OP_LEAD_TOKENS_GRAD, NULL, 2, (int32_t[]){pk_diff_out(d, n, 0), n->in[6]}, 4,
+                 out);
 }
 
 static void grad_lead_pool(struct pk_diff *d, const struct pk_node *n)
@@ -129,8 +128,8 @@ void pk_lead_mask(struct pk_build *b, struct pk_val sample, const struct pk_lead
 struct pk_val pk_lead_tokens(struct pk_build *b, struct pk_val x, const struct pk_lead_tokens *a)
 {
     int32_t out[PK_NODE_OUT];
-    int32_t in[] = {x.id,           a->table.id,  a->index.id,  a->lead.id,
-                    a->separator.id, a->absent.id, a->present.id};
+    int32_t in[] = {x.id,         a->table.id,  a->index.id, a->lead.id, a->separator.id,
+                    a->absent.id, a->present.id};
     pk_emit(b, PK_OP_LEAD_TOKENS, NULL, (int)PK_COUNT(in), in, out);
     return (struct pk_val){out[0]};
 }
