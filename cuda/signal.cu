@@ -73,10 +73,7 @@ __device__ __forceinline__ struct normaliser normaliser_of(const patchify_args &
 /* The batch's lead that the chosen lead l is. */
 __device__ __forceinline__ int32_t lead_of(const patchify_args &a, int32_t l)
 {
-    // Not (l < 8 ? ... : ...): the compiler would index a local copy of the two words.
-    const uint64_t upper = 0 - (uint64_t)(l >= 8),
-                   word = a.lead[0] ^ ((a.lead[0] ^ a.lead[1]) & upper);
-    return (int32_t)(word >> 8 * (l % 8) & 255);
+    return (int32_t)((l < 8 ? a.lead[0] : a.lead[1]) >> 8 * (l % 8) & 255);
 }
 
 /* clip(raw * gain - offset); an invalid sample becomes 0, the lead's mean. */
@@ -160,12 +157,13 @@ __global__ void __launch_bounds__(THREADS) patchify_tiles(const patchify_args a)
     enum { V = 16 / sizeof(S) };
     PK_SHARED(uint4, shared);
     const int32_t tiles = (a.tokens + a.tile - 1) / a.tile, row = a.chosen * a.patch;
-    const int64_t folded = blockIdx.x / tiles, b = folded / a.fold;
-    const int32_t lead = (int32_t)(folded - b * a.fold);
+    const uint32_t folded = blockIdx.x / (uint32_t)tiles, record = folded / (uint32_t)a.fold;
+    const int32_t lead = (int32_t)(folded - record * (uint32_t)a.fold);
+    const int64_t b = record;
     const int32_t t0 = (int32_t)(blockIdx.x % tiles) * a.tile;
     const int32_t tokens = min(a.tile, a.tokens - t0);
     // The tile lies in shared memory as far from a 16-byte boundary as it does in the output.
-    const int64_t out = (folded * a.tokens + t0) * row;
+    const int64_t out = ((int64_t)folded * a.tokens + t0) * row;
     const int32_t shift = (int32_t)(out % V), end = shift + tokens * row;
     S *const staged = reinterpret_cast<S *>(&shared);
     const target<S> to = {staged + shift, tokens * a.patch, a.patch, row, 0, a.magic};
