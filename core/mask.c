@@ -26,3 +26,9 @@ void pk_mask_sample(uint64_t seed, uint64_t sample, int32_t tokens, int32_t keep
         else
             *kept++ = t;
 }
+
+void pk_lead_mask_sample(uint64_t seed, uint64_t sample, uint32_t lead, int32_t tokens,
+                         int32_t keep, int32_t *kept, int32_t *hidden)
+{
+    pk_lead_mask_inline(seed, sample, lead, tokens, keep, kept, hidden);
+}

@@ -31,4 +31,11 @@ enum pk_status pk_mask_check(int32_t tokens, int32_t keep, int32_t min_block, st
 void pk_mask_sample(uint64_t seed, uint64_t sample, int32_t tokens, int32_t keep, int32_t min_block,
                     int32_t *kept, int32_t *hidden);
 
+/* The uniform mask of masked autoencoders: `keep` of the `tokens` of one lead, every choice alike.
+ * Philox stream pk_rng_make(seed, PK_RNG_LEAD_MASK, sample, lead); for t = 0, 1 ... one draw
+ * below(tokens - t): token t is kept when it is less than the number that is still to be kept
+ * (selection sampling, Knuth vol. 2, 3.4.2 S). Both lists ascending. */
+void pk_lead_mask_sample(uint64_t seed, uint64_t sample, uint32_t lead, int32_t tokens,
+                         int32_t keep, int32_t *kept, int32_t *hidden);
+
 #endif

@@ -92,6 +92,19 @@ PK_INLINE struct pk_mask_span pk_mask_place(struct pk_rng *r, struct pk_mask_spa
     return s;
 }
 
+/* The uniform mask of one lead (core/mask.h). */
+PK_INLINE void pk_lead_mask_inline(uint64_t seed, uint64_t sample, uint32_t lead, int32_t tokens,
+                                   int32_t keep, int32_t *kept, int32_t *hidden)
+{
+    struct pk_rng r = pk_rng_make_inline(seed, PK_RNG_LEAD_MASK, sample, lead);
+    int32_t have = 0;
+    for (int32_t t = 0; t < tokens; t++)
+        if ((int32_t)pk_rng_below_inline(&r, (uint64_t)(tokens - t)) < keep - have)
+            kept[have++] = t;
+        else
+            hidden[t - have] = t;
+}
+
 /* Sets gone[pk_mask_words(tokens)], whatever was in it, to the mask of a record. The arguments must
  * have passed pk_mask_check. */
 PK_INLINE void pk_mask_bits(uint32_t *gone, int32_t stride, uint64_t seed, uint64_t sample,

@@ -49,12 +49,18 @@ void pk_output(struct pk_build *b, struct pk_val v, const char *name);
 /* The value [1] that is minimised; also an output named "loss". */
 void pk_loss(struct pk_build *b, struct pk_val loss);
 
-/* [B, leads, samples] i16, gain and offset [B, leads], start [B] i32 -> [B, T, leads * patch],
- * lead-major, normalised = clip(raw * gain - offset); PK_INVALID becomes 0. */
+/* [B, leads, samples] i16, gain and offset [B, leads], start [B] i32 -> patches in a layout,
+ * normalised = clip(raw * gain - offset); PK_INVALID becomes 0. */
+enum pk_layout {
+    PK_LAYOUT_JOINT, // [B, T, leads * patch]: a token is a patch of all leads, lead-major
+    PK_LAYOUT_PATCH, // [B * leads, T, patch]: a token is a patch of one lead
+    PK_LAYOUT_LEAD   // [B, leads, patch]: a token is a lead; T is 1
+};
 struct pk_patchify {
     int32_t tokens, patch, leads;
     const uint8_t *lead;
     float clip;
+    enum pk_layout layout;
 };
 struct pk_val pk_patchify(struct pk_build *b, struct pk_val signal, struct pk_val gain,
                           struct pk_val offset, struct pk_val start, const struct pk_patchify *a);
@@ -66,6 +72,41 @@ struct pk_mask {
 };
 void pk_block_mask(struct pk_build *b, struct pk_val sample, const struct pk_mask *a,
                    struct pk_val *kept, struct pk_val *hidden);
+/* sample [B] i64 -> for each of `leads` runs of `tokens` of a record: kept [B * leads, keep] and
+ * hidden [B * leads, tokens - keep] i32, ascending, complementary; the uniform pattern of
+ * core/mask.h, keyed by (seed, sample, lead). seen [B * leads, keep + 2]: tokens, kept, tokens + 1,
+ * which are the places of pk_lead_tokens; NULL where nobody asks. */
+struct pk_lead_mask {
+    int32_t leads, tokens, keep;
+    uint64_t seed;
+};
+void pk_lead_mask(struct pk_build *b, struct pk_val sample, const struct pk_lead_mask *a,
+                  struct pk_val *kept, struct pk_val *hidden, struct pk_val *seen);
+/* gain [B, leads of the batch] f32 -> [B, leads] f32 for the chosen ones: 0 for a lead that is
+ * absent (gain 0), else leads / (leads present), so that the mean over leads weighted by it is the
+ * mean over those present. */
+struct pk_val pk_lead_present(struct pk_build *b, struct pk_val gain, int32_t leads,
+                              const uint8_t *lead);
+/* The token sequence of records whose tokens are patches of single leads (ST-MEM, Na et al. 2024):
+ * x [B * G, K, C] embedded patches -> [B, G * (K + 2), C]; for each of G leads
+ *     separator + table[P - 2],  x + table[index],  separator + table[P - 1],  all + lead[g].
+ * table [P, C]; index [B * G, K], or 0.. when PK_NONE; lead [G, C]; separator, absent [C].
+ * Where present [B, G] is 0, absent stands for x. */
+struct pk_lead_tokens {
+    struct pk_val table, index, lead, separator, absent, present;
+};
+struct pk_val pk_lead_tokens(struct pk_build *b, struct pk_val x, const struct pk_lead_tokens *a);
+/* x [B, G * (K + 2), C] as made by pk_lead_tokens -> [B, C]: mean over the patches, weighted by
+ * present [B, G] of their lead. */
+struct pk_val pk_lead_pool(struct pk_build *b, struct pk_val x, struct pk_val present);
+/* Masked reconstruction (He et al. 2022, norm_pix_loss): mean over records and hidden patches of
+ * the mean squared difference between x [R, H, P] and the patches [R, T, P] at hidden [R, H], each
+ * standardised on its own: (patch - mean) / sqrt(var + eps), var with 1 / P. weight: PK_NONE, or
+ * one number per row (R) or per patch (R * T) that multiplies its squares. */
+struct pk_val pk_patch_loss(struct pk_build *b, struct pk_val x, struct pk_val patches,
+                            struct pk_val hidden, struct pk_val weight, float eps);
+/* The same elements in the same order under other dims. */
+struct pk_val pk_reshape(struct pk_build *b, struct pk_val x, int rank, const int64_t *dim);
 
 struct pk_val pk_linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
 struct pk_val pk_linear_bias(struct pk_build *b, struct pk_val x, int64_t width, const char *name);

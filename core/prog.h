@@ -60,7 +60,16 @@ enum pk_storage {
     X(BCE_LOSS, bce_loss, loss)                                                                    \
     X(BCE_LOSS_GRAD, bce_loss_grad, loss)                                                          \
     X(SOFTMAX_LOSS, softmax_loss, loss)                                                            \
-    X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)
+    X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)                                                  \
+    X(RESHAPE, reshape, elementwise)                                                               \
+    X(LEAD_PRESENT, lead_present, leads)                                                           \
+    X(LEAD_MASK, lead_mask, leads)                                                                 \
+    X(LEAD_TOKENS, lead_tokens, leads)                                                             \
+    X(LEAD_TOKENS_GRAD, lead_tokens_grad, leads)                                                   \
+    X(LEAD_POOL, lead_pool, leads)                                                                 \
+    X(LEAD_POOL_GRAD, lead_pool_grad, leads)                                                       \
+    X(PATCH_LOSS, patch_loss, patch)                                                               \
+    X(PATCH_LOSS_GRAD, patch_loss_grad, patch)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
@@ -77,14 +86,27 @@ union pk_attr {
         int32_t leads;    // selected leads
         float clip;       // normalised values are clipped to +-clip
         uint8_t lead[16]; // [leads] index into the batch's leads
+        int32_t layout;   // enum pk_layout
     } patchify;
     struct {
         int32_t tokens, keep, min_block;
         uint64_t seed;
     } block_mask;
     struct {
+        int32_t leads;
+        uint8_t lead[16]; // [leads] index into the batch's leads
+    } lead_present;
+    struct {
+        int32_t leads, tokens, keep; // of one lead
+        uint64_t seed;
+    } lead_mask;
+    struct {
+        int32_t rank;
+        int32_t dim[PK_DIMS];
+    } reshape;
+    struct {
         float eps;
-    } layernorm;
+    } layernorm; // and patch_loss
     struct {
         int32_t dtype; // of the output, enum pk_dtype
     } copy;

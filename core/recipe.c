@@ -39,6 +39,10 @@ static bool text_is(const struct pk_recipe *r, const char *path, const char *tex
 bool pk_recipe_applies(const struct pk_recipe *r, const struct pk_key *key)
 {
     switch (key->when) {
+    case PK_WHEN_PRETRAIN:
+        return text_is(r, "objective.kind", "jepa") || text_is(r, "objective.kind", "mae");
+    case PK_WHEN_MAE:
+        return text_is(r, "objective.kind", "mae");
     case PK_WHEN_JEPA:
         return text_is(r, "objective.kind", "jepa");
     case PK_WHEN_CLASSIFY:

@@ -121,6 +121,27 @@ static void check_width(const struct check *c, const char *section)
                     width, w);
 }
 
+/* What a masked autoencoder hides. Where tokens are leads, how many there are is only known with
+ * the data. */
+static void check_hidden(const struct check *c, int64_t tokens)
+{
+    double ratio = f64(c, "objective.mask_ratio");
+    if (is(c, "objective.variant", "lead")) {
+        if (tokens == 1) return;
+        pk_diag_add(c->d, at(c, "objective.variant", "model.encoder.patch"),
+                    "'objective.variant: lead' makes a token of a whole lead, but a patch is %.10g "
+                    "s of a crop of %.10g s",
+                    f64(c, "model.encoder.patch"), f64(c, "data.crop"));
+        pk_diag_help(c->d, "'model.encoder.patch: %.10g s' would do", f64(c, "data.crop"));
+        return;
+    }
+    double kept = floor((double)tokens * (1 - ratio) + 1e-9);
+    if (kept >= 1 && kept < (double)tokens) return;
+    pk_diag_add(c->d, at(c, "objective.mask_ratio", "data.crop"),
+                "'objective.mask_ratio' %.10g of %lld tokens leaves none to %s", ratio,
+                (long long)tokens, kept < 1 ? "see" : "predict");
+}
+
 static void check_tokens(const struct check *c)
 {
     if (f64(c, "data.rate") == 0 || f64(c, "model.encoder.patch") == 0) return; // of init_from
@@ -143,6 +164,10 @@ static void check_tokens(const struct check *c)
             pk_diag_add(c->d, at(c, "evaluation.window", "model.encoder.patch"),
                         "a window of %lld samples is not a multiple of the patch of %lld samples",
                         (long long)window, (long long)patch);
+        return;
+    }
+    if (is(c, "objective.kind", "mae")) {
+        check_hidden(c, tokens);
         return;
     }
     double low = pk_recipe_item_f64(c->r, "objective.mask.keep", 0);
@@ -220,6 +245,17 @@ static void check_jepa(const struct check *c)
                     f64(c, "objective.ema.start"), f64(c, "objective.ema.end"));
 }
 
+static void check_mae(const struct check *c)
+{
+    check_width(c, "objective.decoder");
+    check_schedule(c, "train");
+    const struct pk_value *registers = pk_recipe_value(c->r, "model.encoder.registers");
+    if (registers && registers->given && i64(c, "model.encoder.registers"))
+        pk_diag_add(c->d, at(c, "model.encoder.registers", NULL),
+                    "the encoder of a masked autoencoder has no registers: leave the key out, or "
+                    "set it to 0");
+}
+
 static void check_classify(const struct check *c)
 {
     for (int i = 0; i < c->r->stages; i++) {
@@ -249,6 +285,8 @@ void pk_recipe_check(const struct pk_recipe *r, struct pk_diags *d)
     check_batch(&c);
     if (is(&c, "objective.kind", "jepa"))
         check_jepa(&c);
+    else if (is(&c, "objective.kind", "mae"))
+        check_mae(&c);
     else
         check_classify(&c);
 }

@@ -590,7 +590,8 @@ enum pk_status pk_recipe_inherit(struct pk_recipe *r, const struct pk_recipe *fr
                                         "model.encoder.heads",
                                         "model.encoder.patch",
                                         "model.encoder.registers",
-                                        "model.encoder.mlp_ratio"};
+                                        "model.encoder.mlp_ratio",
+                                        "model.encoder.qkv_bias"};
     struct pk_diags d = {0};
     char origin[PK_PATH_MAX];
     for (size_t i = 0; i < PK_COUNT(paths); i++) {

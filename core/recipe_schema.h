@@ -32,7 +32,9 @@ enum pk_key_unit {
  * recipe and of its hash. */
 enum pk_key_when {
     PK_WHEN_ALWAYS,
+    PK_WHEN_PRETRAIN, // objective.kind is jepa or mae
     PK_WHEN_JEPA,     // objective.kind is jepa
+    PK_WHEN_MAE,      // objective.kind is mae
     PK_WHEN_CLASSIFY, // objective.kind is classify
     PK_WHEN_SYNTHETIC // data.synthetic is given
 };

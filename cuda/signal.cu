@@ -25,6 +25,7 @@
 extern "C" {
 #include "core/data.h"
 #include "core/mask.h"
+#include "core/ops.h"
 #include "core/view.h"
 }
 
@@ -47,6 +48,7 @@ struct patchify_args {
     struct pk_cuda_fault *fault;
     int64_t batch, samples;
     int32_t leads, tokens, patch, chosen;
+    int32_t fold;   // leads that are rows of the output of their own (chosen is then 1), else 1
     int32_t tile;   // tokens of a block
     uint32_t magic; // i / patch = i * magic >> 32 for the numbers of a tile, patch > 1
     int32_t node;
@@ -130,13 +132,14 @@ __device__ __forceinline__ void scatter(const target<S> &to, vec<uint32_t, 4> ra
     }
 }
 
-/* One warp: SEGMENT pieces of the chosen lead l, from piece `from` of the tile on. at: the tile's
+/* One warp: SEGMENT pieces of the chosen lead l, from piece `from` of the tile on. lead: the number
+ * of the tile's first chosen lead. at: the tile's
  * first sample within the lead. */
 template <typename S, bool Short>
 __device__ __forceinline__ void stage(const patchify_args &a, target<S> to, int64_t b, int32_t l,
-                                      int64_t at, int32_t from)
+                                      int32_t lead, int64_t at, int32_t from)
 {
-    const int64_t row = b * a.leads + lead_of(a, l), first = row * a.samples + at;
+    const int64_t row = b * a.leads + lead_of(a, lead + l), first = row * a.samples + at;
     const int32_t early = (int32_t)(first % PIECE), pieces = (to.count + early + PIECE - 1) / PIECE;
     const int32_t p0 = from + (int32_t)threadIdx.x % PK_WARP, p1 = p0 + PK_WARP;
     vec<uint32_t, 4> raw[2] = {};
@@ -154,11 +157,13 @@ __global__ void __launch_bounds__(THREADS) patchify_tiles(const patchify_args a)
     enum { V = 16 / sizeof(S) };
     PK_SHARED(uint4, shared);
     const int32_t tiles = (a.tokens + a.tile - 1) / a.tile, row = a.chosen * a.patch;
-    const int64_t b = blockIdx.x / tiles;
+    const uint32_t folded = blockIdx.x / (uint32_t)tiles, record = folded / (uint32_t)a.fold;
+    const int32_t lead = (int32_t)(folded - record * (uint32_t)a.fold);
+    const int64_t b = record;
     const int32_t t0 = (int32_t)(blockIdx.x % tiles) * a.tile;
     const int32_t tokens = min(a.tile, a.tokens - t0);
     // The tile lies in shared memory as far from a 16-byte boundary as it does in the output.
-    const int64_t out = (b * a.tokens + t0) * row;
+    const int64_t out = ((int64_t)folded * a.tokens + t0) * row;
     const int32_t shift = (int32_t)(out % V), end = shift + tokens * row;
     S *const staged = reinterpret_cast<S *>(&shared);
     const target<S> to = {staged + shift, tokens * a.patch, a.patch, row, 0, a.magic};
@@ -166,7 +171,7 @@ __global__ void __launch_bounds__(THREADS) patchify_tiles(const patchify_args a)
         const int32_t segments = (to.count + 2 * PIECE - 2) / PIECE / SEGMENT + 1;
         const int32_t units = a.chosen * segments;
         for (int32_t u = threadIdx.x / PK_WARP; u < units; u += THREADS / PK_WARP)
-            stage<S, Short>(a, to, b, u / segments, a.start[b] + (int64_t)t0 * a.patch,
+            stage<S, Short>(a, to, b, u / segments, lead, a.start[b] + (int64_t)t0 * a.patch,
                             u % segments * SEGMENT);
     } else {
         if (threadIdx.x == 0) raise_fault(a.fault, PK_FAULT_WINDOW, a.node, b, a.start[b]);
@@ -189,14 +194,15 @@ __global__ void __launch_bounds__(THREADS) patchify_long(const patchify_args a, 
 {
     const int64_t stride = (int64_t)gridDim.x * THREADS, row = (int64_t)a.chosen * a.patch;
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride) {
-        const int64_t token = i / row, b = token / a.tokens, t = token % a.tokens;
+        const int64_t token = i / row, folded = token / a.tokens, t = token % a.tokens;
+        const int64_t b = folded / a.fold;
         const int32_t l = (int32_t)(i % row / a.patch), j = (int32_t)(i % a.patch);
-        const int64_t lead = b * a.leads + lead_of(a, l);
+        const int64_t lead = b * a.leads + lead_of(a, (int32_t)(folded % a.fold) + l);
         float v = 0;
         if (window_ok(a, b))
             v = normalise(a.signal[lead * a.samples + a.start[b] + t * a.patch + j],
                           normaliser_of(a, lead));
-        else if (i % (row * a.tokens) == 0)
+        else if (i % (row * a.tokens * a.fold) == 0)
             raise_fault(a.fault, PK_FAULT_WINDOW, a.node, b, a.start[b]);
         ((S *)a.out)[i] = from_float<S>(v);
     }
@@ -206,7 +212,7 @@ template <typename S>
 enum pk_status patchify(const struct pk_queue *q, struct patchify_args *a, struct pk_err *err)
 {
     const int64_t row = (int64_t)a->chosen * a->patch, bytes = row * (int64_t)sizeof(S);
-    const int64_t count = a->batch * a->tokens * row;
+    const int64_t count = a->batch * a->fold * a->tokens * row;
     if (bytes > ROW_BYTES) {
         const int64_t blocks = PK_MIN((count + THREADS - 1) / THREADS, (int64_t)1 << 20);
         return PK_LAUNCH(patchify_long<S>, (unsigned)blocks, THREADS, 0, q, err, *a, count);
@@ -216,7 +222,7 @@ enum pk_status patchify(const struct pk_queue *q, struct patchify_args *a, struc
     a->tile = (int32_t)((a->tokens + tiles - 1) / tiles);
     tiles = (a->tokens + a->tile - 1) / a->tile;
     a->magic = (uint32_t)((((uint64_t)1 << 32) + (uint64_t)a->patch - 1) / (uint64_t)a->patch);
-    const unsigned grid = (unsigned)(a->batch * tiles);
+    const unsigned grid = (unsigned)(a->batch * a->fold * tiles);
     const size_t shared = (size_t)(a->tile * bytes) + 32;
     if (a->patch < PIECE)
         return PK_LAUNCH((patchify_tiles<S, true>), grid, THREADS, shared, q, err, *a);
@@ -292,9 +298,14 @@ enum pk_status pk_cuda_patchify(const struct pk_call *c, struct pk_err *err)
     a.batch = c->in[0]->dim[0];
     a.leads = (int32_t)c->in[0]->dim[1];
     a.samples = c->in[0]->dim[2];
-    a.tokens = (int32_t)c->out[0]->dim[1];
     a.patch = attr->patchify.patch;
     a.chosen = attr->patchify.leads;
+    a.tokens = (int32_t)(pk_view_count(c->out[0]) / (a.batch * a.chosen * a.patch));
+    a.fold = 1;
+    if (attr->patchify.layout != PK_LAYOUT_JOINT) { // a lead is a record of one lead
+        a.fold = a.chosen;
+        a.chosen = 1;
+    }
     a.node = c->node->scope;
     a.clip = attr->patchify.clip;
     for (int l = 0; l < 16; l++) a.lead[l / 8] |= (uint64_t)attr->patchify.lead[l] << 8 * (l % 8);

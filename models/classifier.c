@@ -36,11 +36,20 @@ enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_r
     return PK_OK;
 }
 
-static struct pk_val classify(struct pk_build *b, struct pk_val h, const struct pk_classifier *c)
+/* Mean over the tokens that are signal. */
+static struct pk_val pool(struct pk_build *b, struct pk_val h, struct pk_val present,
+                          const struct pk_vit *v)
+{
+    return v->tokenise == PK_TOKENISE_REGISTER ? pk_mean_pool(b, h, 1)
+                                               : pk_mae_pool(b, h, present, v);
+}
+
+static struct pk_val classify(struct pk_build *b, struct pk_val h, struct pk_val present,
+                              const struct pk_classifier *c)
 {
     int64_t width = c->encoder.width;
     if (c->head == PK_HEAD_MEAN_LINEAR)
-        return pk_linear_bias(b, pk_mean_pool(b, h, 1), c->classes, "proj");
+        return pk_linear_bias(b, pool(b, h, present, &c->encoder), c->classes, "proj");
     if (c->head == PK_HEAD_REGISTER_LINEAR)
         return pk_linear_bias(b, pk_mean_pool(b, pk_slice_tokens(b, h, 0, 1), 0), c->classes,
                               "proj");
@@ -62,19 +71,25 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
     bool encoder_frozen = c->frozen || !train;
     if (encoder_frozen) pk_scope_frozen(b, true);
     pk_scope(b, "encoder");
-    struct pk_val h = pk_vit_encode(b, in.patches, PK_NONE, in.sample, &encoder);
+    struct pk_val present = PK_NONE, h;
+    if (encoder.tokenise == PK_TOKENISE_PATCH)
+        present = pk_lead_present(b, in.gain, c->signal.leads, c->signal.lead);
+    if (encoder.tokenise == PK_TOKENISE_REGISTER)
+        h = pk_vit_encode(b, in.patches, PK_NONE, in.sample, &encoder);
+    else
+        h = pk_mae_encode(b, in.patches, PK_NONE, present, in.sample, &c->signal, &encoder);
     pk_scope_end(b);
     if (encoder_frozen) pk_scope_frozen(b, false);
     struct pk_val logit = PK_NONE;
     if (c->head != PK_HEAD_NONE) {
         if (!train) pk_scope_frozen(b, true);
         pk_scope(b, "head");
-        logit = classify(b, h, c);
+        logit = classify(b, h, present, c);
         pk_scope_end(b);
         if (!train) pk_scope_frozen(b, false);
         pk_output(b, logit, "logits");
     }
-    if (!train) pk_output(b, pk_mean_pool(b, h, 1), "embedding");
+    if (!train) pk_output(b, pool(b, h, present, &c->encoder), "embedding");
     if (train) {
         struct pk_val label = pk_input(b, "label", PK_U8, 2, (int64_t[]){records, c->classes});
         pk_loss(b, c->softmax ? pk_softmax_loss(b, logit, label) : pk_bce_loss(b, logit, label));

@@ -3,8 +3,7 @@
 #ifndef PK_CLASSIFIER_H
 #define PK_CLASSIFIER_H
 
-#include "models/signal.h"
-#include "models/vit.h"
+#include "models/mae.h"
 
 enum pk_head {
     PK_HEAD_ATTENTIVE,       // one learnable query, cross-attention over register + patches

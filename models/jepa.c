@@ -86,7 +86,7 @@ static struct pk_val predict(struct pk_build *b, struct pk_val context, struct p
     pk_scope(b, "predictor");
     struct pk_val h = pk_linear(b, context, width, "embed");
     struct pk_val token = pk_weight(b, "mask_token", 1, &width, PK_INIT_TRUNC_NORMAL, false);
-    struct pk_val table = pk_vit_positions(b, j->signal.tokens, j->predictor.width);
+    struct pk_val table = pk_vit_positions(b, j->signal.tokens, j->predictor.width, false);
     h = pk_assemble_tokens(b, h, token, table, index, hidden);
     h = pk_vit_blocks(b, h, PK_NONE, &j->predictor);
     h = pk_slice_tokens(b, h, keep, j->signal.tokens - keep); // only these reach the loss

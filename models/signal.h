@@ -17,6 +17,7 @@ struct pk_signal {
     uint8_t lead[16];      // index of each in the batch
     int32_t patch, tokens; // samples of a patch, patches of a crop
     float clip;
+    enum pk_layout layout; // how patches become rows
 };
 
 /* Index of the lead of this name, in capital or small letters; -1 when there is none. */
@@ -25,8 +26,9 @@ int32_t pk_shape_lead(const struct pk_batch_shape *s, const char *name);
 enum pk_status pk_signal_config(struct pk_signal *out, const struct pk_recipe *r,
                                 const struct pk_batch_shape *shape, struct pk_err *err);
 struct pk_signal_in {
-    struct pk_val patches; // [B, tokens, leads * patch]
+    struct pk_val patches; // [B, tokens, leads * patch], or as the layout has it
     struct pk_val sample;  // [B] i64
+    struct pk_val gain;    // [B, leads of the batch], 0 for a lead that is absent
 };
 /* Declares the inputs signal, gain, offset, start, sample and cuts the patches. */
 struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal *s,

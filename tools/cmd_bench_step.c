@@ -1,11 +1,11 @@
 /* cmd_bench_step.c -- purkinje bench step: how fast a recipe trains when the batch is already in
- * memory. Runs pretraining's own step (tools/jepa_step.c) on random data: forward, backward, AdamW
+ * memory. Runs pretraining's own step (tools/step.c) on random data: forward, backward, AdamW
  * and the EMA copy. FLOPs are counted as by every implementation's minimum (models/jepa.h), so that
  * the numbers compare with those of other frameworks. */
 #include "core/cpu/gemm.h"
 #include "core/rng.h"
 #include "tools/device.h"
-#include "tools/jepa_step.h"
+#include "tools/step.h"
 #include "tools/probe.h"
 #include "tools/shape.h"
 
@@ -17,7 +17,7 @@ enum { STEPS_MAX = 100000 };
 
 struct bench {
     struct pk_trainer t;
-    struct pk_jepa_step s;
+    struct pk_step s;
     struct pk_batch batch;
     int64_t steps, keep; // keep 0: as drawn in training
     bool profile;
@@ -49,29 +49,30 @@ static enum pk_status fill_batch(struct bench *b, struct pk_err *err)
 
 static int32_t keep_of(const struct bench *b, int64_t step)
 {
-    return b->keep ? (int32_t)b->keep : pk_jepa_keep(&b->s.model, step);
+    return b->keep ? (int32_t)b->keep : b->s.objective->keep(&b->s.model, step);
 }
 
 /* All programs that the steps need, so that no timed step builds one. */
 static enum pk_status build_programs(struct bench *b, struct pk_err *err)
 {
-    struct pk_jepa_program *v;
-    int32_t low = pk_jepa_keep_min(&b->s.model), high = pk_jepa_keep_max(&b->s.model);
+    struct pk_step_program *v;
+    int32_t low = b->s.objective->keep_min(&b->s.model),
+            high = b->s.objective->keep_max(&b->s.model);
     if (b->keep && (b->keep < low || b->keep > high))
         return pk_fail(err, PK_EUSAGE,
                        "--keep %lld: %s keeps %d to %d of %d tokens; objective.mask.keep=[a, b] "
                        "changes that",
                        (long long)b->keep, pk_recipe_str(b->t.recipe, "name"), low, high,
                        b->s.model.signal.tokens);
-    if (b->keep) return pk_jepa_step_program(&b->s, (int32_t)b->keep, &v, err);
-    for (int32_t k = low; k <= high; k++) PK_TRY(pk_jepa_step_program(&b->s, k, &v, err));
+    if (b->keep) return pk_step_program(&b->s, (int32_t)b->keep, &v, err);
+    for (int32_t k = low; k <= high; k++) PK_TRY(pk_step_program(&b->s, k, &v, err));
     return PK_OK;
 }
 
 static enum pk_status start_profile(struct bench *b, struct pk_err *err)
 {
-    for (int32_t k = 0; k <= pk_jepa_keep_max(&b->s.model); k++) {
-        struct pk_jepa_program *v = &b->s.program[k];
+    for (int32_t k = 0; k <= b->s.objective->keep_max(&b->s.model); k++) {
+        struct pk_step_program *v = &b->s.program[k];
         if (v->built)
             PK_TRY(pk_alloc(&v->bound.seconds, (size_t)v->prog.nodes, sizeof *v->bound.seconds,
                             "profile", err));
@@ -82,7 +83,7 @@ static enum pk_status start_profile(struct bench *b, struct pk_err *err)
 static enum pk_status measure_ceiling(struct bench *b, struct pk_err *err)
 {
     double rate;
-    PK_TRY(pk_jepa_step_ceiling(&b->s, keep_of(b, 0), 0.3, &rate, err));
+    PK_TRY(pk_step_ceiling(&b->s, keep_of(b, 0), 0.3, &rate, err));
     b->ceiling = PK_MAX(b->ceiling, rate);
     return PK_OK;
 }
@@ -115,13 +116,14 @@ static enum pk_status warm_up(struct bench *b, struct pk_err *err)
 {
     enum { DEVICE_STEPS = 8 };
     const int steps = b->t.backend ? DEVICE_STEPS : 1;
-    const int32_t low = pk_jepa_keep_min(&b->s.model), high = pk_jepa_keep_max(&b->s.model);
+    const int32_t low = b->s.objective->keep_min(&b->s.model);
+    const int32_t high = b->s.objective->keep_max(&b->s.model);
     for (int32_t k = low; b->t.backend && !b->keep && k <= high; k++) {
-        PK_TRY(pk_jepa_step_run(&b->s, 0, k, &b->batch, false, err));
+        PK_TRY(pk_step_run(&b->s, 0, k, &b->batch, false, err));
         PK_TRY(take_results(b, 0, err));
     }
     for (int i = 0; i < steps; i++) {
-        PK_TRY(pk_jepa_step_run(&b->s, 0, keep_of(b, 0), &b->batch, false, err));
+        PK_TRY(pk_step_run(&b->s, 0, keep_of(b, 0), &b->batch, false, err));
         PK_TRY(take_results(b, 0, err));
     }
     return PK_OK;
@@ -134,10 +136,9 @@ static enum pk_status time_steps(struct bench *b, struct pk_err *err)
     if (b->profile) PK_TRY(start_profile(b, err));
     for (int64_t i = 0; i < b->steps; i++) {
         int32_t keep = keep_of(b, i + 1);
-        struct pk_jepa_flops f = pk_jepa_flops(&b->s.model, keep);
-        PK_TRY(pk_jepa_step_run(&b->s, i + 1, keep, &b->batch, false, err));
+        PK_TRY(pk_step_run(&b->s, i + 1, keep, &b->batch, false, err));
         PK_TRY(take_results(b, pk_exec_lag(&b->t.exec), err));
-        b->flops += (double)b->s.batch * (f.target + f.context + f.predictor);
+        b->flops += (double)b->s.batch * pk_objective_flops(b->s.objective, &b->s.model, keep);
     }
     PK_TRY(take_results(b, 0, err));
     for (int64_t i = 0; i < b->steps; i++) b->total += b->time[i];
@@ -180,8 +181,8 @@ static int collect(const struct bench *b, struct line line[PK_OP_COUNT])
 {
     int lines = 0;
     for (int i = 0; i < PK_OP_COUNT; i++) line[i] = (struct line){.op = (enum pk_op)i};
-    for (int32_t k = 0; k <= pk_jepa_keep_max(&b->s.model); k++) {
-        const struct pk_jepa_program *v = &b->s.program[k];
+    for (int32_t k = 0; k <= b->s.objective->keep_max(&b->s.model); k++) {
+        const struct pk_step_program *v = &b->s.program[k];
         for (int64_t i = 0; v->bound.seconds && i < v->prog.nodes; i++) {
             const struct pk_node *n = &v->prog.node[i];
             struct line *l = &line[n->op];
@@ -298,7 +299,7 @@ static void print_table(const struct bench *b, double median)
         printf("%lld steps, %lld tokens kept", (long long)b->steps, (long long)b->keep);
     else
         printf("%lld steps, %d to %d tokens kept as in training", (long long)b->steps,
-               pk_jepa_keep_min(&b->s.model), pk_jepa_keep_max(&b->s.model));
+               b->s.objective->keep_min(&b->s.model), b->s.objective->keep_max(&b->s.model));
     printf(" of %d; loss %.4g\n", b->s.model.signal.tokens, b->loss);
     printf("  step     %.2f ms median, %.2f to %.2f\n", 1e3 * median, 1e3 * b->time[0],
            1e3 * b->time[b->steps - 1]);
@@ -313,11 +314,12 @@ static enum pk_status bench_recipe(struct bench *b, bool json, struct pk_err *er
 {
     struct pk_batch_shape shape;
     PK_TRY(pk_shape_of_recipe(&shape, b->t.recipe, err));
-    PK_TRY(pk_jepa_step_create(&b->s, &b->t, &shape, err));
+    PK_TRY(pk_step_create(&b->s, &b->t, &shape, err));
     PK_TRY(build_programs(b, err));
     PK_TRY(fill_batch(b, err));
     pk_params_init(&b->t.params, (uint64_t)pk_recipe_i64(b->t.recipe, "seed"), b->t.exec.weight);
-    memcpy(b->t.exec.ema, b->t.exec.weight, (size_t)b->t.params.elements * sizeof(float));
+    if (b->t.exec.ema)
+        memcpy(b->t.exec.ema, b->t.exec.weight, (size_t)b->t.params.elements * sizeof(float));
     PK_TRY(pk_exec_push(&b->t.exec, err));
     PK_TRY(pk_alloc(&b->time, (size_t)b->steps, sizeof *b->time, "times", err));
     PK_TRY(measure_ceiling(b, err));
@@ -350,7 +352,7 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     }
     b->t.recipe = r;
     s = pk_device_choose(pk_arg(args, "device"), &b->t.backend, err);
-    if (s == PK_OK && strcmp(pk_recipe_str(r, "objective.kind"), "jepa"))
+    if (s == PK_OK && !pk_objective_named(pk_recipe_str(r, "objective.kind")))
         s = pk_fail(err, PK_ERECIPE, "%s: bench step times recipes of 'purkinje pretrain'",
                     pk_recipe_origin(r, "objective.kind"));
     if (s == PK_OK) s = bench_recipe(b, pk_arg(args, "json") != NULL, err);
@@ -359,7 +361,7 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     free(b->batch.gain);
     free(b->batch.offset);
     free(b->batch.sample);
-    pk_jepa_step_free(&b->s);
+    pk_step_free(&b->s);
     pk_trainer_free(&b->t);
     pk_recipe_free(r);
     free(b);

@@ -33,13 +33,12 @@ static double roofline_seconds(const struct pk_recipe_plan *p, const struct ceil
 static enum pk_status measure(struct ceiling *out, const struct pk_recipe_plan *p,
                               struct pk_err *err)
 {
-    const struct pk_jepa *m = &p->model;
-    const struct pk_probe_tower tower[] = {{p->encoder, p->micro * (p->signal->tokens + 1), 1},
-                                           {p->encoder, p->micro * (p->keep[1] + 1), 3},
-                                           {&m->predictor, p->micro * p->signal->tokens, 3}};
+    struct pk_probe_tower tower[PK_TOWERS] = {{p->encoder, p->micro * (p->signal->tokens + 1), 1}};
+    int towers = 1;
+    if (p->objective) towers = p->objective->towers(&p->model, p->micro, p->keep[1], tower);
     enum { STREAM_MAX = 4 << 20 }; // a node's values, not all that ever lived in the arena
     size_t bytes = (size_t)PK_MIN(p->arena, (int64_t)STREAM_MAX);
-    PK_TRY(pk_probe_gemm(tower, p->jepa ? 3 : 1, p->threads, 0.2, &out->flops, err));
+    PK_TRY(pk_probe_gemm(tower, towers, p->threads, 0.2, &out->flops, err));
     return pk_probe_stream(p->threads, bytes, 0.03, &out->bytes, err);
 }
 
@@ -75,9 +74,8 @@ static void print_memory(const struct pk_recipe_plan *p)
     print_size("ACT", p->arena * p->threads, act);
     print_size("CONST", p->constants, "position tables of all programs");
     print_size("AdamW m, v", p->moments, "");
-    if (p->jepa)
-        print_size("EMA", p->ema, "target encoder, in the layout of all parameters");
-    else
+    if (p->ema) print_size("EMA", p->ema, "target encoder, in the layout of all parameters");
+    if (!p->objective)
         print_size("best", p->best, "weights of the best validation");
     print_size("total", pk_recipe_plan_memory(p), "");
     print_size("checkpoint", p->checkpoint, "on disk, each; headers and state add a few KB");
@@ -90,17 +88,21 @@ static void print_model(const struct pk_recipe_plan *p, const char *name)
     int64_t all = pk_params_total(&p->params, "");
     printf("%s\nparameters\n  %-16s %16lld  ViT %d wide, %d deep, %d heads\n", name, "encoder",
            (long long)encoder, e->width, e->depth, e->heads);
-    if (p->jepa)
-        printf("  %-16s %16lld  %d wide, %d deep, %d heads\n", "predictor",
-               (long long)(all - encoder), p->model.predictor.width, p->model.predictor.depth,
-               p->model.predictor.heads);
+    if (p->objective)
+        printf("  %-16s %16lld  %d wide, %d deep, %d heads\n", p->objective->partner,
+               (long long)(all - encoder), p->model.partner.width, p->model.partner.depth,
+               p->model.partner.heads);
     else
         printf("  %-16s %16lld  %d classes\n", "head", (long long)(all - encoder),
                p->classifier.classes);
     printf("  %-16s %16lld\n", "total", (long long)all);
     printf("input\n  %d leads, %d samples at %g Hz: %d tokens of %d samples", p->signal->leads,
            p->signal->shape.samples, p->signal->shape.rate, p->signal->tokens, p->signal->patch);
-    if (p->jepa) printf(", %d to %d kept (mean %d)", p->keep[0], p->keep[2], p->keep[1]);
+    if (p->encoder->tokenise == PK_TOKENISE_PATCH) printf(" of each lead");
+    if (p->objective && p->keep[0] < p->keep[2])
+        printf(", %d to %d kept (mean %d)", p->keep[0], p->keep[2], p->keep[1]);
+    else if (p->objective)
+        printf(", %d kept", p->keep[1]);
     printf("\n  batch %lld", (long long)p->batch);
     if (p->parts > 1) printf(" in %lld parts", (long long)p->parts);
     printf(", %lld micro-batches of %lld\n", (long long)p->micros, (long long)p->micro);
@@ -116,9 +118,10 @@ static void print_work(const struct pk_recipe_plan *p)
                w->name, 1e-9 * w->record_flops, 1e-9 * w->record_flops * (double)p->batch,
                (long long)w->nodes, 1e-9 * w->program_flops, 1e-6 * w->program_bytes);
     }
-    if (p->jepa)
-        printf("  %-16s target %.4f (forward), context %.4f, predictor %.4f GFLOP per record\n", "",
-               1e-9 * p->flops.target, 1e-9 * p->flops.context, 1e-9 * p->flops.predictor);
+    for (int i = 0; i < p->works; i++)
+        printf("%s%s %.4f%s", i ? ", " : "                   ", p->work[i].name,
+               1e-9 * p->work[i].flops, strcmp(p->work[i].name, "target") ? "" : " (forward)");
+    if (p->works) printf(" GFLOP per record\n");
 }
 
 static void print_duration(double seconds)
@@ -171,13 +174,13 @@ static void put_model(const struct pk_recipe_plan *p, struct pk_json_writer *w)
     int64_t all = pk_params_total(&p->params, "");
     pk_json_open(w, "parameters", '{');
     pk_json_put_i64(w, "encoder", encoder);
-    pk_json_put_i64(w, p->jepa ? "predictor" : "head", all - encoder);
+    pk_json_put_i64(w, p->objective ? p->objective->partner : "head", all - encoder);
     pk_json_put_i64(w, "total", all);
     pk_json_close(w);
     pk_json_put_i64(w, "leads", p->signal->leads);
     pk_json_put_i64(w, "tokens", p->signal->tokens);
     pk_json_put_i64(w, "patch_samples", p->signal->patch);
-    if (p->jepa) {
+    if (p->objective) {
         pk_json_put_i64(w, "keep_min", p->keep[0]);
         pk_json_put_i64(w, "keep_mean", p->keep[1]);
         pk_json_put_i64(w, "keep_max", p->keep[2]);
@@ -229,10 +232,11 @@ static void put_parts(const struct pk_recipe_plan *p, const struct ceiling *c,
         pk_json_close(w);
     }
     pk_json_close(w);
-    if (!p->jepa) return;
-    pk_json_put_f64(w, "target_flops", p->flops.target);
-    pk_json_put_f64(w, "context_flops", p->flops.context);
-    pk_json_put_f64(w, "predictor_flops", p->flops.predictor);
+    for (int i = 0; i < p->works; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "%s_flops", p->work[i].name);
+        pk_json_put_f64(w, key, p->work[i].flops);
+    }
 }
 
 static enum pk_status print_json(const struct pk_recipe_plan *p, const char *name,
@@ -271,7 +275,7 @@ static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct
     const int threads = c->device ? 1 : p->threads;
     struct pk_plan_rates rates = {c->flops / threads, c->bytes / threads};
     printf("program of one micro-batch of %lld, %s", (long long)p->micro, p->part[0].name);
-    if (p->jepa) printf(" with %d tokens kept", p->keep[1]);
+    if (p->objective) printf(" with %d tokens kept", p->keep[1]);
     if (c->flops > 0)
         printf("; %.3f ms in all at %.1f GFLOP/s and %.1f GB/s%s",
                1e3 * pk_plan_seconds(&p->listing, &rates), 1e-9 * rates.flops, 1e-9 * rates.bytes,

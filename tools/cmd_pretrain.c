@@ -1,6 +1,7 @@
 /* cmd_pretrain.c -- purkinje pretrain and purkinje resume. */
 #include "tools/device.h"
 #include "tools/finetune.h"
+#include "tools/objective.h"
 #include "tools/pretrain.h"
 #include "tools/shape.h"
 
@@ -28,19 +29,18 @@ static enum pk_status inherit(struct pk_recipe *r, struct pk_err *err)
     return s;
 }
 
-static bool is_jepa(const struct pk_recipe *r)
+static bool pretrains(const struct pk_recipe *r)
 {
-    return !strcmp(pk_recipe_str(r, "objective.kind"), "jepa");
+    return pk_objective_named(pk_recipe_str(r, "objective.kind")) != NULL;
 }
 
 static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
                             const struct pk_args *a, struct pk_err *err)
 {
     enum pk_status s = PK_OK;
-    bool jepa = is_jepa(r);
     const struct pk_backend *backend;
     PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
-    if (jepa)
+    if (pretrains(r))
         s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, backend, a->argc, a->argv},
                         err);
     else
@@ -51,7 +51,7 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
     return s;
 }
 
-static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_err *err)
+static enum pk_status run_recipe(const struct pk_args *a, bool pretrain, struct pk_err *err)
 {
     struct pk_recipe *r;
     if (a->count < 1)
@@ -59,10 +59,10 @@ static enum pk_status run_recipe(const struct pk_args *a, bool jepa, struct pk_e
     PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
     // First of all: what else such a recipe lacks is of no interest then.
     enum pk_status s =
-        is_jepa(r) == jepa
+        pretrains(r) == pretrain
             ? PK_OK
             : pk_fail(err, PK_ERECIPE, "%s: this recipe is for 'purkinje %s'",
-                      pk_recipe_origin(r, "objective.kind"), jepa ? "finetune" : "pretrain");
+                      pk_recipe_origin(r, "objective.kind"), pretrain ? "finetune" : "pretrain");
     if (s == PK_OK) s = inherit(r, err);
     if (s == PK_OK) s = train(r, pk_arg(a, "overwrite") ? PK_RUN_OVER : PK_RUN_NEW, a, err);
     pk_recipe_free(r);
@@ -120,6 +120,9 @@ static const struct pk_example pretrain_examples[] = {
     {"pretrain jepa_demo train.steps=2 train.learning_rate.warmup=0 data.synthetic.records=64 "
      "train.batch_size=16 output.dir=runs/small --quiet",
      "settings of the recipe changed on the command line"},
+    {"pretrain mae_demo train.steps=2 train.learning_rate.warmup=0 data.synthetic.records=64 "
+     "train.batch_size=16 output.dir=runs/mae --quiet",
+     "a masked autoencoder, for 'purkinje reconstruct'"},
     {0}};
 
 const struct pk_command pk_cmd_pretrain = {

@@ -273,7 +273,11 @@ static const char *default_text(const struct pk_key *k)
 /* When a key means anything, "" for always. */
 static const char *when_text(const struct pk_key *k)
 {
-    static const char *const when[] = {"", "objective.kind=jepa", "objective.kind=classify",
+    static const char *const when[] = {"",
+                                       "objective.kind=jepa|mae",
+                                       "objective.kind=jepa",
+                                       "objective.kind=mae",
+                                       "objective.kind=classify",
                                        "data.synthetic"};
     return when[k->when];
 }

@@ -86,7 +86,7 @@ static void rename_tensors(struct pk_tensor_ref *ref, int64_t count, const struc
         if (!strncmp(ref[i].name, "encoder.", 8)) ref[i].name += 8;
         if (strcmp(ref[i].name, "patch_embed.weight")) continue;
         ref[i].rank = 3;
-        ref[i].shape[1] = m->leads;
+        ref[i].shape[1] = ref[i].shape[1] / m->patch; // 1 where a token is of one lead
         ref[i].shape[2] = m->patch;
     }
 }

@@ -25,6 +25,11 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
                        "a window of %d samples is not a whole number of the model's patches of %d",
                        shape->samples, m->patch);
     out->signal.tokens = out->encoder.tokens = shape->samples / m->patch;
+    if (m->encoder.tokenise == PK_TOKENISE_LEAD && out->signal.tokens != 1)
+        return pk_fail(err, PK_EINVAL,
+                       "the model's tokens are whole leads of %d samples; a window has %d",
+                       m->patch, shape->samples);
+    out->signal.layout = pk_token_layout(m->encoder.tokenise);
     out->encoder.dropout = 0;
     return pk_model_info_leads(&out->signal, m, err);
 }

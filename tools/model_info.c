@@ -34,6 +34,8 @@ void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct
     pk_json_put_i64(w, "heads", m->encoder.heads);
     pk_json_put_i64(w, "mlp_ratio", m->encoder.mlp_ratio);
     pk_json_put_i64(w, "registers", m->registers);
+    pk_json_put_string(w, "tokenisation", pk_tokenise_name(m->encoder.tokenise));
+    pk_json_put_bool(w, "qkv_bias", m->encoder.qkv_bias);
     pk_json_put_f64(w, "layer_norm_eps", (double)m->encoder.eps);
     pk_json_put_i64(w, "patch_samples", m->patch);
     pk_json_put_i64(w, "tokens", m->tokens);
@@ -119,12 +121,17 @@ static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
     m->encoder.heads = bounded(j, "heads", 0, 1, 1024);
     m->encoder.mlp_ratio = bounded(j, "mlp_ratio", 4, 1, 64);
     m->encoder.eps = (float)pk_json_f64(j, "layer_norm_eps", 1e-6);
-    m->registers = bounded(j, "registers", 1, 1, 1);
+    m->encoder.tokenise = pk_tokenise_named(pk_json_string(j, "tokenisation", "register"));
+    const struct pk_json *bias = pk_json_get(j, "qkv_bias");
+    m->encoder.qkv_bias = bias && bias->boolean;
+    const bool front = m->encoder.tokenise == PK_TOKENISE_REGISTER;
+    m->registers = bounded(j, "registers", front, front, front);
     m->patch = bounded(j, "patch_samples", 0, 1, 1 << 20);
     m->tokens = m->encoder.tokens = bounded(j, "tokens", 0, 1, 1 << 20);
     return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 &&
            m->encoder.width % m->encoder.heads == 0 && m->encoder.mlp_ratio > 0 &&
-           m->encoder.eps > 0 && m->registers > 0 && m->patch > 0 && m->tokens > 0 &&
+           m->encoder.eps > 0 && m->registers >= 0 &&
+           m->encoder.tokenise < PK_TOKENISE_COUNT && m->patch > 0 && m->tokens > 0 &&
            !strcmp(pk_json_string(j, "kind", ""), "vit");
 }
 
@@ -164,7 +171,7 @@ void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
     m->tokens = s->tokens;
     m->leads = s->leads;
     m->clip = s->clip;
-    m->registers = 1;
+    m->registers = m->encoder.tokenise == PK_TOKENISE_REGISTER;
     for (int32_t l = 0; l < s->leads; l++) {
         memcpy(m->lead_name[l], s->shape.lead_name[s->lead[l]], sizeof m->lead_name[l]);
         m->mean[l] = in->mean[0][s->lead[l]];
@@ -205,8 +212,18 @@ enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct 
         return pk_fail(err, PK_ERECIPE,
                        "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
                        pk_recipe_origin(r, "data.crop"), s->shape.samples, m->patch);
+    if (m->encoder.tokenise == PK_TOKENISE_LEAD && s->tokens != 1)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the encoder's tokens are whole leads of %d samples; crops and windows "
+                       "must be as long, not %d samples",
+                       pk_recipe_origin(r, "data.crop"), m->patch, s->shape.samples);
+    if (m->encoder.tokenise != PK_TOKENISE_REGISTER && c->head == PK_HEAD_REGISTER_LINEAR)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the encoder has no register; take attentive or mean_linear",
+                       pk_recipe_origin(r, "objective.head.kind"));
     uint64_t seed = c->encoder.seed;
     c->encoder = m->encoder;
+    s->layout = pk_token_layout(m->encoder.tokenise);
     c->encoder.tokens = s->tokens;
     c->encoder.seed = seed;
     c->encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);

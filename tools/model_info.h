@@ -8,14 +8,14 @@
 #include "core/data.h"
 #include "core/json.h"
 #include "models/classifier.h"
-#include "models/jepa.h"
+#include "models/mae.h"
 #include "tools/inputs.h"
 
 enum { PK_CLASSES_MAX = 512 };
 
 struct pk_model_info {
-    char objective[PK_NAME_MAX]; // "jepa", "classify"
-    struct pk_vit encoder;       // width, depth, heads, mlp_ratio, eps
+    char objective[PK_NAME_MAX]; // "jepa", "mae", "classify"
+    struct pk_vit encoder;       // tokenise, qkv_bias, width, depth, heads, mlp_ratio, eps
     int32_t registers;
     double rate;           // Hz
     int32_t patch, tokens; // samples of a patch; positions trained on

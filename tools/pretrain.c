@@ -1,10 +1,10 @@
-/* pretrain.c -- the JEPA training loop (see pretrain.h): data, logs and checkpoints around the
- * steps of tools/jepa_step.c. */
+/* pretrain.c -- the loop of pretraining (see pretrain.h): data, logs and checkpoints around the
+ * steps of tools/step.c. */
 #include "tools/pretrain.h"
 #include "core/stats.h"
 #include "core/stop.h"
 #include "tools/inputs.h"
-#include "tools/jepa_step.h"
+#include "tools/step.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 struct pretrain {
     struct pk_trainer t;
     struct pk_inputs in;
-    struct pk_jepa_step s;
+    struct pk_step s;
     struct pk_loader *loader;
     const struct pk_batch *batch[2]; // lent by the loader, by step % 2
     double loss_sum, norm;           // norm: of the last gradient
@@ -34,11 +34,18 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
     if (*pk_recipe_str(r, "init_from")) {
         PK_TRY(pk_model_open_init(&file, r, err));
         enum pk_status s = pk_trainer_agrees(&file.info, r, err);
+        if (s == PK_OK && file.info.encoder.tokenise != p->s.model.encoder.tokenise)
+            s = pk_fail(err, PK_ERECIPE,
+                        "%s: the tokens of that encoder are of the kind '%s', those of this recipe "
+                        "of the kind '%s'",
+                        pk_recipe_origin(r, "init_from"),
+                        pk_tokenise_name(file.info.encoder.tokenise),
+                        pk_tokenise_name(p->s.model.encoder.tokenise));
         if (s == PK_OK) s = pk_model_read(&file, &p->t.params, "encoder.", p->t.exec.weight, err);
         pk_model_close(&file);
         PK_TRY(s);
     }
-    memcpy(p->t.exec.ema, p->t.exec.weight, bytes);
+    if (p->t.exec.ema) memcpy(p->t.exec.ema, p->t.exec.weight, bytes);
     return pk_exec_push(&p->t.exec, err);
 }
 
@@ -48,46 +55,61 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
     struct pk_embedding_stats e;
     int64_t width = p->s.model.encoder.width, rows = PK_MIN(p->s.batch / p->s.parts, 4 * width);
     PK_TRY(pk_embedding_stats(&e, p->s.embedding, rows, width, err));
-    double variance = pk_jepa_step_target_variance(&p->s), interval = fmax(p->since, 1e-9);
+    const bool ema = p->s.objective->ema;
+    double variance = ema ? pk_step_target_variance(&p->s) : 0, interval = fmax(p->since, 1e-9);
     double loss = p->loss_count ? p->loss_sum / (double)p->loss_count : NAN;
     double rate = pk_schedule_at(&p->s.rate, step - 1);
     double decay = pk_schedule_at(&p->s.decay, step - 1);
-    double momentum = pk_schedule_at(&p->s.momentum, step - 1);
+    double momentum = ema ? pk_schedule_at(&p->s.momentum, step - 1) : 0;
     double records = (double)(p->timed * p->s.batch) / interval, waited = p->waited / interval;
     double memory = pk_peak_memory(), mfu = (p->s.flops - p->flops) / interval / p->ceiling;
-    struct pk_scalar scalar[] = {{"train/loss", loss},
-                                 {"train/learning_rate", rate},
-                                 {"train/weight_decay", decay},
-                                 {"train/ema_momentum", momentum},
-                                 {"train/grad_norm", p->norm},
-                                 {"embedding/embedding_std", e.mean_std},
-                                 {"embedding/effective_rank", e.effective_rank},
-                                 {"embedding/target_variance", variance},
-                                 {"speed/records_per_s", records},
-                                 {"speed/data_wait", waited},
-                                 {"speed/peak_memory", memory},
-                                 {"speed/seconds", seconds},
-                                 {"train/skipped", (double)p->skipped},
-                                 {"speed/mfu", mfu}};
-    PK_TRY(pk_trainer_metrics(&p->t, step, "train", scalar, (int)PK_COUNT(scalar), err));
-    if (variance < 1e-4 || e.effective_rank < 2)
+    const struct {
+        bool there;
+        struct pk_scalar scalar;
+    } all[] = {{true, {"train/loss", loss}},
+               {true, {"train/learning_rate", rate}},
+               {true, {"train/weight_decay", decay}},
+               {ema, {"train/ema_momentum", momentum}},
+               {true, {"train/grad_norm", p->norm}},
+               {true, {"embedding/embedding_std", e.mean_std}},
+               {true, {"embedding/effective_rank", e.effective_rank}},
+               {ema, {"embedding/target_variance", variance}},
+               {true, {"speed/records_per_s", records}},
+               {true, {"speed/data_wait", waited}},
+               {true, {"speed/peak_memory", memory}},
+               {true, {"speed/seconds", seconds}},
+               {true, {"train/skipped", (double)p->skipped}},
+               {true, {"speed/mfu", mfu}}};
+    struct pk_scalar scalar[PK_COUNT(all)];
+    int scalars = 0;
+    for (size_t i = 0; i < PK_COUNT(all); i++)
+        if (all[i].there) scalar[scalars++] = all[i].scalar;
+    PK_TRY(pk_trainer_metrics(&p->t, step, "train", scalar, scalars, err));
+    if (ema && (variance < 1e-4 || e.effective_rank < 2))
         pk_progress_print(&p->t.progress,
                           "warning: the encoder collapses: target variance %.2g, effective rank "
                           "%.1f of %lld; lower the learning rate or raise the EMA momentum",
                           variance, e.effective_rank, (long long)width);
-    struct pk_progress_field field[] = {{"loss", loss, PK_FORMAT_GENERAL},
-                                        {"lr", rate, PK_FORMAT_SCIENTIFIC},
-                                        {"wd", decay, PK_FORMAT_GENERAL},
-                                        {"ema", momentum, PK_FORMAT_GENERAL},
-                                        {"grad", p->norm, PK_FORMAT_GENERAL},
-                                        {"std", e.mean_std, PK_FORMAT_GENERAL},
-                                        {"rank", e.effective_rank, PK_FORMAT_GENERAL},
-                                        {"tvar", variance, PK_FORMAT_GENERAL},
-                                        {"rec/s", records, PK_FORMAT_GENERAL},
-                                        {"mfu", mfu, PK_FORMAT_PERCENT},
-                                        {"wait", waited, PK_FORMAT_PERCENT},
-                                        {"mem", memory, PK_FORMAT_BYTES}};
-    pk_progress_update(&p->t.progress, step, pk_seconds(), field, (int)PK_COUNT(field));
+    struct pk_progress_field field[12];
+    int fields = 0;
+    const struct {
+        bool there;
+        struct pk_progress_field field;
+    } shown[] = {{true, {"loss", loss, PK_FORMAT_GENERAL}},
+                 {true, {"lr", rate, PK_FORMAT_SCIENTIFIC}},
+                 {true, {"wd", decay, PK_FORMAT_GENERAL}},
+                 {ema, {"ema", momentum, PK_FORMAT_GENERAL}},
+                 {true, {"grad", p->norm, PK_FORMAT_GENERAL}},
+                 {true, {"std", e.mean_std, PK_FORMAT_GENERAL}},
+                 {true, {"rank", e.effective_rank, PK_FORMAT_GENERAL}},
+                 {ema, {"tvar", variance, PK_FORMAT_GENERAL}},
+                 {true, {"rec/s", records, PK_FORMAT_GENERAL}},
+                 {true, {"mfu", mfu, PK_FORMAT_PERCENT}},
+                 {true, {"wait", waited, PK_FORMAT_PERCENT}},
+                 {true, {"mem", memory, PK_FORMAT_BYTES}}};
+    for (size_t i = 0; i < PK_COUNT(shown); i++)
+        if (shown[i].there) field[fields++] = shown[i].field;
+    pk_progress_update(&p->t.progress, step, pk_seconds(), field, fields);
     p->loss_sum = 0;
     p->loss_count = p->timed = 0;
     p->flops = p->s.flops;
@@ -150,7 +172,7 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         p->batch[*step % 2] = b;
         bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
-        PK_TRY(pk_jepa_step_run(&p->s, *step, pk_jepa_keep(&p->s.model, *step), b, log, err));
+        PK_TRY(pk_step_run(&p->s, *step, p->s.objective->keep(&p->s.model, *step), b, log, err));
         ++*step;
         bool stop = pk_stop_requested() && !last;
         bool save = stop || last || pk_trainer_due(&p->t, *step);
@@ -167,21 +189,23 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
 
 static void describe(struct pretrain *p)
 {
-    snprintf(p->t.info.objective, sizeof p->t.info.objective, "jepa");
+    const struct pk_objective *o = p->s.objective;
+    char partner[32];
+    snprintf(partner, sizeof partner, "%s.", o->partner);
+    snprintf(p->t.info.objective, sizeof p->t.info.objective, "%s", o->kind);
     p->t.info.encoder = p->s.model.encoder;
     pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
     struct pk_text where = {0};
     pk_exec_describe(&p->t.exec, &where);
-    fprintf(
-        stderr,
-        "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld predictor); %d tokens of "
-        "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
-        p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
-        (long long)pk_params_total(&p->t.params, "encoder."),
-        (long long)pk_params_total(&p->t.params, "predictor."), p->s.model.signal.tokens,
-        p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
-        where.s ? where.s : "");
+    fprintf(stderr,
+            "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld %s); %d tokens of "
+            "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
+            p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
+            (long long)pk_params_total(&p->t.params, "encoder."),
+            (long long)pk_params_total(&p->t.params, partner), o->partner, p->s.model.signal.tokens,
+            p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
+            where.s ? where.s : "");
     pk_text_free(&where);
 }
 
@@ -196,8 +220,8 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(resume ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
                   : pk_run_check(dir, o->mode, err));
     PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
-    PK_TRY(pk_jepa_step_create(&p->s, &p->t, &p->in.shape, err));
-    PK_TRY(pk_jepa_step_ceiling(&p->s, pk_jepa_keep_max(&p->s.model), 0.1, &p->ceiling, err));
+    PK_TRY(pk_step_create(&p->s, &p->t, &p->in.shape, err));
+    PK_TRY(pk_step_ceiling(&p->s, p->s.objective->keep_max(&p->s.model), 0.1, &p->ceiling, err));
     PK_TRY(pk_trainer_resident(&p->t, &p->in.data, err));
     PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL,
                             p->t.resident.memory != NULL, err));
@@ -233,7 +257,7 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     if (s == PK_OK) s = loop(p, &step, err);
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);
-    pk_jepa_step_free(&p->s);
+    pk_step_free(&p->s);
     pk_trainer_free(&p->t);
     pk_loader_close(p->loader);
     pk_inputs_close(&p->in);

@@ -1,4 +1,4 @@
-/* pretrain.h -- a JEPA pretraining run: from a recipe to checkpoints. */
+/* pretrain.h -- a pretraining run: from a recipe to checkpoints. */
 #ifndef PK_PRETRAIN_H
 #define PK_PRETRAIN_H
 

@@ -99,27 +99,28 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
     return PK_OK;
 }
 
-static enum pk_status plan_jepa(struct pk_recipe_plan *out, const struct pk_recipe *r,
-                                const struct pk_batch_shape *shape, struct pk_err *err)
+static enum pk_status plan_pretext(struct pk_recipe_plan *out, const struct pk_recipe *r,
+                                   const struct pk_batch_shape *shape, struct pk_err *err)
 {
-    struct pk_jepa *m = &out->model;
+    const struct pk_objective *o = out->objective;
+    union pk_pretext *m = &out->model;
     struct pk_plan_part *part = &out->part[out->part_count++];
-    PK_TRY(pk_jepa_config(m, r, shape, err));
+    PK_TRY(o->config(m, r, shape, err));
     out->encoder = &m->encoder;
     out->signal = &m->signal;
-    out->keep[0] = pk_jepa_keep_min(m);
-    out->keep[2] = pk_jepa_keep_max(m);
+    out->keep[0] = o->keep_min(m);
+    out->keep[2] = o->keep_max(m);
     out->keep[1] = (out->keep[0] + out->keep[2]) / 2;
-    PK_TRY(pk_micro_batch(r, out->batch, m->signal.tokens, m->encoder.width, out->backend != NULL,
+    PK_TRY(pk_micro_batch(r, out->batch, o->tokens(m), m->encoder.width, out->backend != NULL,
                           &out->micro, err));
-    out->flops = pk_jepa_flops(m, out->keep[1]);
-    part->record_flops = out->flops.target + out->flops.context + out->flops.predictor;
+    out->works = o->work(m, out->keep[1], out->work);
+    for (int i = 0; i < out->works; i++) part->record_flops += out->work[i].flops;
     part->steps = pk_recipe_i64(r, "train.steps");
     snprintf(part->name, sizeof part->name, "pretrain");
     for (int32_t k = out->keep[0]; k <= out->keep[2]; k++) { // every one has its own constants
         struct pk_prog prog = {0};
         bool mean = k == out->keep[1];
-        PK_TRY(built(&prog, pk_jepa_build(&prog, &out->params, m, out->micro, k, err)));
+        PK_TRY(built(&prog, o->build(&prog, &out->params, m, out->micro, k, err)));
         out->constants += prog.constant_len;
         PK_TRY(measure(out, &prog, mean ? part : NULL, out->micro, mean, err));
     }
@@ -216,24 +217,25 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
 static void add_memory(struct pk_recipe_plan *out, const struct pk_recipe *r)
 {
     int64_t flat = out->params.elements * (int64_t)sizeof(float);
-    int64_t classes = out->jepa ? 0 : out->classifier.classes;
+    int64_t classes = out->objective ? 0 : out->classifier.classes;
     const struct pk_batch_shape *shape = &out->signal->shape;
     int64_t record = (int64_t)shape->leads * shape->samples * 2 + (int64_t)shape->leads * 8 + 16;
     int64_t trained = pk_params_total(&out->params, "") * (int64_t)sizeof(float);
     int64_t encoder = pk_params_total(&out->params, "encoder.") * (int64_t)sizeof(float);
     out->in = (pk_recipe_i64(r, "data.read_ahead") + 2) * out->batch * (record + classes);
     out->weight = flat;
-    out->ema = out->jepa ? flat : 0;
+    const bool ema = out->objective && out->objective->ema;
+    out->ema = ema ? flat : 0;
     out->grad = flat * PK_SHARDS;
     out->moments = 2 * flat;
-    out->best = out->jepa ? 0 : flat;
+    out->best = out->objective ? 0 : flat;
     out->need.elements = out->params.elements;
     out->need.storage = out->params.storage;
-    out->need.ema = out->jepa;
+    out->need.ema = ema;
     out->need.train = true;
     out->need.arena = out->arena;
     out->need.constants = out->constants;
-    out->checkpoint = 3 * trained + (out->jepa ? encoder : trained);
+    out->checkpoint = 3 * trained + (ema ? encoder : out->objective ? 0 : trained);
 }
 
 int64_t pk_recipe_plan_memory(const struct pk_recipe_plan *p)
@@ -252,26 +254,26 @@ enum pk_status pk_recipe_plan_make(struct pk_recipe_plan *out, const struct pk_r
     int64_t threads = pk_recipe_i64(r, "train.threads");
     *out = (struct pk_recipe_plan){
         .backend = backend,
-        .jepa = !strcmp(pk_recipe_str(r, "objective.kind"), "jepa"),
+        .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
         .batch = pk_recipe_i64(r, "train.batch_size"),
         .parts = pk_recipe_i64(r, "train.accumulate"),
         .threads = (int)(threads ? threads : PK_MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L))};
     if (backend && strcmp(pk_recipe_str(r, "train.precision"), "fp32"))
         out->params.storage = PK_BF16;
     bool here = look_at_data(&in, out, r);
-    if (!out->jepa) {
+    if (!out->objective) {
         s = plan_classifier(out, r, &in, here, classes, err);
     } else {
         shape = in.shape;
         if (!here) s = pk_shape_of_recipe(&shape, r, err);
-        if (s == PK_OK) s = plan_jepa(out, r, &shape, err);
+        if (s == PK_OK) s = plan_pretext(out, r, &shape, err);
     }
     if (here) pk_inputs_close(&in);
     if (s != PK_OK) {
         pk_recipe_plan_free(out);
         return s;
     }
-    out->micros = out->batch / (out->jepa ? out->parts : 1) / out->micro;
+    out->micros = out->batch / (out->objective ? out->parts : 1) / out->micro;
     add_memory(out, r);
     return PK_OK;
 }

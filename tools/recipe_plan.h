@@ -5,10 +5,11 @@
 
 #include "core/exec.h"
 #include "tools/model_info.h"
+#include "tools/objective.h"
 
 enum { PK_PLAN_PARTS = 8 }; // as many stages as a recipe may have
 
-struct pk_plan_part { // what is repeated: the JEPA step, or the step of one stage
+struct pk_plan_part { // what is repeated: the step of pretraining, or the step of one stage
     char name[64];
     int64_t steps;
     double record_flops;  // work of one record (2 per multiply-add, nothing twice)
@@ -19,9 +20,9 @@ struct pk_plan_part { // what is repeated: the JEPA step, or the step of one sta
 
 struct pk_recipe_plan {
     const struct pk_backend *backend; // NULL: the CPU
-    bool jepa;
+    const struct pk_objective *objective; // of pretraining; NULL for a classifier
     struct pk_params params;
-    struct pk_jepa model;            // jepa
+    union pk_pretext model;          // of pretraining
     struct pk_classifier classifier; // else
     const struct pk_vit *encoder;
     const struct pk_signal *signal;
@@ -32,7 +33,8 @@ struct pk_recipe_plan {
     char data_note[512];   // why not, or ""
     struct pk_plan_part part[PK_PLAN_PARTS];
     int part_count;
-    struct pk_jepa_flops flops; // of a record at the mean keep, jepa
+    struct pk_work_part work[PK_WORK_PARTS]; // of a record at the mean keep, of pretraining
+    int works;
     /* bytes */
     int64_t in; // batches of the loader
     int64_t weight, ema, grad, moments, best, constants;

@@ -476,6 +476,12 @@ enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_
                {"model.encoder.registers", m->registers},
                {"model.encoder.patch", m->patch / m->rate},
                {"data.leads", m->leads}};
+    if (pk_recipe_given(r, "model.encoder.qkv_bias") &&
+        pk_recipe_bool(r, "model.encoder.qkv_bias") != m->encoder.qkv_bias)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the encoder of init_from was trained %s a qkv bias; leave the key out",
+                       pk_recipe_origin(r, "model.encoder.qkv_bias"),
+                       m->encoder.qkv_bias ? "with" : "without");
     for (size_t i = 0; i < PK_COUNT(all); i++) {
         bool list = !strcmp(all[i].key, "data.leads");
         int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;

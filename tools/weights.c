@@ -139,7 +139,7 @@ static bool fits(const struct pk_tensor_info *t, const struct pk_param *q,
     if (t->type != PK_TENSOR_F32) return false;
     /* The patch embedding is a convolution's [width, leads, patch] elsewhere: same bytes. */
     if (t->rank == 3 && is_patch_embedding(q->name))
-        return t->shape[0] == q->dim[0] && t->shape[1] == info->leads &&
+        return t->shape[0] == q->dim[0] &&
                t->shape[2] == info->patch && t->shape[1] * t->shape[2] == q->dim[1];
     return t->rank == q->rank && !memcmp(t->shape, q->dim, (size_t)q->rank * sizeof *q->dim);
 }
@@ -159,7 +159,8 @@ static void list_unexpected(const struct pk_model_file *m, const struct pk_param
     for (int64_t i = 0; i < m->tensors.count; i++) {
         const char *name = m->tensors.tensor[i].name;
         char full[PK_PARAM_NAME_MAX + 16];
-        bool other = !strncmp(name, "head.", 5) || !strncmp(name, "predictor.", 10);
+        bool other = !strncmp(name, "head.", 5) || !strncmp(name, "predictor.", 10) ||
+                     !strncmp(name, "decoder.", 8);
         if (other && *prefix) continue;
         snprintf(full, sizeof full, "encoder.%s", name);
         if (pk_params_find(p, name) < 0 && pk_params_find(p, full) < 0 && another(wrongs))

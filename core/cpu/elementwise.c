@@ -29,6 +29,11 @@ enum pk_status PK_ISA_NAME(pk_cpu_copy)(const struct pk_call *c, struct pk_err *
     return PK_OK;
 }
 
+enum pk_status PK_ISA_NAME(pk_cpu_reshape)(const struct pk_call *c, struct pk_err *err)
+{
+    return PK_ISA_NAME(pk_cpu_copy)(c, err);
+}
+
 /* Counters drawn together, and the elements they serve. More than 16: gcc unrolls shorter loops
  * before it looks for vectors, and then finds none (five times slower). */
 enum { LANES = 32, GROUP = 4 * LANES };

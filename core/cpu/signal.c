@@ -3,6 +3,7 @@
 #include "core/view.h"
 #include "core/data.h"
 #include "core/mask.h"
+#include "core/ops.h"
 
 struct normaliser {
     float gain, offset, clip;
@@ -27,7 +28,8 @@ enum pk_status PK_ISA_NAME(pk_cpu_patchify)(const struct pk_call *c, struct pk_e
     const int32_t *start = c->src[3];
     const int64_t batch = c->in[0]->dim[0], leads = c->in[0]->dim[1], samples = c->in[0]->dim[2];
     const int64_t patch = c->node->attr.patchify.patch, chosen = c->node->attr.patchify.leads;
-    const int64_t tokens = c->out[0]->dim[1];
+    const int64_t tokens = pk_view_count(c->out[0]) / (batch * chosen * patch);
+    const bool joint = c->node->attr.patchify.layout == PK_LAYOUT_JOINT;
     for (int64_t b = 0; b < batch; b++) {
         if (start[b] < 0 || start[b] + tokens * patch > samples)
             return pk_fail(err, PK_EDATA,
@@ -41,7 +43,8 @@ enum pk_status PK_ISA_NAME(pk_cpu_patchify)(const struct pk_call *c, struct pk_e
             const int16_t *raw = signal + row * samples + start[b];
             const struct normaliser n = {gain[row], offset[row], c->node->attr.patchify.clip};
             for (int64_t t = 0; t < tokens; t++)
-                normalise(y + (t * chosen + l) * patch, raw + t * patch, patch, n);
+                normalise(y + (joint ? t * chosen + l : l * tokens + t) * patch, raw + t * patch,
+                          patch, n);
         }
     }
     return PK_OK;

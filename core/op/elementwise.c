@@ -21,6 +21,18 @@ static enum pk_status infer_copy(struct pk_infer *x)
     return PK_OK;
 }
 
+static enum pk_status infer_reshape(struct pk_infer *x)
+{
+    int64_t dim[PK_DIMS] = {0}, count = 1;
+    PK_TRY(pk_infer_need_real(x, 0, 0));
+    for (int k = 0; k < x->attr->reshape.rank; k++) count *= dim[k] = x->attr->reshape.dim[k];
+    pk_infer_out(x, 0, x->in[0]->dtype, x->attr->reshape.rank, dim);
+    if (count != pk_value_count(x->in[0]))
+        return pk_infer_fail(x, "%lld elements do not fill the new shape",
+                             (long long)pk_value_count(x->in[0]));
+    return PK_OK;
+}
+
 static enum pk_status infer_dropout(struct pk_infer *x)
 {
     PK_TRY(pk_infer_need_real(x, 0, 0));
@@ -40,7 +52,8 @@ static void grad_add(struct pk_diff *d, const struct pk_node *n)
     pk_diff_pass(d, n->in[1], dy);
 }
 
-/* A copy is made to change the type, so its gradient is copied back and never an alias. */
+/* A copy changes the type, a reshape the shape, so the gradient is copied back and never an alias.
+ */
 static void grad_copy(struct pk_diff *d, const struct pk_node *n)
 {
     int32_t dy = pk_diff_out(d, n, 0);
@@ -59,6 +72,8 @@ const struct pk_op_row pk_row_add = {
     .name = "add", .infer = infer_add, .grad = grad_add, .flops = pk_flops_none};
 const struct pk_op_row pk_row_copy = {
     .name = "copy", .infer = infer_copy, .grad = grad_copy, .flops = pk_flops_none};
+const struct pk_op_row pk_row_reshape = {
+    .name = "reshape", .infer = infer_reshape, .grad = grad_copy, .flops = pk_flops_none};
 const struct pk_op_row pk_row_dropout = {
     .name = "dropout", .infer = infer_dropout, .grad = grad_dropout, .flops = pk_flops_none};
 
@@ -76,6 +91,20 @@ struct pk_val pk_cast(struct pk_build *b, struct pk_val x, enum pk_dtype dtype)
     if (b->err.status != PK_OK || x.id < 0 || b->prog->value[x.id].dtype == dtype) return x;
     a.copy.dtype = (int32_t)dtype;
     pk_emit(b, PK_OP_COPY, &a, 1, &x.id, out);
+    return (struct pk_val){out[0]};
+}
+
+struct pk_val pk_reshape(struct pk_build *b, struct pk_val x, int rank, const int64_t *dim)
+{
+    int32_t out[PK_NODE_OUT];
+    union pk_attr a = {.raw = {0}};
+    if (rank < 1 || rank > PK_DIMS) {
+        pk_build_fail(b, PK_ESHAPE, "a value has 1 to %d axes, not %d", PK_DIMS, rank);
+        return PK_NONE;
+    }
+    a.reshape.rank = rank;
+    for (int k = 0; k < rank; k++) a.reshape.dim[k] = (int32_t)dim[k];
+    pk_emit(b, PK_OP_RESHAPE, &a, 1, &x.id, out);
     return (struct pk_val){out[0]};
 }
 

@@ -16,8 +16,13 @@ static enum pk_status infer_patchify(struct pk_infer *x)
     for (int i = 0; i < leads; i++)
         if (x->attr->patchify.lead[i] >= d[1])
             return pk_infer_fail(x, "lead %d is not in the batch", x->attr->patchify.lead[i]);
-    pk_infer_out(x, 0, x->b->params->storage, 3,
-                 (int64_t[]){d[0], x->attr->patchify.tokens, (int64_t)leads * patch});
+    const int64_t tokens = x->attr->patchify.tokens, layout = x->attr->patchify.layout;
+    if (layout == PK_LAYOUT_LEAD && tokens != 1)
+        return pk_infer_fail(x, "a token per lead is one patch long, not %lld", (long long)tokens);
+    const int64_t dim[][3] = {[PK_LAYOUT_JOINT] = {d[0], tokens, (int64_t)leads * patch},
+                              [PK_LAYOUT_PATCH] = {d[0] * leads, tokens, patch},
+                              [PK_LAYOUT_LEAD] = {d[0], leads, patch}};
+    pk_infer_out(x, 0, x->b->params->storage, 3, dim[layout]);
     return PK_OK;
 }
 
@@ -50,6 +55,7 @@ struct pk_val pk_patchify(struct pk_build *b, struct pk_val signal, struct pk_va
     attr.patchify.leads = a->leads;
     attr.patchify.tokens = a->tokens;
     attr.patchify.clip = a->clip;
+    attr.patchify.layout = a->layout;
     if (a->leads > 0 && a->leads <= 16) memcpy(attr.patchify.lead, a->lead, (size_t)a->leads);
     pk_emit(b, PK_OP_PATCHIFY, &attr, 4, (int32_t[]){signal.id, gain.id, offset.id, start.id}, out);
     return (struct pk_val){out[0]};

@@ -24,7 +24,9 @@ class Model:
         with open(os.path.join(folder, "preprocessor_config.json"), encoding="utf-8") as f:
             self.windows = json.load(f)
         self.weight = load_file(os.path.join(folder, "model.safetensors"))
-        self.heads, self.eps = self.config["encoder"]["heads"], self.config["encoder"]["layer_norm_eps"]
+        e = self.config["encoder"]
+        self.heads, self.eps, self.patch = e["heads"], e["layer_norm_eps"], e["patch_samples"]
+        self.kind = e.get("tokenisation", "register")  # what a token is
 
     def preprocess(self, mv):
         c = self.config["input"]
@@ -37,31 +39,69 @@ class Model:
         a = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(3) @ v
         return a.transpose(1, 2).flatten(2)
 
-    def tokens(self, mv):  # -> [B, 1 + patches, width], the register first
+    def norm(self, x, name):
+        return F.layer_norm(x, x.shape[-1:], self.weight[name + ".weight"], eps=self.eps)
+
+    def positions(self, count, width):
+        angle = torch.arange(count)[:, None] * torch.exp(
+            -np.log(10000.0) * torch.arange(0, width, 2, dtype=torch.float64) / width)
+        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1).float()
+
+    def with_register(self, x):  # patches of all leads, the register first
         w = self.weight
-        norm = lambda x, name: F.layer_norm(x, x.shape[2:], w[name + ".weight"], eps=self.eps)
-        x = F.conv1d(self.preprocess(mv), w["patch_embed.weight"],
-                     stride=self.config["encoder"]["patch_samples"]).transpose(1, 2)
-        angle = torch.arange(x.shape[1])[:, None] * torch.exp(
-            -np.log(10000.0) * torch.arange(0, x.shape[2], 2, dtype=torch.float64) / x.shape[2])
-        x = x + torch.stack([angle.sin(), angle.cos()], 2).flatten(1).float()
-        x = torch.cat([w["register"].expand(len(x), 1, -1), x], 1)
+        x = F.conv1d(x, w["patch_embed.weight"], stride=self.patch).transpose(1, 2)
+        x = x + self.positions(x.shape[1], x.shape[2])
+        return torch.cat([w["register"].expand(len(x), 1, -1), x], 1)
+
+    def of_patches(self, x, present):  # tokens of masked autoencoders
+        w = self.weight
+        if self.kind == "lead":  # a whole lead
+            x = x[:, :, None]
+        else:
+            x = x.unflatten(2, (-1, self.patch))  # [B, leads, patches, samples]
+        if self.kind == "time":  # a patch of all leads
+            x = x.transpose(1, 2).flatten(2)[:, :, None]
+        x = self.norm(x, "patch_norm") @ w["patch_embed.weight"].flatten(1).T
+        x = self.norm(x, "embed_norm")
+        if self.kind != "patch":
+            return x[:, :, 0] + self.positions(x.shape[1], x.shape[3])
+        x = torch.where(present[:, :, None, None], x, w["absent"])
+        ends = w["separator"].expand(*x.shape[:2], 1, -1)  # around each lead's patches
+        x = torch.cat([ends, x, ends], 2)
+        x = x + self.positions(x.shape[2], x.shape[3]) + w["lead_embed"][:, None]
+        return x.flatten(1, 2)
+
+    def tokens(self, mv):  # -> [B, tokens, width]
+        w, x, n = self.weight, self.preprocess(mv), self.norm
+        x = self.with_register(x) if self.kind == "register" else self.of_patches(x, self.present(mv))
         for i in range(self.config["encoder"]["depth"]):
             b = f"blocks.{i}."
-            a = self.attend(*(norm(x, b + "norm1") @ w[b + "attn.qkv.weight"].T).chunk(3, 2))
-            x = x + a @ w[b + "attn.proj.weight"].T
-            x = x + F.gelu(norm(x, b + "norm2") @ w[b + "mlp.fc1.weight"].T) @ w[b + "mlp.fc2.weight"].T
-        return norm(x, "norm")
+            qkv = n(x, b + "norm1") @ w[b + "attn.qkv.weight"].T + w.get(b + "attn.qkv.bias", 0)
+            x = x + self.attend(*qkv.chunk(3, 2)) @ w[b + "attn.proj.weight"].T
+            x = x + F.gelu(n(x, b + "norm2") @ w[b + "mlp.fc1.weight"].T) @ w[b + "mlp.fc2.weight"].T
+        return n(x, "norm")
+
+    def present(self, mv):  # [B, leads]: a lead without any sample is absent
+        return ~torch.as_tensor(np.asarray(mv)).isnan().all(2)
+
+    def mean(self, x, mv):  # over the tokens that are signal
+        if self.kind == "register":
+            return x[:, 1:].mean(1)
+        if self.kind != "patch":
+            return x.mean(1)
+        present = self.present(mv).float()[:, :, None]
+        x = x.unflatten(1, (present.shape[1], -1))[:, :, 1:-1].mean(2)
+        return (x * present).sum(1) / present.sum(1)
 
     def embedding(self, mv):  # -> [B, width]
-        return self.tokens(mv)[:, 1:].mean(1)
+        return self.mean(self.tokens(mv), mv)
 
     def logits(self, mv):  # -> [B, classes]; of one window, see preprocessor_config.json
         w, x = self.weight, self.tokens(mv)
         if self.config["head"]["kind"] == "attentive":
             q = (w["head.query"] @ w["head.q.weight"].T).expand(len(x), 1, -1)
             return self.attend(q, *(x @ w["head.kv.weight"].T).chunk(2, 2))[:, 0] @ w["head.proj.weight"].T
-        x = x[:, 0] if self.config["head"]["kind"] == "register_linear" else x[:, 1:].mean(1)
+        x = x[:, 0] if self.config["head"]["kind"] == "register_linear" else self.mean(x, mv)
         return x @ w["head.proj.weight"].T + w["head.proj.bias"]
 
     def of_record(self, function, mv):  # mean over windows of function (embedding, logits)

@@ -8,6 +8,7 @@
 #define PK_TEST_REF_INTERP_H
 
 #include "core/mask.h"
+#include "core/ops.h"
 #include "core/prog.h"
 #include "core/rng.h"
 
@@ -160,15 +161,18 @@ static inline void ref_patchify(const struct ref_args *a)
 {
     int64_t patch = a->n->attr.patchify.patch, leads = a->n->attr.patchify.leads;
     double clip = (double)a->n->attr.patchify.clip, *y = a->dst[0];
+    bool joint = a->n->attr.patchify.layout == PK_LAYOUT_JOINT;
+    int64_t tokens = a->n->attr.patchify.tokens;
     for (int64_t b = 0; b < a->b; b++)
-        for (int64_t t = 0; t < a->n->attr.patchify.tokens; t++)
-            for (int64_t l = 0; l < leads; l++)
-                for (int64_t i = 0; i < patch; i++) {
-                    int64_t row = b * a->t + a->n->attr.patchify.lead[l];
-                    double raw = a->src[0][row * a->c + (int64_t)a->src[3][b] + t * patch + i];
-                    double v = raw * a->src[1][row] - a->src[2][row];
-                    *y++ = raw == -32768 ? 0 : fmin(fmax(v, -clip), clip);
-                }
+        for (int64_t k = 0; k < tokens * leads; k++) {
+            int64_t t = joint ? k / leads : k % tokens, l = joint ? k % leads : k / tokens;
+            for (int64_t i = 0; i < patch; i++) {
+                int64_t row = b * a->t + a->n->attr.patchify.lead[l];
+                double raw = a->src[0][row * a->c + (int64_t)a->src[3][b] + t * patch + i];
+                double v = raw * a->src[1][row] - a->src[2][row];
+                *y++ = raw == -32768 ? 0 : fmin(fmax(v, -clip), clip);
+            }
+        }
 }
 
 static inline void ref_block_mask(const struct ref_args *a)
@@ -183,6 +187,89 @@ static inline void ref_block_mask(const struct ref_args *a)
             a->dst[1][b * (tokens - keep) + i - keep] = index[i];
     }
     free(index);
+}
+
+static inline void ref_lead_mask(const struct ref_args *a)
+{
+    int32_t tokens = a->n->attr.lead_mask.tokens, keep = a->n->attr.lead_mask.keep;
+    int32_t leads = a->n->attr.lead_mask.leads, *list = calloc((size_t)tokens, sizeof *list);
+    for (int64_t r = 0; r < a->in[0]->dim[0] * leads; r++) {
+        pk_lead_mask_sample(a->n->attr.lead_mask.seed, (uint64_t)a->src[0][r / leads],
+                            (uint32_t)(r % leads), tokens, keep, list, list + keep);
+        double *seen = a->dst[2] ? a->dst[2] + r * (keep + 2) : NULL;
+        for (int32_t k = 0; k < tokens; k++)
+            if (k < keep && a->dst[0])
+                a->dst[0][r * keep + k] = list[k];
+            else if (k >= keep && a->dst[1])
+                a->dst[1][r * (tokens - keep) + k - keep] = list[k];
+        if (!seen) continue;
+        seen[0] = tokens;
+        for (int32_t k = 0; k < keep; k++) seen[k + 1] = list[k];
+        seen[keep + 1] = tokens + 1;
+    }
+    free(list);
+}
+
+static inline void ref_lead_present(const struct ref_args *a)
+{
+    int32_t leads = a->n->attr.lead_present.leads;
+    const uint8_t *lead = a->n->attr.lead_present.lead;
+    for (int64_t b = 0; b < a->b; b++) {
+        int present = 0;
+        for (int32_t l = 0; l < leads; l++) present += a->src[0][b * a->c + lead[l]] != 0;
+        for (int32_t l = 0; l < leads; l++)
+            a->dst[0][b * leads + l] =
+                a->src[0][b * a->c + lead[l]] != 0 ? (double)leads / present : 0;
+    }
+}
+
+static inline void ref_lead_tokens(const struct ref_args *a)
+{
+    int64_t keep = a->t, places = a->in[1]->dim[0], leads = a->in[3]->dim[0];
+    double *y = a->dst[0];
+    for (int64_t r = 0; r < a->b; r++)
+        for (int64_t k = -1; k <= keep; k++, y += a->c) {
+            const double *x = a->src[4];
+            int64_t at = k < 0 ? places - 2 : places - 1;
+            if (k >= 0 && k < keep) {
+                at = a->src[2] ? (int64_t)a->src[2][r * keep + k] : k;
+                x = a->src[6][r] != 0 ? a->src[0] + (r * keep + k) * a->c : a->src[5];
+            }
+            for (int64_t i = 0; i < a->c; i++)
+                y[i] = x[i] + a->src[1][at * a->c + i] + a->src[3][r % leads * a->c + i];
+        }
+}
+
+static inline void ref_lead_pool(const struct ref_args *a)
+{
+    int64_t leads = a->in[1]->dim[1], run = a->t / leads;
+    for (int64_t i = 0; i < a->b * a->c; i++) {
+        a->dst[0][i] = 0;
+        for (int64_t k = 0; k < a->t; k++)
+            if (k % run && k % run < run - 1)
+                a->dst[0][i] += a->src[1][i / a->c * leads + k / run] *
+                                a->src[0][(i / a->c * a->t + k) * a->c + i % a->c] /
+                                (double)(leads * (run - 2));
+    }
+}
+
+static inline void ref_patch_loss(const struct ref_args *a)
+{
+    int64_t tokens = a->in[1]->dim[1];
+    double sum = 0;
+    for (int64_t k = 0; k < a->b * a->t; k++) {
+        int64_t r = k / a->t, t = (int64_t)a->src[2][k];
+        const double *p = a->src[1] + (r * tokens + t) * a->c, *x = a->src[0] + k * a->c;
+        double mean = 0, var = 0, one = 0, weight = 1;
+        for (int64_t i = 0; i < a->c; i++) mean += p[i] / (double)a->c;
+        for (int64_t i = 0; i < a->c; i++) var += (p[i] - mean) * (p[i] - mean) / (double)a->c;
+        double scale = sqrt(var + (double)a->n->attr.layernorm.eps);
+        for (int64_t i = 0; i < a->c; i++)
+            one += (x[i] - (p[i] - mean) / scale) * (x[i] - (p[i] - mean) / scale);
+        if (a->src[3]) weight = a->src[3][pk_value_count(a->in[3]) == a->b ? r : r * tokens + t];
+        sum += weight * one / (double)a->count;
+    }
+    a->dst[0][0] = sum;
 }
 
 static inline void ref_dropout(const struct ref_args *a)
@@ -304,6 +391,21 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_BLOCK_MASK:
         ref_block_mask(a);
         return true;
+    case PK_OP_LEAD_MASK:
+        ref_lead_mask(a);
+        return true;
+    case PK_OP_LEAD_PRESENT:
+        ref_lead_present(a);
+        return true;
+    case PK_OP_LEAD_TOKENS:
+        ref_lead_tokens(a);
+        return true;
+    case PK_OP_LEAD_POOL:
+        ref_lead_pool(a);
+        return true;
+    case PK_OP_PATCH_LOSS:
+        ref_patch_loss(a);
+        return true;
     case PK_OP_LINEAR:
         ref_linear(a, a->dst[0]);
         return true;
@@ -329,6 +431,7 @@ static inline bool ref_node(const struct ref_args *a)
         for (int64_t i = 0; i < a->count; i++) a->dst[0][i] = x[i] + a->src[1][i];
         return true;
     case PK_OP_COPY:
+    case PK_OP_RESHAPE:
         memcpy(a->dst[0], x, (size_t)a->count * sizeof *x);
         return true;
     case PK_OP_DROPOUT:

@@ -13,7 +13,7 @@
 enum { B = 3, T = 7, C = 8, KEEP = 3, HEADS = 2 };
 
 struct in { // inputs of the ugly programs; some programs leave some unused
-    struct pk_val x, y, kept, hidden, sample, label, far;
+    struct pk_val x, y, kept, hidden, sample, label, far, gain;
     int turn; // which of several orders
 };
 
@@ -23,11 +23,13 @@ static struct {
     int32_t kept[B][KEEP], hidden[B][T - KEEP];
     int64_t sample[B];
     uint8_t label[B][CLASSES];
+    float gain[4]; // of one record, whose leads are the rows of x; the second is absent
 } data;
 
 static void make_data(void)
 {
     struct pk_rng r = pk_rng_make(21, PK_RNG_TEST, 0, 0);
+    data.gain[0] = data.gain[2] = data.gain[3] = 0.5f;
     for (int b = 0; b < B; b++) {
         data.sample[b] = 100 + 7 * b;
         for (int t = 0; t < T; t++)
@@ -44,7 +46,7 @@ static void make_data(void)
 static const struct pk_feed feeds[] = {{"x", data.x, 0},           {"y", data.y, 0},
                                        {"kept", data.kept, 0},     {"far", data.far, 0},
                                        {"hidden", data.hidden, 0}, {"sample", data.sample, 0},
-                                       {"label", data.label, 0}};
+                                       {"label", data.label, 0},   {"gain", data.gain, 0}};
 
 /* Building blocks. */
 static struct pk_val pool(struct pk_build *b, struct pk_val h) // [B, T, C] -> [B, C]
@@ -296,6 +298,37 @@ static void ema_target(struct pk_build *b, struct in *in)
     pk_loss(b, pk_l1_loss(b, pk_add(b, h[0], in->far), h[1]));
 }
 
+/* A masked autoencoder by hand: what the encoder made of the leads is used by the decoder, by the
+ * mean, and again by another sequence. */
+static void lead_runs(struct pk_build *b, struct in *in)
+{
+    const int64_t width = C, leads = B;
+    float places[(T + 2) * C];
+    for (int i = 0; i < (T + 2) * C; i++) places[i] = (float)sin(i);
+    struct pk_val kept, hidden, seen, l[3];
+    pk_lead_mask(b, in->sample, &(struct pk_lead_mask){1, T, KEEP, 5}, &kept, &hidden, &seen);
+    struct pk_lead_tokens a = {.index = kept, .separator = param(b, "separator", C)};
+    a.present = pk_lead_present(b, in->gain, B, (const uint8_t[]){3, 1, 0});
+    a.table = pk_constant(b, 2, (int64_t[]){T + 2, C}, places);
+    a.lead = pk_weight(b, "lead", 2, (int64_t[]){leads, width}, PK_INIT_TRUNC_NORMAL, false);
+    a.absent = in->turn & 1 ? a.separator : param(b, "absent", C);
+    struct pk_val x = pk_gather_tokens(b, pk_linear(b, in->x, C, "a"), kept);
+    struct pk_val h = block(b, pk_lead_tokens(b, x, &a), 0);
+    struct pk_val mean = pk_lead_pool(b, h, a.present), other = pk_lead_tokens(b, x, &a);
+    struct pk_val z = pk_reshape(b, h, 3, (int64_t[]){leads, KEEP + 2, width});
+    z = pk_assemble_tokens(b, z, param(b, "token", C), a.table, seen, hidden);
+    z = pk_slice_tokens(b, pk_gelu(b, z), KEEP + 2, T - KEEP);
+    l[0] = pk_patch_loss(b, pk_linear(b, z, C, "proj"), in->y, hidden,
+                         in->turn & 2 ? PK_NONE : a.present, 1e-3f);
+    mean = pk_add(b, mean, pk_lead_pool(b, pk_gelu(b, other), a.present));
+    mean = pk_reshape(b, pk_linear(b, mean, B * C, "spread"), 2, (int64_t[]){leads, width});
+    l[1] = pk_l1_loss(b, mean, in->far);
+    h = pk_add(b, h, other);
+    h = pk_reshape(b, h, 3, (int64_t[]){leads, KEEP + 2, width});
+    l[2] = pk_bce_loss(b, pk_linear_bias(b, pool(b, h), CLASSES, "out"), in->label);
+    pk_loss(b, pk_add(b, pk_add(b, l[0], l[1]), l[2]));
+}
+
 static const struct ugly {
     const char *name;
     void (*build)(struct pk_build *b, struct in *in);
@@ -318,6 +351,7 @@ static const struct ugly {
     {"norm_of_input", norm_of_input, 2, false},
     {"frozen_middle", frozen_middle, 1, true},
     {"ema_target", ema_target, 1, true},
+    {"lead_runs", lead_runs, 4, false},
 };
 
 static int steep_slopes; // directions whose fall by 4 could be seen
@@ -446,6 +480,7 @@ static void test_ugly(const struct ugly *u, int turn)
         .sample = pk_input(b, "sample", PK_I64, 1, (int64_t[]){B}),
         .label = pk_input(b, "label", PK_U8, 2, (int64_t[]){B, CLASSES}),
         .far = pk_input(b, "far", PK_F32, 2, (int64_t[]){B, C}),
+        .gain = pk_input(b, "gain", PK_F32, 2, (int64_t[]){1, 4}),
         .turn = turn,
     };
     u->build(b, &in);

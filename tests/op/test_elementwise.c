@@ -60,6 +60,12 @@ static void test_plain(size_t s)
     sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
     sweep_out(&t, true, DIMS(shapes[s].batch, shapes[s].count));
     sweep_run(&t);
+    sweep_begin(&t, PK_OP_RESHAPE, shapes[s].why);
+    t.reference = copy;
+    t.exact = SWEEP_EXACT;
+    sweep_in(&t, DIMS(shapes[s].batch, shapes[s].count));
+    sweep_out(&t, false, DIMS(shapes[s].count, 1, shapes[s].batch));
+    sweep_run(&t);
     sweep_begin(&t, PK_OP_COPY, shapes[s].why); // the gradient of a parameter
     t.reference = copy;
     t.exact = SWEEP_EXACT;

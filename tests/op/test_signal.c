@@ -1,6 +1,7 @@
 /* test_signal.c -- raw samples to patches, and masks as an op. */
 #include "core/data.h"
 #include "core/mask.h"
+#include "core/ops.h"
 #include "tests/op/op_sweep.h"
 
 static const struct {
@@ -20,12 +21,15 @@ static const struct {
     {2, 2, 3001, 2999, 1, 2, "patches of one sample"},
     {3, 1, 7777, 6, 1234, 1, "patches longer than a warp reads at once"},
     {2, 16, 2301, 2, 1100, 16, "tokens too long for shared memory"},
+    {3, 5, 2290, 1, 2250, 4, "one token"},
+    {2, 2, 20011, 1, 20000, 2, "one token, too long for shared memory"},
 };
 
 static void patches(const struct op_case *t, sweep_round R, double *const y[PK_NODE_OUT])
 {
-    const int64_t *x = t->in[0].dim, tokens = t->out[0].dim[1];
+    const int64_t *x = t->in[0].dim;
     const int64_t patch = t->node.attr.patchify.patch, chosen = t->node.attr.patchify.leads;
+    const int64_t tokens = op_count(&t->out[0]) / (x[0] * chosen * patch);
     const double clip = (double)t->node.attr.patchify.clip;
     const int16_t *signal = t->data[0];
     const int32_t *start = t->data[3];
@@ -37,7 +41,10 @@ static void patches(const struct op_case *t, sweep_round R, double *const y[PK_N
                     const int16_t raw = signal[row * x[2] + start[b] + i * patch + j];
                     double v = R(R(raw * sweep_at(t, 1, row)) - sweep_at(t, 2, row));
                     v = fmin(fmax(v, -clip), clip);
-                    y[0][((b * tokens + i) * chosen + l) * patch + j] = raw == PK_INVALID ? 0 : v;
+                    const int64_t at = t->node.attr.patchify.layout == PK_LAYOUT_JOINT
+                                           ? (b * tokens + i) * chosen + l
+                                           : (b * chosen + l) * tokens + i;
+                    y[0][at * patch + j] = raw == PK_INVALID ? 0 : v;
                 }
 }
 
@@ -60,8 +67,11 @@ static void fill_signal(struct op_sweep *t, size_t s)
         start[b] = (int32_t)(b == 1 ? room : (int64_t)pk_rng_below(&t->c.rng, (uint64_t)room + 1));
 }
 
-static void test_patchify(size_t s)
+static void test_patchify(size_t s, enum pk_layout layout)
 {
+    const int64_t B = shapes[s].batch, T = shapes[s].tokens, L = shapes[s].chosen,
+                  P = shapes[s].patch;
+    if (layout == PK_LAYOUT_LEAD && T != 1) return;
     struct op_sweep t;
     sweep_begin(&t, PK_OP_PATCHIFY, shapes[s].why);
     t.reference = patches;
@@ -71,8 +81,13 @@ static void test_patchify(size_t s)
     for (int32_t l = 0; l < shapes[s].chosen; l++) // reversed, so that the order shows
         t.c.node.attr.patchify.lead[l] = (uint8_t)(shapes[s].leads - 1 - l);
     fill_signal(&t, s);
-    sweep_out(&t, false,
-              DIMS(shapes[s].batch, shapes[s].tokens, shapes[s].chosen * shapes[s].patch));
+    t.c.node.attr.patchify.layout = layout;
+    if (layout == PK_LAYOUT_JOINT)
+        sweep_out(&t, false, DIMS(B, T, L * P));
+    else if (layout == PK_LAYOUT_PATCH)
+        sweep_out(&t, false, DIMS(B * L, T, P));
+    else
+        sweep_out(&t, false, DIMS(B, L, P));
     int32_t *start = t.c.data[3], good = start[0];
     const int32_t beyond = (int32_t)(shapes[s].samples - shapes[s].tokens * shapes[s].patch + 1);
     const int32_t bad[] = {-1, beyond, INT32_MAX, INT32_MIN};
@@ -155,7 +170,11 @@ static void test_bad_mask(void)
 
 int main(void)
 {
-    for (size_t s = 0; s < PK_COUNT(shapes); s++) test_patchify(s);
+    for (size_t s = 0; s < PK_COUNT(shapes); s++) {
+        test_patchify(s, PK_LAYOUT_JOINT);
+        test_patchify(s, PK_LAYOUT_PATCH);
+        test_patchify(s, PK_LAYOUT_LEAD);
+    }
     for (size_t s = 0; s < PK_COUNT(mask_shapes); s++) test_block_mask(s);
     test_bad_mask();
     return op_test_end();

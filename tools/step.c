@@ -1,60 +1,66 @@
-/* jepa_step.c -- the JEPA optimizer step (see jepa_step.h). */
-#include "tools/jepa_step.h"
+/* step.c -- the optimizer step of pretraining (see step.h). */
+#include "tools/step.h"
 #include "tools/probe.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-enum pk_status pk_jepa_step_program(struct pk_jepa_step *s, int32_t keep,
-                                    struct pk_jepa_program **out, struct pk_err *err)
+enum pk_status pk_step_program(struct pk_step *s, int32_t keep, struct pk_step_program **out,
+                               struct pk_err *err)
 {
-    struct pk_jepa_program *v = *out = &s->program[keep];
+    struct pk_step_program *v = *out = &s->program[keep];
     if (v->built) return PK_OK;
-    PK_TRY(pk_jepa_build(&v->prog, &s->t->params, &s->model, s->micro, keep, err));
+    PK_TRY(s->objective->build(&v->prog, &s->t->params, &s->model, s->micro, keep, err));
     if (s->t->exec.weight) PK_TRY(pk_exec_bind(&s->t->exec, &v->bound, &v->prog, err));
     v->built = s->t->exec.weight != NULL;
     return PK_OK;
 }
 
-enum pk_status pk_jepa_step_create(struct pk_jepa_step *out, struct pk_trainer *t,
-                                   const struct pk_batch_shape *shape, struct pk_err *err)
+enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
+                              const struct pk_batch_shape *shape, struct pk_err *err)
 {
     const struct pk_recipe *r = t->recipe;
-    struct pk_jepa_step *s = out;
-    struct pk_jepa_program *v;
-    *s = (struct pk_jepa_step){.t = t,
-                               .batch = pk_recipe_i64(r, "train.batch_size"),
-                               .parts = pk_recipe_i64(r, "train.accumulate"),
-                               .steps = pk_recipe_i64(r, "train.steps")};
-    PK_TRY(pk_jepa_config(&s->model, r, shape, err));
+    struct pk_step *s = out;
+    struct pk_step_program *v;
+    *s = (struct pk_step){.t = t,
+                          .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
+                          .batch = pk_recipe_i64(r, "train.batch_size"),
+                          .parts = pk_recipe_i64(r, "train.accumulate"),
+                          .steps = pk_recipe_i64(r, "train.steps")};
+    if (!s->objective)
+        return pk_fail(err, PK_ERECIPE, "%s: this recipe is not one of pretraining",
+                       pk_recipe_origin(r, "objective.kind"));
+    PK_TRY(s->objective->config(&s->model, r, shape, err));
     PK_TRY(pk_trainer_precision(t, err));
-    PK_TRY(pk_micro_batch(r, s->batch, s->model.signal.tokens, s->model.encoder.width,
+    PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), s->model.encoder.width,
                           t->backend != NULL, &s->micro, err));
     s->micros = s->batch / s->parts / s->micro;
-    int32_t most = pk_jepa_keep_max(&s->model);
+    int32_t most = s->objective->keep_max(&s->model);
     PK_TRY(pk_alloc(&s->program, (size_t)most + 1, sizeof *s->program, "programs", err));
-    PK_TRY(pk_jepa_step_program(s, most, &v, err)); // makes the parameter table
-    PK_TRY(pk_trainer_arenas(t, true, err));
+    PK_TRY(pk_step_program(s, most, &v, err)); // makes the parameter table
+    PK_TRY(pk_trainer_arenas(t, s->objective->ema, err));
     PK_TRY(pk_exec_bind(&t->exec, &v->bound, &v->prog, err));
     v->built = true;
     struct pk_optim_spec spec = pk_recipe_optimizer(r, "train.optimizer");
     PK_TRY(pk_exec_optim(&t->exec, &spec, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);
-    s->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
-                                       .peak = pk_recipe_f64(r, "objective.ema.start"),
-                                       .end = pk_recipe_f64(r, "objective.ema.end"),
-                                       .steps = s->steps};
+    if (s->objective->ema)
+        s->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
+                                           .peak = pk_recipe_f64(r, "objective.ema.start"),
+                                           .end = pk_recipe_f64(r, "objective.ema.end"),
+                                           .steps = s->steps};
     size_t width = (size_t)s->model.encoder.width, micros = (size_t)s->micros;
     PK_TRY(pk_alloc(&s->start, (size_t)s->batch, sizeof *s->start, "crop starts", err));
-    PK_TRY(pk_alloc(&s->moments, micros * 2 * width, sizeof *s->moments, "moments", err));
+    if (s->objective->ema)
+        PK_TRY(pk_alloc(&s->moments, micros * 2 * width, sizeof *s->moments, "moments", err));
     return pk_alloc(&s->embedding, micros * (size_t)s->micro * width, sizeof *s->embedding,
                     "embeddings", err);
 }
 
-void pk_jepa_step_free(struct pk_jepa_step *s)
+void pk_step_free(struct pk_step *s)
 {
-    for (int32_t k = 0; s->program && k <= pk_jepa_keep_max(&s->model); k++) {
+    for (int32_t k = 0; s->program && k <= s->objective->keep_max(&s->model); k++) {
         pk_bound_free(&s->program[k].bound);
         pk_prog_free(&s->program[k].prog);
     }
@@ -62,47 +68,45 @@ void pk_jepa_step_free(struct pk_jepa_step *s)
     free(s->start);
     free(s->moments);
     free(s->embedding);
-    *s = (struct pk_jepa_step){0};
+    *s = (struct pk_step){0};
 }
 
 /* Forward and backward of one part of the batch (all of it without accumulation). */
-static enum pk_status run_part(struct pk_jepa_step *s, struct pk_jepa_program *v,
+static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
                                const struct pk_batch *b, int64_t part, bool detail,
                                struct pk_err *err)
 {
     struct pk_feed feed[PK_BATCH_FEEDS];
     pk_batch_feed(feed, b, part * (s->batch / s->parts), s->micro, s->start);
-    struct pk_fetch fetch[] = {{"target_moments", s->moments}, {"embedding", s->embedding}};
+    struct pk_fetch fetch[] = {{"embedding", s->embedding}, {"target_moments", s->moments}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
                                 .cut = pk_batch_cut(s->t, b, part * (s->batch / s->parts)),
                                 .fetch = fetch,
-                                .fetches = detail ? (int)PK_COUNT(fetch) : 0,
+                                .fetches = !detail             ? 0
+                                           : s->objective->ema ? 2
+                                                               : 1,
                                 .micros = s->micros,
                                 .loss_scale = 1.0 / (double)(s->micros * s->parts),
                                 .add = part > 0};
     return pk_exec_run(&s->t->exec, &v->bound, &run, err);
 }
 
-enum pk_status pk_jepa_step_ceiling(const struct pk_jepa_step *s, int32_t keep, double seconds,
-                                    double *flops_per_s, struct pk_err *err)
+enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,
+                               double *flops_per_s, struct pk_err *err)
 {
-    const struct pk_jepa *m = &s->model;
     struct pk_exec *x = &s->t->exec;
+    struct pk_probe_tower tower[PK_TOWERS];
     if (x->backend) return x->backend->ceiling(x, flops_per_s, err);
-    int64_t tokens = m->signal.tokens;
-    const struct pk_probe_tower tower[] = {{&m->encoder, s->micro * (tokens + 1), 1},
-                                           {&m->encoder, s->micro * (keep + 1), 3},
-                                           {&m->predictor, s->micro * tokens, 3}};
-    return pk_probe_gemm(tower, (int)PK_COUNT(tower), s->t->exec.threads, seconds, flops_per_s,
-                         err);
+    int towers = s->objective->towers(&s->model, s->micro, keep, tower);
+    return pk_probe_gemm(tower, towers, s->t->exec.threads, seconds, flops_per_s, err);
 }
 
-enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t keep,
-                                const struct pk_batch *b, bool detail, struct pk_err *err)
+enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const struct pk_batch *b,
+                           bool detail, struct pk_err *err)
 {
-    struct pk_jepa_program *v;
-    PK_TRY(pk_jepa_step_program(s, keep, &v, err));
+    struct pk_step_program *v;
+    PK_TRY(pk_step_program(s, keep, &v, err));
     s->flops += v->bound.plan.flops * (double)(s->micros * s->parts);
     for (int64_t part = 0; part < s->parts; part++)
         PK_TRY(run_part(s, v, b, part, detail && part == s->parts - 1, err));
@@ -117,7 +121,7 @@ enum pk_status pk_jepa_step_run(struct pk_jepa_step *s, int64_t step, int32_t ke
 }
 
 /* The mean of the micro-batches' variances plus the variance of their means. */
-double pk_jepa_step_target_variance(const struct pk_jepa_step *s)
+double pk_step_target_variance(const struct pk_step *s)
 {
     int64_t width = s->model.encoder.width;
     double sum = 0;

@@ -1,0 +1,55 @@
+/* step.h -- one optimizer step of pretraining on a batch that is already in memory.
+ *
+ * Pretraining and 'purkinje bench step' run the same code. The number of kept tokens may differ
+ * from batch to batch, so there is one program for each number, built when it first occurs; all
+ * share weights and arenas. */
+#ifndef PK_STEP_H
+#define PK_STEP_H
+
+#include "core/loader.h"
+#include "tools/objective.h"
+#include "tools/trainer.h"
+
+struct pk_step_program { // for one number of kept tokens
+    struct pk_prog prog;
+    struct pk_bound bound;
+    bool built;
+};
+
+struct pk_step {
+    struct pk_trainer *t; // borrowed: parameters, arenas, moments, optimizer
+    const struct pk_objective *objective;
+    union pk_pretext model;
+    struct pk_step_program *program; // [keep_max + 1]
+    int64_t batch, parts;            // records of a step, computed in `parts` one after the other
+    int64_t micro, micros;           // records of a micro-batch, micro-batches of a part
+    int64_t steps;                   // of the run, for the schedules
+    struct pk_schedule rate, decay, momentum;
+    int32_t *start;   // [batch] zeros: the loader delivers the crop itself
+    float *moments;   // [micros, 2, width] of targets, last part of a step with detail; or NULL
+    float *embedding; // [micros * micro, width] of the same
+    double flops;     // of all steps so far, as the plans count them
+    double optimizer_seconds; // CPU: spent in AdamW and EMA so far
+};
+
+/* Reads the recipe t->recipe, makes t's parameter table, arenas and optimizer. The weights are not
+ * filled. *out must stay where it is; t is borrowed. */
+enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
+                              const struct pk_batch_shape *shape, struct pk_err *err);
+void pk_step_free(struct pk_step *s);
+/* The program for this number of kept tokens, at most objective->keep_max; built if need be. */
+enum pk_status pk_step_program(struct pk_step *s, int32_t keep, struct pk_step_program **out,
+                               struct pk_err *err);
+/* Forward, backward, AdamW, EMA. b has s->batch records and stays unchanged until the step's
+ * pk_exec_result, which tells loss and norm. detail: also fills moments and embedding. */
+enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const struct pk_batch *b,
+                           bool detail, struct pk_err *err);
+/* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`; of a
+ * device at its best shape. */
+enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,
+                               double *flops_per_s, struct pk_err *err);
+/* Mean over channels of the variance of the targets over records and hidden tokens, of the last
+ * part of the last step with detail; of objectives with an EMA only. */
+double pk_step_target_variance(const struct pk_step *s);
+
+#endif
