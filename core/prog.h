@@ -60,7 +60,15 @@ enum pk_storage {
     X(BCE_LOSS, bce_loss, loss)                                                                    \
     X(BCE_LOSS_GRAD, bce_loss_grad, loss)                                                          \
     X(SOFTMAX_LOSS, softmax_loss, loss)                                                            \
-    X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)
+    X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)                                                  \
+    X(L2_NORMALIZE, l2_normalize, contrast)                                                        \
+    X(L2_NORMALIZE_GRAD, l2_normalize_grad, contrast)                                              \
+    X(CONTRAST_LOSS, contrast_loss, contrast)                                                      \
+    X(CONTRAST_LOSS_GRAD, contrast_loss_grad, contrast)                                            \
+    X(KOLEO_LOSS, koleo_loss, contrast)                                                            \
+    X(KOLEO_LOSS_GRAD, koleo_loss_grad, contrast)                                                  \
+    X(DOT_LOSS, dot_loss, contrast)                                                                \
+    X(DOT_LOSS_GRAD, dot_loss_grad, contrast)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
@@ -100,6 +108,15 @@ union pk_attr {
     struct {
         int32_t skip;
     } pool; // tokens left out at the front
+    struct {
+        float eps; // norms below it count as it
+    } normalize;
+    struct {
+        float temperature, weight; // logits are divided by one, the loss multiplied by the other
+    } contrast;
+    struct {
+        float weight, eps; // eps: added to a distance before its logarithm
+    } koleo;
     uint64_t raw[5];
 };
 
