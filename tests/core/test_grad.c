@@ -300,7 +300,7 @@ static void ema_target(struct pk_build *b, struct in *in)
     pk_loss(b, pk_l1_loss(b, pk_add(b, h[0], in->far), h[1]));
 }
 
-/* NT-Xent, InfoNCE both ways and KoLeo on one set of normalised rows, in any order. */
+/* NT-Xent, InfoNCE both ways and KoLeo on normalised rows, in any order. */
 static void contrasts(struct pk_build *b, struct in *in)
 {
     struct pk_val z = pk_l2_normalize(b, pk_linear(b, in->x, C, "a"), 1e-6f);
@@ -308,7 +308,7 @@ static void contrasts(struct pk_build *b, struct in *in)
     l[in->turn & 3] = pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 0.5f, 1);
     l[(in->turn + 1) & 3] = pk_contrast_loss(b, z, k, in->group, in->segment, 0.3f, 0.5f);
     l[(in->turn + 2) & 3] = pk_contrast_loss(b, k, z, in->segment, in->group, 0.4f, 0.5f);
-    l[(in->turn + 3) & 3] = pk_koleo_loss(b, z, 0.1f, 1e-8f);
+    l[(in->turn + 3) & 3] = pk_koleo_loss(b, k, 0.1f, 1e-8f); // few rows: no kink nearby
     pk_loss(b, pk_add(b, pk_add(b, l[0], l[1]), pk_add(b, l[2], l[3])));
 }
 
