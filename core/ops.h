@@ -5,6 +5,7 @@
 #ifndef PK_OPS_H
 #define PK_OPS_H
 
+#include "core/augment.h"
 #include "core/base.h"
 #include "core/dtype.h"
 #include "core/param.h"
@@ -58,6 +59,18 @@ struct pk_patchify {
 };
 struct pk_val pk_patchify(struct pk_build *b, struct pk_val signal, struct pk_val gain,
                           struct pk_val offset, struct pk_val start, const struct pk_patchify *a);
+/* x [B, 1, leads * samples], a normalised signal (pk_patchify with one token), sample [B] i64 ->
+ * patches [B, samples / patch, leads * patch], changed at random as core/augment.h defines, keyed
+ * by (seed, sample, view). range: [PK_AUGMENT_KINDS], copied. Not differentiated. */
+struct pk_augment {
+    int32_t leads, patch;
+    uint32_t view;
+    float rate; // Hz
+    uint64_t seed;
+    const struct pk_augment_range *range;
+};
+struct pk_val pk_augment(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                         const struct pk_augment *a);
 /* sample [B] i64 -> kept [B, keep], hidden [B, tokens - keep] i32, ascending, complementary.
  * The multi-block pattern of core/mask.h, keyed by (seed, sample). */
 struct pk_mask {

@@ -68,7 +68,8 @@ enum pk_storage {
     X(KOLEO_LOSS, koleo_loss, contrast)                                                            \
     X(KOLEO_LOSS_GRAD, koleo_loss_grad, contrast)                                                  \
     X(DOT_LOSS, dot_loss, contrast)                                                                \
-    X(DOT_LOSS_GRAD, dot_loss_grad, contrast)
+    X(DOT_LOSS_GRAD, dot_loss_grad, contrast)                                                      \
+    X(AUGMENT, augment, augment)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
@@ -117,6 +118,12 @@ union pk_attr {
     struct {
         float weight, eps; // eps: added to a distance before its logarithm
     } koleo;
+    struct {
+        int32_t leads, patch; // of the signal; samples of a patch of the output
+        uint32_t view;
+        float rate; // Hz
+        uint64_t seed;
+    } augment;
     uint64_t raw[5];
 };
 
