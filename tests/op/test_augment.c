@@ -1,5 +1,9 @@
 /* test_augment.c -- every augmentation against its definition in core/augment.h, written again here
- * in double; shares and bounds of what is drawn; streams that do not disturb each other. */
+ * in double; shares and bounds of what is drawn.
+ *
+ *     test_augment             the checks
+ *     test_augment draw        what docs/augmentations.py draws: a line of values for each kind and
+ *                              lead, "before" first; five seconds of two leads at 100 Hz */
 #include "tests/op/op_sweep.h"
 
 #include "core/augment.h"
@@ -256,9 +260,56 @@ static void test_promises(const struct op_variant *v)
     }
 }
 
-int main(void)
+/* Waves of a heartbeat as bumps: time after the R peak in s, width in s, height in both leads. */
+static float beat(double time, int lead)
+{
+    static const double wave[5][4] = {{-.17, .025, .15, .1},
+                                      {-.03, .01, -.1, -.3},
+                                      {0, .012, 1.2, .6},
+                                      {.03, .012, -.25, -.5},
+                                      {.28, .05, .3, -.15}};
+    double sum = 0;
+    const double since = fmod(time + 0.35, 0.83) - 0.35; // 72 beats a minute
+    for (int i = 0; i < 5; i++)
+        sum += wave[i][2 + lead] * exp(-pow((since - wave[i][0]) / wave[i][1], 2) / 2);
+    return (float)sum;
+}
+
+static void print_lead(const char *name, int lead, const struct op_case *t, int64_t samples)
+{
+    printf("%s %d", name, lead);
+    for (int64_t s = 0; s < samples; s++) printf(" %.4f", op_got(t, 0, lead * samples + s));
+    printf("\n");
+}
+
+static void draw_all(const struct op_variant *v)
+{
+    static const char *const name[] = {"time_warp", "crop_resize", "permute",   "negate",
+                                       "magnitude", "wander",      "powerline", "noise",
+                                       "lead_mask", "cut_out"};
+    enum { LEADS = 2, SAMPLES = 500 };
+    for (int k = -1; k < PK_AUGMENT_KINDS; k++) {
+        struct op_sweep t;
+        begin(&t, k < 0 ? 0 : 1u << k, 1, 1, LEADS, SAMPLES, SAMPLES, "drawing");
+        float *x = t.c.data[0], *range = t.c.data[2];
+        for (int i = 0; i < LEADS * SAMPLES; i++) x[i] = beat(i % SAMPLES * 0.01, i / SAMPLES);
+        range[3 * PK_AUGMENT_POWERLINE + 2] = range[3 * PK_AUGMENT_NOISE + 2] = 0.1f;
+        range[3 * PK_AUGMENT_MAGNITUDE + 1] = 0.5f;
+        t.c.node.attr.augment.rate = 100;
+        t.c.node.attr.augment.seed = 6; // swaps the leads
+        CHECK_OK(sweep_call(&t, v), &t.c.err);
+        for (int l = 0; l < LEADS; l++) print_lead(k < 0 ? "before" : name[k], l, &t.c, SAMPLES);
+        sweep_free(&t);
+    }
+}
+
+int main(int argc, char **argv)
 {
     int count;
+    if (argc == 2 && !strcmp(argv[1], "draw")) {
+        draw_all(op_variants(&count));
+        return test_bad_ != 0;
+    }
     const struct op_variant *v = op_variants(&count);
     test_still();
     test_kinds();
