@@ -24,6 +24,24 @@ static struct pk_val tower(struct pk_build *b, const struct pk_signal_in *in,
     return mlp(b, *pooled, c, "projector");
 }
 
+/* The batch as patches, augmented as a whole signal before it is cut. */
+static struct pk_signal_in inputs(struct pk_build *b, const struct pk_contrastive *c,
+                                  int64_t records)
+{
+    struct pk_signal whole = c->signal;
+    if (!c->range) return pk_signal_inputs(b, &c->signal, records);
+    whole.tokens = 1;
+    whole.patch = c->signal.tokens * c->signal.patch;
+    const struct pk_augment a = {.leads = whole.leads,
+                                 .patch = c->signal.patch,
+                                 .rate = (float)whole.shape.rate,
+                                 .seed = c->seed,
+                                 .range = c->range};
+    struct pk_signal_in in = pk_signal_inputs(b, &whole, records);
+    in.patches = pk_augment(b, in.patches, in.sample, &a);
+    return in;
+}
+
 static struct pk_val online(struct pk_build *b, const struct pk_signal_in *in,
                             const struct pk_contrastive *c, struct pk_val *pooled)
 {
@@ -79,7 +97,7 @@ static enum pk_status build_embed(struct pk_prog *out, struct pk_params *params,
     struct pk_build *b;
     struct pk_val pooled;
     PK_TRY(pk_build_begin(&b, out, params, err));
-    struct pk_signal_in in = pk_signal_inputs(b, &c->signal, records);
+    struct pk_signal_in in = inputs(b, c, records);
     struct pk_val z = online(b, &in, c, &pooled);
     if (back) {
         int64_t dim[] = {records, c->width};

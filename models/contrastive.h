@@ -21,7 +21,10 @@ struct pk_contrastive {
     bool momentum;         // keys from the EMA copies of encoder and projection, and a predictor on
                            // the online side; else all rows are each other's keys
     float temperature;
-    float koleo; // weight of the KoLeo term, 0 for none
+    float koleo;                          // weight of the KoLeo term, 0 for none
+    const struct pk_augment_range *range; // [PK_AUGMENT_KINDS] borrowed; NULL: no augmentation
+    uint64_t seed;                        // of it. It is keyed by "sample", so two views of one
+                                          // record need two sample numbers, such as 2 n and 2 n + 1
 };
 
 struct pk_contrastive_progs { // where the three programs go

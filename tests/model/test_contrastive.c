@@ -3,7 +3,7 @@
  * heart.
  *
  *     test_contrastive                       the checks
- *     test_contrastive dump DIR simclr|momentum
+ *     test_contrastive dump DIR simclr|momentum|losses
  *                                            what test_contrastive_parity.py compares with PyTorch
  */
 #include "models/contrastive.h"
@@ -179,9 +179,43 @@ static void test_against_whole(const struct batch *b)
 }
 
 /* The micro-batches, threads and runs change nothing but rounding; for the same cut not a bit. */
-static void test_cuts(const struct batch *b, bool momentum, float koleo)
+/* All augmentations, each half of the time. */
+static const struct pk_augment_range views[PK_AUGMENT_KINDS] = {
+    [PK_AUGMENT_TIME_WARP] = {0.5f, 0.1f, 0.3f},   [PK_AUGMENT_CROP_RESIZE] = {0.5f, 0.6f, 0.9f},
+    [PK_AUGMENT_PERMUTE] = {0.5f, 0, 0},           [PK_AUGMENT_NEGATE] = {0.5f, 0, 0},
+    [PK_AUGMENT_MAGNITUDE] = {0.5f, 0.1f, 0.5f},   [PK_AUGMENT_WANDER] = {0.5f, 0.1f, 0.5f},
+    [PK_AUGMENT_POWERLINE] = {0.5f, 0.05f, 0.2f},  [PK_AUGMENT_NOISE] = {0.5f, 0.05f, 0.2f},
+    [PK_AUGMENT_LEAD_MASK] = {0.5f, 0.34f, 0.67f}, [PK_AUGMENT_CUT_OUT] = {0.5f, 0.1f, 0.4f},
+};
+
+/* Two views of one record differ when their sample numbers do, and are the same when those are. */
+static void test_views(const struct batch *b)
 {
-    const struct pk_contrastive c = tiny(momentum, koleo);
+    struct pk_contrastive c = tiny(false, 0);
+    struct pk_err err = {0};
+    struct step s;
+    struct batch twice = *b;
+    c.range = views;
+    for (int i = 0; i < RECORDS; i++) {
+        memcpy(twice.signal[i], b->signal[i / 2], sizeof b->signal[0]);
+        memcpy(twice.gain[i], b->gain[i / 2], sizeof b->gain[0]);
+        memcpy(twice.offset[i], b->offset[i / 2], sizeof b->offset[0]);
+        twice.start[i] = b->start[i / 2];
+        twice.sample[i] = i < 2 ? 77 : 2 * b->sample[i / 2] + i % 2; // the first two are one view
+    }
+    if (!step_start(&s, &c, 2, 1)) return;
+    CHECK_OK(step_run(&s, &twice, false, NULL, &err), &err);
+    for (int i = 0; i < RECORDS; i += 2) {
+        const float *z = s.cache.projected + i * OUT;
+        CHECK((memcmp(z, z + OUT, OUT * sizeof *z) == 0) == (i == 0));
+    }
+    step_free(&s);
+}
+
+static void test_cuts(const struct batch *b, bool momentum, float koleo, bool augmented)
+{
+    struct pk_contrastive c = tiny(momentum, koleo);
+    if (augmented) c.range = views;
     // KoLeo's slope is 1 / distance, so that it magnifies the rounding of near rows
     const double most = koleo > 0 ? 3e-5 : 5e-6;
     struct pk_err err = {0};
@@ -288,18 +322,114 @@ static void dump_all(const char *dir, const struct batch *b, bool momentum)
     step_free(&s);
 }
 
+/* Each loss by itself, on two sets of rows and with gradients into both. */
+enum { QUERIES = 30, KEYS = 21, WIDE = 48, LOSSES = 4 };
+
+struct sets {
+    float query[QUERIES][WIDE], key[KEYS][WIDE];
+    int64_t query_group[QUERIES], key_group[KEYS];
+};
+
+static struct pk_val one_loss(struct pk_build *b, int which, struct pk_val q, struct pk_val k,
+                              struct pk_val qg, struct pk_val kg)
+{
+    q = pk_l2_normalize(b, q, 1e-8f);
+    k = pk_l2_normalize(b, k, 1e-8f);
+    switch (which) {
+    case 0: // NT-Xent, CMSC: all rows of both sets would do; here the queries among themselves
+        return pk_contrast_loss(b, q, PK_NONE, qg, PK_NONE, 0.1f, 1);
+    case 1: // InfoNCE both ways, several positives on both sides
+        return pk_add(b, pk_contrast_loss(b, q, k, qg, kg, 0.04f, 0.5f),
+                      pk_contrast_loss(b, k, q, kg, qg, 0.04f, 0.5f));
+    case 2: // MoCo v3's factor 2 * temperature; here with a gradient into the keys as well
+        return pk_contrast_loss(b, q, k, qg, kg, 0.2f, 0.4f);
+    default:
+        return pk_add(b, pk_koleo_loss(b, q, 1, 1e-8f), pk_koleo_loss(b, k, 0.5f, 1e-8f));
+    }
+}
+
+static void dump_loss(const char *dir, const struct sets *in, int which)
+{
+    struct pk_prog prog;
+    struct pk_params none = {0};
+    struct pk_exec exec;
+    struct pk_bound bound;
+    struct pk_build *b;
+    struct pk_err err = {0};
+    char name[3][32];
+    static float dq[QUERIES][WIDE], dk[KEYS][WIDE];
+    float loss = NAN;
+    CHECK_OK(pk_build_begin(&b, &prog, &none, &err), &err);
+    struct pk_val q = pk_input(b, "query", PK_F32, 2, (int64_t[]){QUERIES, WIDE});
+    struct pk_val k = pk_input(b, "key", PK_F32, 2, (int64_t[]){KEYS, WIDE});
+    struct pk_val qg = pk_input(b, "query_group", PK_I64, 1, (int64_t[]){QUERIES});
+    struct pk_val kg = pk_input(b, "key_group", PK_I64, 1, (int64_t[]){KEYS});
+    pk_input_gradient(b, q, "dq");
+    if (which) pk_input_gradient(b, k, "dk");
+    pk_loss(b, one_loss(b, which, q, k, qg, kg));
+    CHECK_OK(pk_build_finish(b, &err), &err);
+    const struct pk_exec_spec spec = {.params = &none, .threads = 1, .train = true};
+    CHECK_OK(pk_exec_create(&exec, &spec, &err), &err);
+    CHECK_OK(pk_exec_bind(&exec, &bound, &prog, &err), &err);
+    const struct pk_feed feed[] = {{"query", in->query, 0},
+                                   {"key", in->key, 0},
+                                   {"query_group", in->query_group, 0},
+                                   {"key_group", in->key_group, 0}};
+    const struct pk_fetch fetch[] = {{"loss", &loss}, {"dq", dq}, {"dk", dk}};
+    const struct pk_exec_batch run = {.feed = feed,
+                                      .feeds = PK_COUNT(feed),
+                                      .fetch = fetch,
+                                      .fetches = which ? 3 : 2,
+                                      .micros = 1,
+                                      .loss_scale = 1};
+    CHECK_OK(pk_exec_run(&exec, &bound, &run, &err), &err);
+    for (int i = 0; i < 3; i++)
+        snprintf(name[i], sizeof name[i], "%s%d.f32", i ? i > 1 ? "dk" : "dq" : "loss", which);
+    dump(dir, name[0], &loss, sizeof loss);
+    dump(dir, name[1], dq, sizeof dq);
+    dump(dir, name[2], dk, sizeof dk);
+    pk_bound_free(&bound);
+    pk_exec_free(&exec);
+    pk_prog_free(&prog);
+}
+
+static void dump_losses(const char *dir)
+{
+    static struct sets in;
+    struct pk_err err = {0};
+    struct pk_rng r = pk_rng_make(5, PK_RNG_TEST, 0, 0);
+    for (int i = 0; i < QUERIES * WIDE; i++)
+        in.query[i / WIDE][i % WIDE] = (float)pk_rng_normal(&r);
+    for (int i = 0; i < KEYS * WIDE; i++) in.key[i / WIDE][i % WIDE] = (float)pk_rng_normal(&r);
+    for (int i = 0; i < QUERIES; i++) in.query_group[i] = i % 11; // 2 or 3 of a group
+    for (int i = 0; i < KEYS; i++) in.key_group[i] = i / 2;       // 2 of a group, one alone
+    CHECK_OK(pk_mkdirs(dir, &err), &err);
+    dump(dir, "query.f32", in.query, sizeof in.query);
+    dump(dir, "key.f32", in.key, sizeof in.key);
+    dump(dir, "query_group.i64", in.query_group, sizeof in.query_group);
+    dump(dir, "key_group.i64", in.key_group, sizeof in.key_group);
+    for (int which = 0; which < LOSSES; which++) dump_loss(dir, &in, which);
+    dump(dir, "meta.json", "{}", 2);
+}
+
 int main(int argc, char **argv)
 {
     static struct batch b;
     case_batch(&b, false);
+    if (argc == 4 && !strcmp(argv[1], "dump") && !strcmp(argv[3], "losses")) {
+        dump_losses(argv[2]);
+        return TEST_END();
+    }
     if (argc == 4 && !strcmp(argv[1], "dump")) {
         dump_all(argv[2], &b, !strcmp(argv[3], "momentum"));
         return TEST_END();
     }
     test_against_whole(&b);
-    test_cuts(&b, false, 0);
-    test_cuts(&b, true, 0);
-    test_cuts(&b, true, 0.1f);
+    test_views(&b);
+    test_cuts(&b, false, 0, false);
+    test_cuts(&b, false, 0, true);
+    test_cuts(&b, true, 0, false);
+    test_cuts(&b, true, 0.1f, false);
     test_overfit(&b);
     test_refused();
     return TEST_END();

@@ -1,5 +1,6 @@
-"""Contrastive steps against PyTorch: NT-Xent over several positives, momentum keys with a predictor and
-KoLeo; loss, projections, their gradients as the loss program gives them, every gradient, and weights
+"""Contrastive losses against PyTorch, each by itself with its gradients into both sets of rows; then
+steps of a model: NT-Xent over several positives, momentum keys with a predictor and KoLeo; loss,
+projections, their gradients as the loss program gives them, every gradient, and weights
 and EMA after ten steps of AdamW (see oracle.py for the tolerance). The losses are written from their
 papers, by log_softmax over a masked matrix, and share nothing with the C code."""
 
@@ -69,11 +70,48 @@ def model(dump, group):
     return in_type
 
 
+def groups(dump, name):
+    with open(f"{dump.folder.name}/{name}.i64", "rb") as f:
+        return torch.from_numpy(np.frombuffer(f.read(), dtype="<i8").copy())
+
+
+def one_loss(which, query, key, query_group, key_group):
+    q, k = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    same = query_group[:, None] == key_group[None, :]
+    if which == 0:
+        return batch_loss(query, None, query_group, {"temperature": 0.1})
+    if which == 1:
+        s = q @ k.T / 0.04
+        return (cross_entropy(s, same) + cross_entropy(s.T, same.T)) / 2
+    if which == 2:
+        return 0.4 * cross_entropy(q @ k.T / 0.2, same)
+    return koleo(q) + 0.5 * koleo(k)
+
+
+def compare_losses(isa, judge):
+    dump = oracle.Dump(isa, "./test_contrastive", "losses")
+    group = groups(dump, "query_group"), groups(dump, "key_group")
+    names = "NT-Xent", "InfoNCE both ways", "MoCo v3", "KoLeo"
+    for which, name in enumerate(names):
+        results = []
+        for dtype in torch.float32, torch.float64:
+            rows = [torch.from_numpy(dump.raw(f"{x}.f32", len(g), -1).copy()).to(dtype)
+                    .requires_grad_(True) for x, g in zip(("query", "key"), group)]
+            loss = one_loss(which, *rows, *group)
+            loss.backward()
+            results.append([loss.item(), *(r.grad for r in rows)])
+        single, exact = results
+        judge.check("single loss", name, dump.raw(f"loss{which}.f32", 1)[0], single[0], exact[0])
+        for i, x in enumerate(("dq", "dk")):
+            if exact[1 + i] is not None:
+                ours = dump.raw(f"{x}{which}.f32", len(group[i]), -1)
+                judge.check("d single loss", f"{name} {x}", ours, single[1 + i], exact[1 + i])
+
+
 def compare(isa, kind, judge):
     dump = oracle.Dump(isa, "./test_contrastive", kind)
     meta, records = dump.meta, dump.meta["shape"][0]
-    with open(f"{dump.folder.name}/group.i64", "rb") as f:
-        group = torch.from_numpy(np.frombuffer(f.read(), dtype="<i8").copy())
+    group = groups(dump, "group")
     z = dump.raw("projected.f32", records, -1)
     outputs, slopes = [], []
     for dtype in torch.float32, torch.float64:
@@ -96,6 +134,7 @@ def compare(isa, kind, judge):
 def main():
     judge = oracle.Judge()
     for isa in oracle.ISAS:
+        compare_losses(isa, judge)
         for kind in "simclr", "momentum":
             compare(isa, kind, judge)
     return judge.finish()
