@@ -1,5 +1,7 @@
 /* augment_inline.h -- the draws and the arithmetic of core/augment.h, one text for the host and for
- * devices (see rng_inline.h). Draws are exact; positions are in double, values in float. */
+ * devices (see rng_inline.h). What happens, orders of leads and all uniform numbers are the same
+ * bits everywhere; a level may differ in the last bit of its double, since compilers may contract a
+ * product and a sum. Positions are in double, values in float. */
 #ifndef PK_AUGMENT_INLINE_H
 #define PK_AUGMENT_INLINE_H
 

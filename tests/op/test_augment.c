@@ -202,6 +202,10 @@ static void test_kinds(void)
         for (int k = 0; k <= PK_AUGMENT_KINDS; k++) { // each alone, then all of them
             begin(&t, k < PK_AUGMENT_KINDS ? 1u << k : ~0u, 1, shapes[i].batch, shapes[i].leads,
                   shapes[i].samples, shapes[i].patch, shapes[i].why);
+            // nothing is computed with these: the same bits on every backend
+            if (k == PK_AUGMENT_PERMUTE || k == PK_AUGMENT_NEGATE || k == PK_AUGMENT_LEAD_MASK ||
+                k == PK_AUGMENT_CUT_OUT)
+                t.exact = SWEEP_EXACT;
             sweep_run(&t);
         }
         begin(&t, ~0u, 0.5f, 64 / shapes[i].leads, shapes[i].leads, shapes[i].samples,
