@@ -239,6 +239,30 @@ void pk_loss(struct pk_build *b, struct pk_val loss)
     b->prog->loss = loss.id;
 }
 
+void pk_input_gradient(struct pk_build *b, struct pk_val x, const char *name)
+{
+    if (b->err.status != PK_OK || x.id < 0) return;
+    struct pk_value *v = &b->prog->value[x.id];
+    if (v->storage != PK_STORE_IN || (v->dtype != PK_F32 && v->dtype != PK_BF16)) {
+        pk_build_fail(b, PK_EINTERNAL, "'%s' is the gradient of something that is no real input",
+                      name);
+        return;
+    }
+    for (int64_t k = 0; k < b->prog->nodes; k++)
+        for (int i = 0; i < b->prog->node[k].n_in; i++)
+            if (b->prog->node[k].in[i] == x.id) {
+                pk_build_fail(b, PK_EINTERNAL, "'%s' is asked for after its input was used", name);
+                return;
+            }
+    if (b->wants == (int)PK_COUNT(b->wanted)) {
+        pk_build_fail(b, PK_EINTERNAL, "gradients of more than %d inputs", b->wants);
+        return;
+    }
+    v->needs_grad = true;
+    b->wanted[b->wants].value = x.id;
+    snprintf(b->wanted[b->wants++].name, sizeof b->wanted[0].name, "%s", name);
+}
+
 static void print_dims(char *out, size_t size, const struct pk_value *v)
 {
     size_t n = (size_t)snprintf(out, size, "[");

@@ -17,6 +17,11 @@ struct pk_build {
     int ema, frozen;    // nesting counts
     float init_std;
     uint32_t dropout_sites;
+    struct { // inputs whose gradient becomes an output
+        int32_t value;
+        char name[48];
+    } wanted[4];
+    int wants;
 };
 
 /* A node about to be recorded: infer reads the inputs and describes the outputs. */

@@ -73,7 +73,12 @@ void pk_exec_free(struct pk_exec *x)
 static enum pk_status check_storage(const struct pk_exec *x, const struct pk_prog *p,
                                     struct pk_err *err)
 {
-    if (p->params != x->params || x->params->elements != x->elements)
+    bool uses = false; // a program without parameters may have been built over another table
+    for (int64_t v = 0; v < p->values; v++) {
+        enum pk_storage s = p->value[v].storage;
+        uses |= s == PK_STORE_PARAM || s == PK_STORE_EMA || s == PK_STORE_GRAD;
+    }
+    if ((uses && p->params != x->params) || x->params->elements != x->elements)
         return pk_fail(err, PK_EINTERNAL,
                        "parameters were added after the arenas of the model were made");
     for (int64_t v = 0; v < p->values; v++) {

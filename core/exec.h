@@ -134,7 +134,8 @@ struct pk_bound { // a program ready to run: plan and kernels
     void *device; // the backend's own: addresses, graphs
 };
 /* Plans and checks that every op has a kernel; grows the arenas of activations. prog is borrowed.
- * All programs of a model must be built before pk_exec_create, since they add parameters. */
+ * It was built over x->params, or over another table if it has no parameters. All programs of a
+ * model must be built before pk_exec_create, since they add parameters. */
 enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struct pk_prog *prog,
                             struct pk_err *err);
 void pk_bound_free(struct pk_bound *b);

@@ -93,6 +93,27 @@ void pk_diff_emit(struct pk_diff *d, enum pk_op op, const union pk_attr *attr, i
     }
 }
 
+/* Gradients of inputs become outputs; a copy where the buffer has another name already. */
+static void name_gradients(struct pk_diff *d)
+{
+    struct pk_prog *p = d->b->prog;
+    for (int i = 0; i < d->b->wants && d->b->err.status == PK_OK; i++) {
+        const int32_t v = d->b->wanted[i].value;
+        int32_t g = d->grad[v];
+        if (g < 0) {
+            pk_build_fail(d->b, PK_EINTERNAL, "the loss does not depend on input '%s'",
+                          p->value[v].name);
+            return;
+        }
+        if (p->value[g].storage != PK_STORE_ACT || p->value[g].output) {
+            const int32_t own = new_gradient(d, v);
+            pk_diff_emit(d, PK_OP_COPY, NULL, 1, &g, 1, &(struct pk_slot){own, false});
+            g = own;
+        }
+        pk_output(d->b, (struct pk_val){g}, d->b->wanted[i].name);
+    }
+}
+
 /* Reverse mode, once over the recorded list. The first writer of a gradient assigns, later ones
  * accumulate; parameter gradients always accumulate, into an arena that the executor clears. */
 enum pk_status pk_differentiate(struct pk_build *b)
@@ -117,6 +138,7 @@ enum pk_status pk_differentiate(struct pk_build *b)
         b->scope_text = n.scope;
         pk_op_table[n.op]->grad(&d, &n);
     }
+    name_gradients(&d);
     free(d.grad);
     return b->err.status;
 }

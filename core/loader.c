@@ -34,8 +34,10 @@ struct slot {
 struct pk_loader {
     struct pk_loader_spec spec;
     int64_t rows;   // spec.row_count, or all
-    int64_t *pool;  // [rows] dataset rows grouped by source (mixtures only)
-    int64_t *first; // [sources + 1] into pool
+    int64_t *pool;  // [rows] dataset rows grouped by source (mixtures only), or by participant
+                    // (pairs of those only; single ones are not in it)
+    int64_t *first; // [sources + 1] or [participants + 1] into pool
+    int64_t participants; // with two rows or more
     int slots, threads;
     struct slot *slot;
     pthread_t thread[PK_THREADS_MAX];
@@ -83,17 +85,48 @@ static int64_t draw_mixture(const struct pk_loader_spec *s, const int64_t *count
     return (int64_t)pk_rng_below(&r, (uint64_t)count[*source]);
 }
 
+/* Samples that a record must have. */
+static int32_t need_of(const struct pk_loader_spec *s)
+{
+    return s->pair == PK_PAIR_ADJACENT ? 2 * s->crop : s->crop;
+}
+
 static int32_t crop_start(const struct pk_loader_spec *s, int64_t g, int64_t row)
 {
-    if (!s->random_crop) return 0;
-    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_CROP, (uint64_t)g, 0);
-    return (int32_t)pk_rng_below(&r, (uint64_t)(s->data->record[row].length - s->crop) + 1);
+    const bool adjacent = s->pair == PK_PAIR_ADJACENT;
+    const int32_t second = adjacent && g % 2 ? s->crop : 0;
+    if (!s->random_crop) return second;
+    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_CROP, (uint64_t)(adjacent ? g / 2 : g), 0);
+    const int32_t room = s->data->record[row].length - need_of(s);
+    return second + (int32_t)pk_rng_below(&r, (uint64_t)room + 1);
+}
+
+/* Which of `participants` sample g is of, and which of its `rows` rows: see loader.h. */
+static int64_t pair_participant(const struct pk_loader_spec *s, int64_t participants, int64_t g)
+{
+    const int64_t p = g / 2;
+    return (int64_t)pk_bijection((uint64_t)(p % participants), (uint64_t)participants,
+                                 epoch_key(s->seed, p / participants));
+}
+
+static int64_t pair_row(const struct pk_loader_spec *s, int64_t rows, int64_t g)
+{
+    // step 1 of the mixture's stream, which pairs by participant do not use otherwise
+    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_MIXTURE, (uint64_t)(g / 2), 1);
+    const int64_t i = (int64_t)pk_rng_below(&r, (uint64_t)rows);
+    const int64_t j = (int64_t)pk_rng_below(&r, (uint64_t)rows - 1);
+    return g % 2 ? j + (j >= i) : i;
 }
 
 static int64_t locate_row(const struct pk_loader *l, int64_t g)
 {
     const struct pk_loader_spec *s = &l->spec;
     int32_t source;
+    if (s->pair == PK_PAIR_PARTICIPANT) {
+        const int64_t *first = l->first + pair_participant(s, l->participants, g);
+        return l->pool[first[0] + pair_row(s, first[1] - first[0], g)];
+    }
+    if (s->pair == PK_PAIR_ADJACENT) g /= 2;
     if (!s->weight)
         return row_of(s, (int64_t)pk_bijection((uint64_t)(g % l->rows), (uint64_t)l->rows,
                                                epoch_key(s->seed, g / l->rows)));
@@ -103,11 +136,45 @@ static int64_t locate_row(const struct pk_loader *l, int64_t g)
     return l->pool[l->first[source] + k];
 }
 
+/* The smallest participant above `after` with two rows or more, and how many; 0: there is none. */
+static uint64_t next_participant(const struct pk_loader_spec *s, uint64_t after, int64_t *rows)
+{
+    for (uint64_t best = after;; after = best) {
+        *rows = 0;
+        for (int64_t i = 0; i < count_rows(s); i++) {
+            const uint64_t who = s->data->record[row_of(s, i)].patient;
+            if (who <= after || (*rows && who > best)) continue;
+            *rows = who == best && *rows ? *rows + 1 : 1;
+            best = who;
+        }
+        if (*rows == 0) return 0;
+        if (*rows > 1) return best;
+    }
+}
+
+static int64_t locate_pair(const struct pk_loader_spec *s, int64_t g)
+{
+    int64_t rows, participants = 0;
+    uint64_t who = 0;
+    while ((who = next_participant(s, who, &rows)) != 0) participants++;
+    int64_t k = pair_participant(s, participants, g), row = -1;
+    for (who = next_participant(s, 0, &rows); k > 0; k--) who = next_participant(s, who, &rows);
+    k = pair_row(s, rows, g);
+    for (int64_t i = 0; k >= 0; i++) {
+        row = row_of(s, i);
+        if (s->data->record[row].patient == who) k--;
+    }
+    return row;
+}
+
 void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start)
 {
-    int64_t n = count_rows(spec), count[256] = {0};
+    int64_t n = count_rows(spec), count[256] = {0}, sample = g;
     int32_t source;
-    if (!spec->weight) {
+    if (spec->pair == PK_PAIR_ADJACENT) g /= 2;
+    if (spec->pair == PK_PAIR_PARTICIPANT) {
+        *row = locate_pair(spec, g);
+    } else if (!spec->weight) {
         *row = row_of(spec, (int64_t)pk_bijection((uint64_t)(g % n), (uint64_t)n,
                                                   epoch_key(spec->seed, g / n)));
     } else {
@@ -118,7 +185,7 @@ void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row
             if (spec->data->record[*row].source == source && k-- == 0) break;
         }
     }
-    *start = crop_start(spec, g, *row);
+    *start = crop_start(spec, sample, *row);
 }
 
 /* --- planning and reading (outside the lock) ----------------------------------------------- */
@@ -153,6 +220,8 @@ static void plan(const struct pk_loader *l, struct slot *slot, int64_t step)
         int64_t g = step * s->batch + s->first + i, row = locate_row(l, g);
         b->sample[i] = g;
         b->row[i] = row;
+        const uint64_t who = s->data->record[row].patient;
+        b->group[i] = who ? (int64_t)(who & INT64_MAX) : -1 - row;
         b->crop[i] = crop_start(s, g, row);
         slot->item[i] = (struct item){.row = row, .place = i, .start = b->crop[i]};
         plan_record(s, b, i, row);
@@ -318,7 +387,16 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
     if (d->sources < 1 || d->sources > 256)
         return pk_fail(err, PK_EINVAL, "%s has %d sources, 1 to 256 are possible", d->name,
                        d->sources);
-    if (n < s->batch)
+    if (s->pair != PK_PAIR_NONE && (s->batch % 2 || s->batch < 4))
+        return pk_fail(err, PK_EINVAL,
+                       "a batch of %d records in pairs: %s; choose an even batch_size of 4 or more",
+                       s->batch,
+                       s->batch % 2 ? "one would be left over"
+                                    : "a single pair has nothing to be compared with");
+    if (s->pair == PK_PAIR_PARTICIPANT && s->weight)
+        return pk_fail(err, PK_EINVAL,
+                       "pairs by participant cannot be drawn from a mixture of sources");
+    if (n < (s->pair == PK_PAIR_ADJACENT ? s->batch / 2 : s->batch))
         return pk_fail(err, PK_EDATA,
                        "data smaller than a batch: %lld records of %s are selected, a "
                        "batch has %d; choose a smaller batch_size or more data",
@@ -328,13 +406,15 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
         if (row < 0 || row >= d->count)
             return pk_fail(err, PK_EINVAL, "row %lld of %lld does not exist", (long long)row,
                            (long long)d->count);
-        if (d->record[row].length < s->crop) {
+        if (d->record[row].length < need_of(s)) {
             char id[64];
             d->record_id(d, row, id);
             return pk_fail(err, PK_EDATA,
                            "data smaller than the crop: record %s of %s has %d valid "
-                           "samples, the crop %d; shorten the crop or leave the record out",
-                           id, d->name, d->record[row].length, s->crop);
+                           "samples, %s %d; shorten the crop or leave the record out",
+                           id, d->name, d->record[row].length,
+                           s->pair == PK_PAIR_ADJACENT ? "two adjacent crops" : "the crop",
+                           need_of(s));
         }
     }
     return PK_OK;
@@ -370,6 +450,68 @@ static enum pk_status index_mixture(struct pk_loader *l, struct pk_err *err)
     return PK_OK;
 }
 
+struct owned { // a row and whose it is
+    uint64_t patient;
+    int64_t at, row; // at: place among the selected rows
+};
+
+static int by_patient(const void *a, const void *b)
+{
+    const struct owned *x = a, *y = b;
+    if (x->patient != y->patient) return x->patient < y->patient ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Puts the participants with two rows or more into pool and first. */
+static enum pk_status group_participants(struct pk_loader *l, const struct owned *all,
+                                         struct pk_err *err)
+{
+    const struct pk_dataset *d = l->spec.data;
+    int64_t used = 0, singles = 0;
+    for (int64_t i = 0, n; i < l->rows; i += n) {
+        char id[64];
+        for (n = 1; i + n < l->rows && all[i + n].patient == all[i].patient;) n++;
+        d->record_id(d, all[i].row, id);
+        if (!all[i].patient)
+            return pk_fail(err, PK_EDATA,
+                           "record %s of %s belongs to no known participant, so it cannot be "
+                           "paired; leave it out or choose other pairs",
+                           id, d->name);
+        if (n == 1 && l->spec.pair_all)
+            return pk_fail(err, PK_EDATA,
+                           "record %s of %s is the only one of its participant, so it cannot be "
+                           "paired; leave it out or allow participants to be left out",
+                           id, d->name);
+        singles += n == 1;
+        if (n == 1) continue;
+        l->first[l->participants++] = used;
+        for (int64_t k = 0; k < n; k++) l->pool[used++] = all[i + k].row;
+    }
+    l->first[l->participants] = used;
+    if (l->participants >= l->spec.batch / 2) return PK_OK;
+    return pk_fail(err, PK_EDATA,
+                   "data smaller than a batch: %lld participants of %s have two records or more "
+                   "(%lld have a single one), a batch takes %d; choose a smaller batch_size or "
+                   "more data",
+                   (long long)l->participants, d->name, (long long)singles, l->spec.batch / 2);
+}
+
+static enum pk_status index_participants(struct pk_loader *l, struct pk_err *err)
+{
+    struct owned *all;
+    PK_TRY(pk_alloc(&l->pool, (size_t)l->rows, sizeof *l->pool, "participants", err));
+    PK_TRY(pk_alloc(&l->first, (size_t)l->rows + 1, sizeof *l->first, "participants", err));
+    PK_TRY(pk_alloc(&all, (size_t)l->rows, sizeof *all, "participants", err));
+    for (int64_t i = 0; i < l->rows; i++) {
+        const int64_t row = row_of(&l->spec, i);
+        all[i] = (struct owned){l->spec.data->record[row].patient, i, row};
+    }
+    qsort(all, (size_t)l->rows, sizeof *all, by_patient);
+    const enum pk_status s = group_participants(l, all, err);
+    free(all);
+    return s;
+}
+
 static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *slot,
                                  struct pk_err *err)
 {
@@ -385,6 +527,7 @@ static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *sl
     PK_TRY(pk_alloc(&b->offset, n * leads, sizeof *b->offset, "batch", err));
     PK_TRY(pk_alloc(&b->sample, n, sizeof *b->sample, "batch", err));
     PK_TRY(pk_alloc(&b->row, n, sizeof *b->row, "batch", err));
+    PK_TRY(pk_alloc(&b->group, n, sizeof *b->group, "batch", err));
     if (s->task) PK_TRY(pk_alloc(&b->label, n, (size_t)s->task->classes, "batch labels", err));
     return pk_alloc(&slot->item, n, sizeof *slot->item, "batch", err);
 }
@@ -394,6 +537,7 @@ static enum pk_status start(struct pk_loader *l, struct pk_err *err)
     PK_TRY(check_spec(&l->spec, err));
     l->rows = count_rows(&l->spec);
     if (l->spec.weight) PK_TRY(index_mixture(l, err));
+    if (l->spec.pair == PK_PAIR_PARTICIPANT) PK_TRY(index_participants(l, err));
     l->slots = l->spec.ahead + 2;
     PK_TRY(pk_alloc(&l->slot, (size_t)l->slots, sizeof *l->slot, "batches", err));
     for (int i = 0; i < l->slots; i++) PK_TRY(alloc_slot(&l->spec, &l->slot[i], err));
@@ -442,6 +586,7 @@ void pk_loader_close(struct pk_loader *l)
         free(b->offset);
         free(b->sample);
         free(b->row);
+        free(b->group);
         free(b->label);
         free(l->slot[i].item);
     }

@@ -6,12 +6,25 @@
  * crop start is drawn from Philox(seed, g) among those that lie in the record's valid samples. So
  * (seed, step) is the whole state: resume is O(1), and any world size sees the same samples.
  *
+ * Pairs, for contrastive objectives: samples 2p and 2p + 1 belong together.
+ * PK_PAIR_PARTICIPANT: two different records of one participant, pk_record.patient. Participants
+ *     are numbered by that hash and permuted as records are, afresh every epoch of one pair each;
+ *     which two of the participant's c rows is drawn from Philox(seed, p), all c (c - 1) ordered
+ *     pairs alike. A participant with a single row cannot make a pair and is left out, or refused
+ *     with pair_all. Crops are drawn for each record by itself.
+ * PK_PAIR_ADJACENT: two windows of one record, the second where the first ends (CMSC); record and
+ *     first start are drawn as without pairs, for p in place of g.
+ * Negatives that are no negatives: a batch may hold a participant twice, at the end of an epoch or
+ * in several records; `group` of the batch says so, and losses take equal groups as positives.
+ *
  * Readers take the records of a batch in the order they lie in the files; where they end up in the
  * batch does not change. Nothing depends on the number of threads or on `ahead`. */
 #ifndef PK_LOADER_H
 #define PK_LOADER_H
 
 #include "core/data.h"
+
+enum pk_pair { PK_PAIR_NONE, PK_PAIR_PARTICIPANT, PK_PAIR_ADJACENT };
 
 struct pk_loader_spec {
     const struct pk_dataset *data; // borrowed
@@ -27,7 +40,9 @@ struct pk_loader_spec {
     int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count)
     int32_t crop;                // samples delivered per lead, at most data->samples
     bool random_crop;            // else the first `crop` samples
-    bool plan_only;              // signals are elsewhere: deliver rows and crops, read nothing
+    enum pk_pair pair;
+    bool pair_all;  // PK_PAIR_PARTICIPANT: a participant with one record is an error
+    bool plan_only; // signals are elsewhere: deliver rows and crops, read nothing
     uint64_t seed;
     int threads; // readers, at least 1
     int ahead;   // batches read ahead, at least 1
@@ -42,14 +57,18 @@ struct pk_batch { // [n] = stride_count records; owned by the loader
                                // lead that is absent or whose std is 0
     int64_t *sample;           // [n] global sample number, keys of masks and dropout
     int64_t *row;              // [n] record index in the dataset
+    int64_t *group;            // [n] participant, equal for records of one; unknown ones have a
+                               // negative number of their record's own
     uint8_t *label;            // [n, task->classes], or NULL
 };
 
 struct pk_loader;
 /* Checks everything that can be known before reading, allocates ahead + 2 batches and starts the
  * threads, which read from step 0 on.
- * Errors  PK_EINVAL a field out of range, or a mixture without rows to draw from
- *         PK_EDATA  fewer rows than a batch, or a record shorter than the crop (named)
+ * Errors  PK_EINVAL a field out of range, or a mixture without rows to draw from, or pairs
+ *                   by participant with a mixture, or a batch that is odd or a single pair
+ *         PK_EDATA  fewer rows than a batch, or a record shorter than the crop (named), or too few
+ *                   participants with two records, or one unknown
  *         PK_ENOMEM */
 enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spec *spec,
                               struct pk_err *err);
@@ -63,7 +82,8 @@ enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_
 bool pk_loader_memory(const struct pk_loader *l, int i, void **memory, size_t *bytes);
 void pk_loader_close(struct pk_loader *l); // stops the threads; NULL is fine
 /* Which record and crop start sample g has; pure, for tests and replays. The spec must be one that
- * pk_loader_open accepts. With weights it takes time in proportion to the rows. */
+ * pk_loader_open accepts. With weights it takes time in proportion to the rows, with pairs by
+ * participant to the rows times the participants. */
 void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start);
 
 #endif

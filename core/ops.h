@@ -5,6 +5,7 @@
 #ifndef PK_OPS_H
 #define PK_OPS_H
 
+#include "core/augment.h"
 #include "core/base.h"
 #include "core/dtype.h"
 #include "core/param.h"
@@ -64,6 +65,18 @@ struct pk_patchify {
 };
 struct pk_val pk_patchify(struct pk_build *b, struct pk_val signal, struct pk_val gain,
                           struct pk_val offset, struct pk_val start, const struct pk_patchify *a);
+/* x [B, 1, leads * samples], a normalised signal (pk_patchify with one token), sample [B] i64 ->
+ * patches [B, samples / patch, leads * patch], changed at random as core/augment.h defines, keyed
+ * by (seed, sample, view). range: [PK_AUGMENT_KINDS], copied. Not differentiated. */
+struct pk_augment {
+    int32_t leads, patch;
+    uint32_t view;
+    float rate; // Hz
+    uint64_t seed;
+    const struct pk_augment_range *range;
+};
+struct pk_val pk_augment(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                         const struct pk_augment *a);
 /* sample [B] i64 -> kept [B, keep], hidden [B, tokens - keep] i32, ascending, complementary.
  * The multi-block pattern of core/mask.h, keyed by (seed, sample). */
 struct pk_mask {
@@ -138,5 +151,34 @@ struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val targ
 struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label); // u8
 struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit,
                               struct pk_val label); // one-hot u8
+
+/* Losses that couple all rows of a batch: x [..., D] counts as N rows (the product of the leading
+ * axes) of the storage type or of float. A program that holds them must see the whole batch
+ * (docs/decisions/010-batch-coupled-losses.md). */
+/* x / max(|x|, eps) row by row; the gradient goes through the norm. */
+struct pk_val pk_l2_normalize(struct pk_build *b, struct pk_val x, float eps);
+/* InfoNCE with given positives. query [N, D], key [M, D], groups i64 [N] and [M]:
+ *
+ *     s_ij = query_i . key_j / temperature        P(i) = {j: key_group_j = query_group_i}
+ *     loss = weight / N * sum_i 1 / |P(i)| * sum_{j in P(i)} (log sum_k exp s_ik - s_ij)
+ *
+ * key PK_NONE (and key_group then too): the queries are the keys, and a row is neither its own
+ * positive nor its own negative. Two views per group make that NT-Xent (Chen et al. 2020), several
+ * segments per patient CMSC (Kiyasseh et al. 2021) with all of them positives, as in SupCon's L_out
+ * (Khosla et al. 2020). With keys from an EMA scope it is MoCo v3 (Chen, Xie & He 2021), whose
+ * further factor 2 * temperature is a matter of weight. Rows are used as they are: normalise them
+ * first. A row without a positive adds nothing; the mean is over all N rows. */
+struct pk_val pk_contrast_loss(struct pk_build *b, struct pk_val query, struct pk_val key,
+                               struct pk_val query_group, struct pk_val key_group,
+                               float temperature, float weight);
+/* -weight / N * sum_i log(eps + min_{j != i} |x_i - x_j|): KoLeo (Sablayrolles et al. 2019), for
+ * normalised rows. Of several nearest rows the first counts; between equal rows no gradient flows.
+ */
+struct pk_val pk_koleo_loss(struct pk_build *b, struct pk_val x, float weight, float eps);
+/* The sum of x * gradient, gradient float of x's shape: its derivative by x is `gradient`, so that
+ * a backward pass can start from a gradient that another program computed. */
+struct pk_val pk_dot_loss(struct pk_build *b, struct pk_val x, struct pk_val gradient);
+/* The gradient of the loss by the input x, which must reach it, becomes an output of this name. */
+void pk_input_gradient(struct pk_build *b, struct pk_val x, const char *name);
 
 #endif

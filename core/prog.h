@@ -69,7 +69,16 @@ enum pk_storage {
     X(LEAD_POOL, lead_pool, leads)                                                                 \
     X(LEAD_POOL_GRAD, lead_pool_grad, leads)                                                       \
     X(PATCH_LOSS, patch_loss, patch)                                                               \
-    X(PATCH_LOSS_GRAD, patch_loss_grad, patch)
+    X(PATCH_LOSS_GRAD, patch_loss_grad, patch)                                                     \
+    X(L2_NORMALIZE, l2_normalize, contrast)                                                        \
+    X(L2_NORMALIZE_GRAD, l2_normalize_grad, contrast)                                              \
+    X(CONTRAST_LOSS, contrast_loss, contrast)                                                      \
+    X(CONTRAST_LOSS_GRAD, contrast_loss_grad, contrast)                                            \
+    X(KOLEO_LOSS, koleo_loss, contrast)                                                            \
+    X(KOLEO_LOSS_GRAD, koleo_loss_grad, contrast)                                                  \
+    X(DOT_LOSS, dot_loss, contrast)                                                                \
+    X(DOT_LOSS_GRAD, dot_loss_grad, contrast)                                                      \
+    X(AUGMENT, augment, augment)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
@@ -125,6 +134,21 @@ union pk_attr {
     struct {
         int32_t skip;
     } pool; // tokens left out at the front
+    struct {
+        float eps; // norms below it count as it
+    } normalize;
+    struct {
+        float temperature, weight; // logits are divided by one, the loss multiplied by the other
+    } contrast;
+    struct {
+        float weight, eps; // eps: added to a distance before its logarithm
+    } koleo;
+    struct {
+        int32_t leads, patch; // of the signal; samples of a patch of the output
+        uint32_t view;
+        float rate; // Hz
+        uint64_t seed;
+    } augment;
     uint64_t raw[5];
 };
 

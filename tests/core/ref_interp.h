@@ -380,6 +380,63 @@ static inline void ref_losses(const struct ref_args *a)
     a->dst[0][0] = sum;
 }
 
+static inline double ref_inner(const double *x, const double *y, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i] * y[i];
+    return sum;
+}
+
+/* -log of the softmax of every positive, over all keys but the query itself. */
+static inline void ref_contrast(const struct ref_args *a)
+{
+    const bool self = !a->src[1];
+    const double *key = a->src[self ? 0 : 1], *near = a->src[self ? 2 : 3];
+    const double t = (double)a->n->attr.contrast.temperature;
+    int64_t keys = self ? a->rows : pk_value_count(a->in[1]) / a->c;
+    double loss = 0;
+    for (int64_t i = 0; i < a->rows; i++) {
+        double sum = 0, all = 0, count = 0;
+        for (int64_t j = 0; j < keys; j++) {
+            if (self && i == j) continue;
+            double s = ref_inner(a->src[0] + i * a->c, key + j * a->c, a->c) / t;
+            sum += exp(s);
+            if (a->src[2][i] == near[j]) all += s, count++;
+        }
+        if (count > 0) loss += log(sum) - all / count;
+        if (a->dst[1]) a->dst[1][i] = log(sum), a->dst[1][a->rows + i] = count;
+    }
+    a->dst[0][0] = loss * (double)a->n->attr.contrast.weight / (double)a->rows;
+}
+
+static inline void ref_koleo(const struct ref_args *a)
+{
+    double loss = 0;
+    for (int64_t i = 0; i < a->rows; i++) {
+        double least = INFINITY;
+        for (int64_t j = 0; j < a->rows; j++) {
+            double d = 0;
+            for (int64_t k = 0; k < a->c; k++)
+                d += pow(a->src[0][i * a->c + k] - a->src[0][j * a->c + k], 2);
+            if (i == j || sqrt(d) >= least) continue;
+            least = sqrt(d);
+            if (a->dst[1]) a->dst[1][i] = (double)j;
+        }
+        loss -= log(least + (double)a->n->attr.koleo.eps) / (double)a->rows;
+        if (a->dst[2]) a->dst[2][i] = least;
+    }
+    a->dst[0][0] = loss * (double)a->n->attr.koleo.weight;
+}
+
+static inline void ref_normalize(const struct ref_args *a)
+{
+    for (int64_t i = 0; i < a->count; i++) {
+        const double *row = a->src[0] + i / a->c * a->c;
+        double norm = sqrt(ref_inner(row, row, a->c));
+        a->dst[0][i] = a->src[0][i] / fmax(norm, (double)a->n->attr.normalize.eps);
+    }
+}
+
 /* False for an op that has no forward meaning here (gradient ops). */
 static inline bool ref_node(const struct ref_args *a)
 {
@@ -456,6 +513,18 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_BCE_LOSS:
     case PK_OP_SOFTMAX_LOSS:
         ref_losses(a);
+        return true;
+    case PK_OP_L2_NORMALIZE:
+        ref_normalize(a);
+        return true;
+    case PK_OP_CONTRAST_LOSS:
+        ref_contrast(a);
+        return true;
+    case PK_OP_KOLEO_LOSS:
+        ref_koleo(a);
+        return true;
+    case PK_OP_DOT_LOSS:
+        a->dst[0][0] = ref_inner(x, a->src[1], a->count);
         return true;
     default:
         return false;

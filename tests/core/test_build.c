@@ -167,6 +167,77 @@ static void record_bad(struct made *m, int which)
     }
 }
 
+/* Gradients of inputs: what is refused, and that they are outputs, also where two are one buffer.
+ */
+static void test_input_gradients(void)
+{
+    static const char *const wanted[] = {
+        "'g' is the gradient of something that is no real input",
+        "'g' is asked for after its input was used",
+        "the loss does not depend on input 'unused'",
+        "gradients of more than 4 inputs",
+    };
+    const int64_t dim[] = {2, 5, 8};
+    for (int i = 0; i <= (int)PK_COUNT(wanted); i++) {
+        struct made m;
+        begin(&m);
+        struct pk_val y = pk_input(m.b, "y", PK_F32, 3, dim),
+                      z = pk_input(m.b, "z", PK_F32, 3, dim);
+        if (i == 0) pk_input_gradient(m.b, pk_input(m.b, "k", PK_I64, 3, dim), "g");
+        if (i == 1) pk_input_gradient(m.b, (pk_gelu(m.b, y), y), "g");
+        if (i == 2) pk_input_gradient(m.b, pk_input(m.b, "unused", PK_F32, 3, dim), "g");
+        for (int k = 0; i == 3 && k < 5; k++) pk_input_gradient(m.b, y, "g");
+        if (i == 4) pk_input_gradient(m.b, y, "dy");
+        if (i == 4) pk_input_gradient(m.b, z, "dz");
+        if (i == 2) y = pk_linear(m.b, y, 8, "fc");
+        pk_loss(m.b, pk_dot_loss(m.b, pk_add(m.b, y, z), m.x));
+        if (i < 4) {
+            fails(&m, PK_EINTERNAL, wanted[i]);
+            continue;
+        }
+        CHECK_OK(pk_build_finish(m.b, &m.err), &m.err);
+        const int32_t a = pk_prog_find(&m.p, PK_STORE_ACT, "dy");
+        const int32_t c = pk_prog_find(&m.p, PK_STORE_ACT, "dz");
+        CHECK(a >= 0 && c >= 0 && a != c);
+        pk_prog_free(&m.p);
+        pk_params_free(&m.params);
+    }
+}
+
+/* The losses over a batch. */
+static void test_contrast_shapes(void)
+{
+    static const char *const wanted[] = {
+        "one group number per row was expected in input 2",
+        "queries and keys differ in width or type",
+        "the temperature must be above 0",
+        "a single row has nothing to be compared with",
+        "1 rows: two at least are needed",
+        "eps must be above 0",
+        "input 1 has 2 axes, 3 were expected",
+        "input 0 is one row, several are needed",
+    };
+    for (int i = 0; i < (int)PK_COUNT(wanted); i++) {
+        struct made m;
+        begin(&m);
+        struct pk_build *b = m.b;
+        struct pk_val group = pk_input(b, "group", PK_I64, 1, (int64_t[]){10});
+        struct pk_val few = pk_input(b, "few", PK_I64, 1, (int64_t[]){1});
+        struct pk_val one = pk_input(b, "one", PK_F32, 2, (int64_t[]){1, 8});
+        struct pk_val wide = pk_input(b, "wide", PK_F32, 2, (int64_t[]){1, 9});
+        struct pk_val row = pk_input(b, "row", PK_F32, 1, (int64_t[]){8});
+        if (i == 0) pk_contrast_loss(b, m.x, PK_NONE, few, PK_NONE, 1, 1);
+        if (i == 1) pk_contrast_loss(b, m.x, wide, group, few, 1, 1);
+        if (i == 2) pk_contrast_loss(b, m.x, one, group, few, 0, 1);
+        if (i == 3) pk_contrast_loss(b, one, PK_NONE, few, PK_NONE, 1, 1);
+        if (i == 4) pk_koleo_loss(b, one, 1, 0);
+        if (i == 5) pk_l2_normalize(b, m.x, 0);
+        if (i == 6) pk_dot_loss(b, m.x, one);
+        if (i == 7) pk_l2_normalize(b, row, 1e-6f);
+        fails(&m, PK_ESHAPE, wanted[i]);
+    }
+}
+
 static void test_shapes(void)
 {
     static const struct {
@@ -262,6 +333,8 @@ int main(void)
     test_scope_path();
     test_parameters();
     test_shapes();
+    test_input_gradients();
+    test_contrast_shapes();
     test_exec();
     return TEST_END();
 }

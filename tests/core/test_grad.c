@@ -13,7 +13,7 @@
 enum { B = 3, T = 7, C = 8, KEEP = 3, HEADS = 2 };
 
 struct in { // inputs of the ugly programs; some programs leave some unused
-    struct pk_val x, y, kept, hidden, sample, label, far, gain;
+    struct pk_val x, y, kept, hidden, sample, label, far, gain, group, segment;
     int turn; // which of several orders
 };
 
@@ -23,7 +23,9 @@ static struct {
     int32_t kept[B][KEEP], hidden[B][T - KEEP];
     int64_t sample[B];
     uint8_t label[B][CLASSES];
-    float gain[4]; // of one record, whose leads are the rows of x; the second is absent
+    float gain[4];        // of one record, whose leads are the rows of x; the second is absent
+    int64_t group[B * T]; // of tokens: 1 to 4 of a group, one alone
+    int64_t segment[B];   // of records: keys of them
 } data;
 
 static void make_data(void)
@@ -40,13 +42,16 @@ static void make_data(void)
         for (int c = 0; c < C; c++) data.far[b][c] = pk_rng_below(&r, 2) ? 10 : -10;
         pk_mask_sample(3, (uint64_t)b, T, KEEP, 2, data.kept[b], data.hidden[b]);
         data.label[b][pk_rng_below(&r, CLASSES)] = 1;
+        data.segment[b] = 3 - b;
     }
+    for (int i = 1; i < B * T; i++) data.group[i] = 1 + i % 6; // token 0 is a group of its own
 }
 
 static const struct pk_feed feeds[] = {{"x", data.x, 0},           {"y", data.y, 0},
                                        {"kept", data.kept, 0},     {"far", data.far, 0},
                                        {"hidden", data.hidden, 0}, {"sample", data.sample, 0},
-                                       {"label", data.label, 0},   {"gain", data.gain, 0}};
+                                       {"label", data.label, 0},   {"gain", data.gain, 0},
+                                       {"group", data.group, 0},   {"segment", data.segment, 0}};
 
 /* Building blocks. */
 static struct pk_val pool(struct pk_build *b, struct pk_val h) // [B, T, C] -> [B, C]
@@ -329,6 +334,50 @@ static void lead_runs(struct pk_build *b, struct in *in)
     pk_loss(b, pk_add(b, pk_add(b, l[0], l[1]), l[2]));
 }
 
+/* NT-Xent, InfoNCE both ways and KoLeo on normalised rows, in any order. */
+static void contrasts(struct pk_build *b, struct in *in)
+{
+    struct pk_val z = pk_l2_normalize(b, pk_linear(b, in->x, C, "a"), 1e-6f);
+    struct pk_val k = pk_l2_normalize(b, pool(b, pk_linear(b, in->y, C, "b")), 1e-6f), l[4];
+    l[in->turn & 3] = pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 0.5f, 1);
+    l[(in->turn + 1) & 3] = pk_contrast_loss(b, z, k, in->group, in->segment, 0.3f, 0.5f);
+    l[(in->turn + 2) & 3] = pk_contrast_loss(b, k, z, in->segment, in->group, 0.4f, 0.5f);
+    l[(in->turn + 3) & 3] = pk_koleo_loss(b, k, 0.1f, 1e-8f); // few rows: no kink nearby
+    pk_loss(b, pk_add(b, pk_add(b, l[0], l[1]), pk_add(b, l[2], l[3])));
+}
+
+/* Rows that are not normalised, and queries that are their own keys: each among its positives. */
+static void contrast_same(struct pk_build *b, struct in *in)
+{
+    struct pk_val z = pk_linear(b, in->x, C, "a");
+    struct pk_val l = pk_contrast_loss(b, z, z, in->group, in->group, 2, 1);
+    if (in->turn) l = pk_add(b, pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 2, 1), l);
+    pk_loss(b, l);
+}
+
+/* MoCo: keys from the EMA copy get no gradient. */
+static void contrast_momentum(struct pk_build *b, struct in *in)
+{
+    struct pk_val h[2];
+    for (int ema = 0; ema < 2; ema++) {
+        if (ema) pk_scope_ema(b, true);
+        h[ema] = pk_linear(b, in->x, C, "encoder");
+        if (!ema) h[0] = pk_linear(b, pk_gelu(b, h[0]), C, "predict");
+        h[ema] = pk_l2_normalize(b, h[ema], 1e-6f);
+        if (ema) pk_scope_ema(b, false);
+    }
+    pk_loss(b, pk_contrast_loss(b, h[0], h[1], in->group, in->group, 0.2f, 1));
+}
+
+/* A gradient that comes from outside. */
+static void injected(struct pk_build *b, struct in *in)
+{
+    struct pk_val h = pool(b, block(b, pk_linear(b, in->x, C, "a"), 0));
+    struct pk_val l = pk_dot_loss(b, h, in->far);
+    if (in->turn) l = pk_add(b, l, pk_dot_loss(b, pk_gelu(b, h), in->far));
+    pk_loss(b, l);
+}
+
 static const struct ugly {
     const char *name;
     void (*build)(struct pk_build *b, struct in *in);
@@ -352,6 +401,10 @@ static const struct ugly {
     {"frozen_middle", frozen_middle, 1, true},
     {"ema_target", ema_target, 1, true},
     {"lead_runs", lead_runs, 4, false},
+    {"contrasts", contrasts, 4, false},
+    {"contrast_same", contrast_same, 2, false},
+    {"contrast_ema", contrast_momentum, 1, true},
+    {"injected", injected, 2, false},
 };
 
 static int steep_slopes; // directions whose fall by 4 could be seen
@@ -481,6 +534,8 @@ static void test_ugly(const struct ugly *u, int turn)
         .label = pk_input(b, "label", PK_U8, 2, (int64_t[]){B, CLASSES}),
         .far = pk_input(b, "far", PK_F32, 2, (int64_t[]){B, C}),
         .gain = pk_input(b, "gain", PK_F32, 2, (int64_t[]){1, 4}),
+        .group = pk_input(b, "group", PK_I64, 1, (int64_t[]){B * T}),
+        .segment = pk_input(b, "segment", PK_I64, 1, (int64_t[]){B}),
         .turn = turn,
     };
     u->build(b, &in);

@@ -98,11 +98,12 @@ static void check_batch(const struct fake *f, const struct pk_loader_spec *s,
     int bad = 0;
     for (int32_t i = 0; i < b->n; i++) {
         int64_t g = step * s->batch + s->first + i, row;
-        int32_t start;
+        int32_t start, second = s->pair == PK_PAIR_ADJACENT && g % 2 ? s->crop : 0;
         pk_loader_locate(s, g, &row, &start);
         const struct pk_record *r = &f->record[row];
         bad += b->sample[i] != g || b->row[i] != row;
-        bad += start < 0 || start > r->length - s->crop || (!s->random_crop && start != 0);
+        bad += r->patient ? b->group[i] != (int64_t)r->patient : b->group[i] != -1 - row;
+        bad += start < 0 || start > r->length - s->crop || (!s->random_crop && start != second);
         for (int32_t l = 0; l < LEADS; l++) {
             const struct pk_source *src = &f->source[r->source];
             bool on = (r->lead_mask >> l & 1) && src->std[l] > 0;
@@ -310,6 +311,155 @@ static void test_errors(struct fake *f)
     f->broken[11] = false;
 }
 
+/* Participants 1000, 1001 ...: the first `single` have one record, the others 2, 3, 4, 2, 3, 4 ...
+ */
+static int64_t make_participants(struct fake *f, int single)
+{
+    int64_t who = 1000, left = 1, row = 0;
+    for (; row < RECORDS; row++) {
+        f->record[(row * 10) % RECORDS].patient = (uint64_t)who; // apart from each other
+        if (--left) continue;
+        who++;
+        left = who - 1000 < single ? 1 : 2 + who % 3;
+    }
+    // the last one may have been cut short
+    int64_t rows = 0, i;
+    for (i = 0; i < RECORDS; i++) rows += f->record[i].patient == (uint64_t)who;
+    for (i = 0; rows == 1 && i < RECORDS; i++)
+        if (f->record[i].patient == (uint64_t)who) f->record[i].patient--;
+    return who - 1000 + (rows > 1) - single;
+}
+
+/* Both records of a pair are of one participant and differ; an epoch has each participant with two
+ * records once, single ones never; all ordered pairs of a participant occur equally often. */
+static void test_participants(struct fake *f)
+{
+    enum { EPOCHS = 3000, SINGLE = 5 };
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    const struct pk_batch *b;
+    struct pk_loader_spec s = make_spec(f);
+    const int64_t n = make_participants(f, SINGLE);
+    int64_t seen[RECORDS] = {0}, row[2], other = 0;
+    double pairs[4][4] = {{0}};
+    int32_t start;
+    s.pair = PK_PAIR_PARTICIPANT;
+    for (int64_t epoch = 0; epoch < 20; epoch++) {
+        int64_t wrong = 0;
+        bool met[RECORDS] = {false};
+        for (int64_t p = 0; p < n; p++) {
+            for (int k = 0; k < 2; k++)
+                pk_loader_locate(&s, 2 * (epoch * n + p) + k, &row[k], &start);
+            const uint64_t who = f->record[row[0]].patient;
+            wrong += who != f->record[row[1]].patient || row[0] == row[1];
+            wrong += who < 1000 + SINGLE || met[who - 1000];
+            met[who - 1000] = true;
+            seen[row[0]]++;
+            seen[row[1]]++;
+            other += who != 1000 + SINGLE + (uint64_t)p;
+        }
+        CHECK(wrong == 0);
+    }
+    for (int64_t i = 0; i < RECORDS; i++)
+        CHECK((seen[i] > 0) == (f->record[i].patient >= 1000 + SINGLE));
+    CHECK(other > 20 * n * 8 / 10); // permuted
+    int64_t first = 0, mine[4], count = 0;
+    while (count != 4) // a participant with four records
+        for (count = 0, first++, row[0] = 0; row[0] < RECORDS; row[0]++)
+            if (f->record[row[0]].patient == 1000 + SINGLE + (uint64_t)first)
+                mine[count++ % 4] = row[0];
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+    for (int64_t step = 0; l && step < EPOCHS * n / 8; step++) {
+        CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
+        if (b && step < 6) check_batch(f, &s, b, step);
+        for (int32_t i = 0; b && i < b->n; i += 2) {
+            int from = -1, to = -1;
+            for (int k = 0; k < 4; k++) {
+                if (b->row[i] == mine[k]) from = k;
+                if (b->row[i + 1] == mine[k]) to = k;
+            }
+            CHECK((from < 0) == (to < 0) && b->group[i] == b->group[i + 1]);
+            if (from >= 0 && to >= 0) pairs[from][to]++;
+        }
+    }
+    pk_loader_close(l);
+    double total = 0;
+    for (int i = 0; i < 16; i++) total += pairs[i / 4][i % 4];
+    CHECK(total > EPOCHS - 9);
+    for (int i = 0; i < 16; i++) {
+        const double p = i / 4 == i % 4 ? 0 : total / 12;
+        CHECK_NEAR(pairs[i / 4][i % 4], p, 4.5 * sqrt(p));
+    }
+}
+
+/* The second window begins where the first ends. */
+static void test_adjacent(struct fake *f)
+{
+    static const double weight[3] = {2, 1, 5};
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    const struct pk_batch *b;
+    for (int turn = 0; turn < 4; turn++) {
+        struct pk_loader_spec s = make_spec(f);
+        int seen[RECORDS] = {0}, starts[SAMPLES] = {0}, wrong = 0;
+        s.pair = PK_PAIR_ADJACENT;
+        s.crop = 17;
+        s.random_crop = turn & 1;
+        s.weight = turn & 2 ? weight : NULL;
+        CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+        for (int64_t step = 0; l && step < RECORDS; step++) { // 8 epochs of pairs
+            CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
+            if (!b) continue;
+            check_batch(f, &s, b, step);
+            for (int32_t i = 0; i < b->n; i += 2) {
+                wrong += b->row[i] != b->row[i + 1] || b->group[i] != b->group[i + 1];
+                wrong += b->crop[i + 1] != b->crop[i] + s.crop;
+                wrong += b->crop[i + 1] + s.crop > f->record[b->row[i]].length;
+                seen[b->row[i]]++;
+                starts[b->crop[i]]++;
+            }
+        }
+        pk_loader_close(l);
+        CHECK(wrong == 0);
+        for (int i = 0; !s.weight && i < RECORDS; i++) CHECK(seen[i] == 8);
+        CHECK(starts[0] > 0 && (starts[3] > 0) == s.random_crop); // 40 - 3 - 34 is always there
+    }
+}
+
+static void test_pair_errors(struct fake *f)
+{
+    static const double weight[3] = {2, 1, 5};
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    struct pk_loader_spec s = make_spec(f);
+    make_participants(f, 5);
+    s.pair = PK_PAIR_PARTICIPANT;
+    s.batch = s.stride_count = 15;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "15 records in pairs: one would be");
+    s.batch = s.stride_count = 2;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "a single pair has nothing");
+    s.batch = s.stride_count = 102;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "participants of fake have two");
+    CHECK(strstr(err.message, "(5 have a single one), a batch takes 51"));
+    s = make_spec(f);
+    s.pair = PK_PAIR_PARTICIPANT;
+    s.weight = weight;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "mixture of sources");
+    s.weight = NULL;
+    s.pair_all = true;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "the only one of its participant");
+    CHECK(strstr(err.message, "record fake-000")); // participant 1000
+    make_participants(f, 0);
+    f->record[7].patient = 0;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "record fake-007 of fake belongs");
+    s.pair = PK_PAIR_ADJACENT;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "samples, two adjacent crops 40");
+    for (int i = 0; i < RECORDS; i++) f->record[i].patient = 77;
+    s.pair = PK_PAIR_PARTICIPANT;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "1 participants of fake have two");
+    for (int i = 0; i < RECORDS; i++) f->record[i].patient = 0;
+}
+
 int main(void)
 {
     static struct fake f;
@@ -320,6 +470,9 @@ int main(void)
     test_epochs(&f);
     test_mixture(&f);
     test_errors(&f);
+    test_participants(&f);
+    test_adjacent(&f);
+    test_pair_errors(&f);
     pk_loader_close(NULL);
     return TEST_END();
 }
