@@ -216,6 +216,12 @@ struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64
     return weight(b, name, b->params->storage, 2, dim, init, true);
 }
 
+struct pk_val pk_weight_kernel(struct pk_build *b, const char *name, int rank, const int64_t *dim,
+                               enum pk_init init)
+{
+    return weight(b, name, b->params->storage, rank, dim, init, true);
+}
+
 void pk_output(struct pk_build *b, struct pk_val v, const char *name)
 {
     if (b->err.status != PK_OK || v.id < 0) return;

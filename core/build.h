@@ -45,8 +45,11 @@ enum pk_status pk_infer_given(struct pk_infer *x);
 /* Records a node. in: value indices, -1 absent. The outputs' indices go to out[]. */
 void pk_emit(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n_in,
              const int32_t *in, int32_t out[PK_NODE_OUT]);
-/* A parameter [dim[0], dim[1]] of the program's storage type, with weight decay. */
+/* A parameter [dim[0], dim[1]] of the program's storage type, with weight decay; the kernel of a
+ * convolution, of any rank. */
 struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64_t dim[2],
+                               enum pk_init init);
+struct pk_val pk_weight_kernel(struct pk_build *b, const char *name, int rank, const int64_t *dim,
                                enum pk_init init);
 int32_t pk_new_value(struct pk_build *b, const struct pk_value *like);
 /* Appends a bare node of the current scope, outputs absent; NULL after an error. */

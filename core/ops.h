@@ -91,6 +91,24 @@ struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context,
                                  struct pk_val mask_token, struct pk_val table, struct pk_val kept,
                                  struct pk_val hidden);
 struct pk_val pk_mean_pool(struct pk_build *b, struct pk_val x, int32_t skip);
+/* x [B, T, C] -> [B, U, width], U = (T + left + right - kernel) / stride + 1:
+ * y[b, u, n] = bias[n] + sum over k, c of x[b, u stride + k - left, c] weight[n, c, k], zeros
+ * outside the record. Channels come last, the weight is PyTorch's [width, C / groups, kernel].
+ * groups = C = width is a depthwise convolution. */
+enum pk_conv1d_init {
+    PK_CONV1D_UNIFORM, // +-1 / sqrt(C / groups kernel), weight and bias: PyTorch's default
+    PK_CONV1D_HE       // normal, std sqrt(2 / (C / groups kernel)) (He et al. 2015); bias 0
+};
+struct pk_conv1d {
+    int64_t width;
+    int32_t kernel, stride, left, right, groups; // stride, groups: 0 means 1
+    bool bias;
+    enum pk_conv1d_init init;
+};
+struct pk_val pk_conv1d(struct pk_build *b, struct pk_val x, const struct pk_conv1d *a,
+                        const char *name);
+/* The padding that keeps U = ceil(T / stride), the odd zero on the right, as TensorFlow's "same". */
+void pk_conv1d_same(int64_t tokens, struct pk_conv1d *a);
 /* [2, C]: mean and variance (1/n) of every channel over all other axes. Not differentiated. */
 struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x);
 struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target); // mean |x - t|

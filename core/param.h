@@ -8,7 +8,12 @@
 #include "core/base.h"
 #include "core/dtype.h"
 
-enum pk_init { PK_INIT_ZERO, PK_INIT_ONE, PK_INIT_TRUNC_NORMAL }; // truncated at +-2 absolute
+enum pk_init {
+    PK_INIT_ZERO,
+    PK_INIT_ONE,
+    PK_INIT_TRUNC_NORMAL, // std init_std, truncated at +-2 absolute
+    PK_INIT_UNIFORM       // in +-init_std
+};
 
 enum { PK_PARAM_NAME_MAX = 128 };
 

@@ -54,6 +54,9 @@ enum pk_storage {
     X(ASSEMBLE_TOKENS_GRAD, assemble_tokens_grad, tokens)                                          \
     X(MEAN_POOL, mean_pool, tokens)                                                                \
     X(MEAN_POOL_GRAD, mean_pool_grad, tokens)                                                      \
+    X(CONV1D, conv1d, conv1d)                                                                      \
+    X(CONV1D_DX, conv1d_dx, conv1d)                                                                \
+    X(CONV1D_DW, conv1d_dw, conv1d)                                                                \
     X(FEATURE_MOMENTS, feature_moments, loss)                                                      \
     X(L1_LOSS, l1_loss, loss)                                                                      \
     X(L1_LOSS_GRAD, l1_loss_grad, loss)                                                            \
@@ -100,6 +103,9 @@ union pk_attr {
     struct {
         int32_t skip;
     } pool; // tokens left out at the front
+    struct {
+        int32_t stride, left, right, groups; // left, right: zeros around each record
+    } conv1d;
     uint64_t raw[5];
 };
 

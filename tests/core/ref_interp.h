@@ -261,6 +261,25 @@ static inline void ref_tokens(const struct ref_args *a)
     }
 }
 
+static inline void ref_conv1d(const struct ref_args *a)
+{
+    const int64_t *w = a->in[1]->dim, stride = a->n->attr.conv1d.stride;
+    const int64_t left = a->n->attr.conv1d.left, groups = a->n->attr.conv1d.groups;
+    const int64_t out = (a->t + left + a->n->attr.conv1d.right - w[2]) / stride + 1;
+    for (int64_t i = 0; i < a->b * out * w[0]; i++) {
+        const int64_t n = i % w[0], u = i / w[0] % out, b = i / w[0] / out;
+        double sum = a->src[2] ? a->src[2][n] : 0;
+        for (int64_t k = 0; k < w[2]; k++) {
+            const int64_t t = u * stride + k - left;
+            if (t < 0 || t >= a->t) continue;
+            for (int64_t c = 0; c < w[1]; c++)
+                sum += a->src[0][(b * a->t + t) * a->c + n / (w[0] / groups) * w[1] + c] *
+                       a->src[1][(n * w[1] + c) * w[2] + k];
+        }
+        a->dst[0][i] = sum;
+    }
+}
+
 static inline void ref_losses(const struct ref_args *a)
 {
     const double *x = a->src[0], *target = a->src[1];
@@ -347,6 +366,9 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_ASSEMBLE_TOKENS:
     case PK_OP_MEAN_POOL:
         ref_tokens(a);
+        return true;
+    case PK_OP_CONV1D:
+        ref_conv1d(a);
         return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:

@@ -296,6 +296,20 @@ static void ema_target(struct pk_build *b, struct in *in)
     pk_loss(b, pk_l1_loss(b, pk_add(b, h[0], in->far), h[1]));
 }
 
+/* Dense, strided, grouped and depthwise kernels, one weight used twice. */
+static void convolutions(struct pk_build *b, struct in *in)
+{
+    struct pk_conv1d same = {.width = C, .kernel = 3, .left = 1, .right = 1, .bias = true};
+    struct pk_conv1d depthwise = same, strided = same, narrow = {.width = C, .kernel = 1};
+    depthwise.groups = C;
+    strided.stride = 2, strided.groups = in->turn & 1 ? 2 : 1;
+    pk_conv1d_same(T, &strided);
+    struct pk_val x = pk_conv1d(b, in->x, &same, "a");
+    struct pk_val h = pk_gelu(b, pk_conv1d(b, x, &depthwise, "depthwise"));
+    h = pk_add(b, pk_conv1d(b, h, &same, "a"), in->turn & 2 ? x : pk_conv1d(b, x, &narrow, "short"));
+    finish(b, in, pk_gelu(b, pk_conv1d(b, pk_gelu(b, h), &strided, "strided")));
+}
+
 static const struct ugly {
     const char *name;
     void (*build)(struct pk_build *b, struct in *in);
@@ -317,6 +331,7 @@ static const struct ugly {
     {"loss_of_loss", loss_of_loss, 2, false},
     {"norm_of_input", norm_of_input, 2, false},
     {"frozen_middle", frozen_middle, 1, true},
+    {"convolutions", convolutions, 4, false},
     {"ema_target", ema_target, 1, true},
 };
 
