@@ -95,6 +95,18 @@ struct pk_val pk_mean_pool(struct pk_build *b, struct pk_val x, int32_t skip);
  * y[b, u, n] = bias[n] + sum over k, c of x[b, u stride + k - left, c] weight[n, c, k], zeros
  * outside the record. Channels come last, the weight is PyTorch's [width, C / groups, kernel].
  * groups = C = width is a depthwise convolution. */
+/* Batch norm over all axes but the last (Ioffe & Szegedy 2015), statistics with PyTorch's names.
+ * train: statistics of the micro-batch at hand, over its records and samples; each step moves
+ * running_mean and running_var (unbiased) to the mean of those of its micro-batches by `momentum`.
+ * Else, and always in frozen and EMA scopes: the running statistics, which stay as they are. */
+struct pk_batchnorm {
+    float eps, momentum; // PyTorch: 1e-5, .1
+    float gain;          // where the weight starts: 0 makes a residual branch start as nothing
+    bool train;
+};
+struct pk_val pk_batchnorm(struct pk_build *b, struct pk_val x, const struct pk_batchnorm *a,
+                           const char *name);
+
 enum pk_conv1d_init {
     PK_CONV1D_UNIFORM, // +-1 / sqrt(C / groups kernel), weight and bias: PyTorch's default
     PK_CONV1D_HE       // normal, std sqrt(2 / (C / groups kernel)) (He et al. 2015); bias 0
@@ -107,7 +119,8 @@ struct pk_conv1d {
 };
 struct pk_val pk_conv1d(struct pk_build *b, struct pk_val x, const struct pk_conv1d *a,
                         const char *name);
-/* The padding that keeps U = ceil(T / stride), the odd zero on the right, as TensorFlow's "same". */
+/* The padding that keeps U = ceil(T / stride), the odd zero on the right, as TensorFlow's "same".
+ */
 void pk_conv1d_same(int64_t tokens, struct pk_conv1d *a);
 /* [2, C]: mean and variance (1/n) of every channel over all other axes. Not differentiated. */
 struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x);

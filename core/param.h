@@ -26,8 +26,12 @@ struct pk_param {
     enum pk_init init;
     float init_std;
     bool decay;   // weight decay applies
-    bool trained; // some program differentiates it
+    bool trained; // some program differentiates it, or moves this state
     bool ema;     // some program reads the EMA copy
+    /* State of batch norm, no weight: a step that moves it makes it state * keep + term * gain,
+     * where the arena of gradients holds the term. */
+    bool state;
+    float keep, gain;
 };
 
 struct pk_params {

@@ -16,6 +16,7 @@ enum pk_storage {
     PK_STORE_IN,    // one batch; bound by the caller before each run
     PK_STORE_PARAM, // trained weights, by parameter index
     PK_STORE_EMA,   // the same weights in the EMA copy
+    PK_STORE_STATE, // running statistics, by parameter index; moved by the optimizer step
     PK_STORE_GRAD,  // gradients in the order of the parameters; kernels add to them
     PK_STORE_CONST, // filled when the program is built (position tables)
     PK_STORE_ACT    // inside a run; placed by the planner
@@ -57,6 +58,9 @@ enum pk_storage {
     X(CONV1D, conv1d, conv1d)                                                                      \
     X(CONV1D_DX, conv1d_dx, conv1d)                                                                \
     X(CONV1D_DW, conv1d_dw, conv1d)                                                                \
+    X(BATCHNORM, batchnorm, batchnorm)                                                             \
+    X(BATCHNORM_GRAD, batchnorm_grad, batchnorm)                                                   \
+    X(BATCHNORM_STATE, batchnorm_state, batchnorm)                                                 \
     X(FEATURE_MOMENTS, feature_moments, loss)                                                      \
     X(L1_LOSS, l1_loss, loss)                                                                      \
     X(L1_LOSS_GRAD, l1_loss_grad, loss)                                                            \
@@ -106,6 +110,11 @@ union pk_attr {
     struct {
         int32_t stride, left, right, groups; // left, right: zeros around each record
     } conv1d;
+    struct {
+        float eps;
+        int32_t train; // 1: statistics of the micro-batch; 0: the running ones
+        int64_t rows;  // BATCHNORM_STATE: that the statistics are of
+    } batchnorm;
     uint64_t raw[5];
 };
 
@@ -115,7 +124,7 @@ struct pk_value {
     int32_t rank;
     int64_t dim[PK_DIMS];
     int32_t producer; // node index, or -1
-    int32_t param;    // PARAM, EMA, GRAD: parameter index
+    int32_t param;    // PARAM, EMA, STATE, GRAD: parameter index
     int32_t input;    // IN: slot number
     bool needs_grad;  // a trained parameter reaches it
     bool output;      // read by the caller after the run, so it lives to the end

@@ -105,8 +105,7 @@ __device__ __forceinline__ void put(const conv &v, int32_t g, int32_t part, int3
 
 /* Element i of 4 that the thread brings: neighbouring threads read neighbouring channels, which are
  * along the depth forwards and in dx, along rows and columns in dw. */
-template <int PASS>
-__device__ __forceinline__ void place(int i, int32_t *outer, int32_t *inner)
+template <int PASS> __device__ __forceinline__ void place(int i, int32_t *outer, int32_t *inner)
 {
     const int t = (int)threadIdx.x;
     *outer = PASS == WEIGHT_GRADIENT ? t % TILE : t / DEPTH + i * (THREADS / DEPTH);
@@ -374,9 +373,8 @@ size_t pk_cuda_conv1d_dw_workspace(const struct pk_prog *p, const struct pk_node
     if (n->out[0] >= 0) {
         const struct pk_value *dw = &p->value[n->out[0]];
         const shapes s = {x, dy, dw->dim[2]};
-        parts = is_plain(n, s)
-                    ? pk_cuda_gemm_workspace(width, pk_view_cols(x), rows)
-                    : (size_t)(parts_of(n, s) * pk_view_count(dw)) * sizeof(float);
+        parts = is_plain(n, s) ? pk_cuda_gemm_workspace(width, pk_view_cols(x), rows)
+                               : (size_t)(parts_of(n, s) * pk_view_count(dw)) * sizeof(float);
     }
     return parts > sums ? parts : sums;
 }

@@ -280,6 +280,24 @@ static inline void ref_conv1d(const struct ref_args *a)
     }
 }
 
+static inline void ref_batchnorm(const struct ref_args *a)
+{
+    for (int64_t i = 0; i < a->c; i++) {
+        double mean = a->src[3][i], var = a->src[4][i];
+        if (a->n->attr.batchnorm.train) {
+            mean = var = 0;
+            for (int64_t r = 0; r < a->rows; r++) mean += a->src[0][r * a->c + i] / (double)a->rows;
+            for (int64_t r = 0; r < a->rows; r++)
+                var += pow(a->src[0][r * a->c + i] - mean, 2) / (double)a->rows;
+        }
+        for (int64_t r = 0; r < a->rows; r++)
+            a->dst[0][r * a->c + i] = (a->src[0][r * a->c + i] - mean) /
+                                          sqrt(var + (double)a->n->attr.batchnorm.eps) *
+                                          a->src[1][i] +
+                                      a->src[2][i];
+    }
+}
+
 static inline void ref_losses(const struct ref_args *a)
 {
     const double *x = a->src[0], *target = a->src[1];
@@ -370,6 +388,9 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_CONV1D:
         ref_conv1d(a);
         return true;
+    case PK_OP_BATCHNORM:
+        ref_batchnorm(a);
+        return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:
     case PK_OP_BCE_LOSS:
@@ -391,9 +412,9 @@ static inline void ref_set_leaf(struct ref *r, int32_t v)
             y[i] = (double)((const float *)(r->p->constants + x->constant))[i];
         return;
     }
-    const double *from = x->storage == PK_STORE_PARAM ? r->weight
-                         : x->storage == PK_STORE_EMA ? r->ema
-                                                      : NULL;
+    const double *from = x->storage == PK_STORE_PARAM || x->storage == PK_STORE_STATE ? r->weight
+                         : x->storage == PK_STORE_EMA                                 ? r->ema
+                                                                                      : NULL;
     if (!from || (r->ran && r->stops && !x->needs_grad)) return;
     memcpy(ref_room(r, v), from + r->p->params->item[x->param].offset, (size_t)n * sizeof *from);
 }

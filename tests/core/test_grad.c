@@ -306,8 +306,23 @@ static void convolutions(struct pk_build *b, struct in *in)
     pk_conv1d_same(T, &strided);
     struct pk_val x = pk_conv1d(b, in->x, &same, "a");
     struct pk_val h = pk_gelu(b, pk_conv1d(b, x, &depthwise, "depthwise"));
-    h = pk_add(b, pk_conv1d(b, h, &same, "a"), in->turn & 2 ? x : pk_conv1d(b, x, &narrow, "short"));
+    h = pk_add(b, pk_conv1d(b, h, &same, "a"),
+               in->turn & 2 ? x : pk_conv1d(b, x, &narrow, "short"));
     finish(b, in, pk_gelu(b, pk_conv1d(b, pk_gelu(b, h), &strided, "strided")));
+}
+
+/* Statistics of the micro-batch and running ones, the same layer used twice, a frozen one. */
+static void batch_norms(struct pk_build *b, struct in *in)
+{
+    struct pk_batchnorm bn = {.eps = 1e-5f, .momentum = 0.1f, .gain = 1, .train = !(in->turn & 1)};
+    struct pk_val x = pk_batchnorm(b, pk_linear(b, in->x, C, "a"), &bn, "n1");
+    struct pk_val h = pk_batchnorm(b, pk_gelu(b, x), &bn, "n2");
+    pk_scope_frozen(b, true);
+    struct pk_val still = pk_batchnorm(b, in->y, &bn, "still");
+    pk_scope_frozen(b, false);
+    if (in->turn & 2) h = pk_add(b, x, pk_gelu(b, pk_batchnorm(b, h, &bn, "n2")));
+    h = pk_add(b, h, pk_batchnorm(b, pk_add(b, still, x), &bn, "n3"));
+    finish(b, in, pk_gelu(b, h));
 }
 
 static const struct ugly {
@@ -332,6 +347,7 @@ static const struct ugly {
     {"norm_of_input", norm_of_input, 2, false},
     {"frozen_middle", frozen_middle, 1, true},
     {"convolutions", convolutions, 4, false},
+    {"batch_norms", batch_norms, 4, false},
     {"ema_target", ema_target, 1, true},
 };
 
@@ -437,7 +453,7 @@ static void check_program(struct checked *c, const struct pk_feed *feed, int cou
     double exact = ref_run(&c->ref);
     CHECK_NEAR(loss, exact, 1e-6 * fabs(exact));
     for (int64_t i = 0; i < ps->count; i++) {
-        if (!ps->item[i].trained) continue;
+        if (!ps->item[i].trained || ps->item[i].state) continue;
         for (int k = 0; k < 2; k++) check_direction(c, &ps->item[i], &r);
         check_elements(c, &ps->item[i], &r);
     }
