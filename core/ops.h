@@ -69,6 +69,9 @@ void pk_block_mask(struct pk_build *b, struct pk_val sample, const struct pk_mas
 
 struct pk_val pk_linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
 struct pk_val pk_linear_bias(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
+/* With bias, both starting as PyTorch's default: uniform within +-1 / sqrt(inputs). */
+struct pk_val pk_linear_uniform(struct pk_build *b, struct pk_val x, int64_t width,
+                                const char *name);
 struct pk_val pk_gelu(struct pk_build *b, struct pk_val x); // exact, erf
 struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const char *name);
 struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
@@ -95,6 +98,25 @@ struct pk_val pk_mean_pool(struct pk_build *b, struct pk_val x, int32_t skip);
  * y[b, u, n] = bias[n] + sum over k, c of x[b, u stride + k - left, c] weight[n, c, k], zeros
  * outside the record. Channels come last, the weight is PyTorch's [width, C / groups, kernel].
  * groups = C = width is a depthwise convolution. */
+/* Elementwise: max(x, 0); x sigmoid(x), also called Swish; 1 / (1 + e^-x). */
+struct pk_val pk_relu(struct pk_build *b, struct pk_val x);
+struct pk_val pk_silu(struct pk_build *b, struct pk_val x);
+struct pk_val pk_logistic(struct pk_build *b, struct pk_val x);
+/* x [B, T, C] times gate [B, C], the same for all T: the end of a squeeze-excite (Hu et al. 2018).
+ */
+struct pk_val pk_channel_scale(struct pk_build *b, struct pk_val x, struct pk_val gate);
+
+/* x [B, T, C] -> [B, U, C], U = (T + left + right - kernel) / stride + 1: maximum or mean of each
+ * window's samples that are inside the record. right = 1 where T is odd is PyTorch's ceil_mode for
+ * windows of 2. Where several samples are the maximum the gradient goes to the first. */
+struct pk_pool1d {
+    int32_t kernel, stride, left, right;
+};
+struct pk_val pk_max_pool1d(struct pk_build *b, struct pk_val x, const struct pk_pool1d *a);
+struct pk_val pk_mean_pool1d(struct pk_build *b, struct pk_val x, const struct pk_pool1d *a);
+/* x [B, T, C] -> [B, 2C]: the maximum over T of every channel, then the means (fastai's head). */
+struct pk_val pk_concat_pool(struct pk_build *b, struct pk_val x);
+
 /* Batch norm over all axes but the last (Ioffe & Szegedy 2015), statistics with PyTorch's names.
  * train: statistics of the micro-batch at hand, over its records and samples; each step moves
  * running_mean and running_var (unbiased) to the mean of those of its micro-batches by `momentum`.

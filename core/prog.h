@@ -61,6 +61,14 @@ enum pk_storage {
     X(BATCHNORM, batchnorm, batchnorm)                                                             \
     X(BATCHNORM_GRAD, batchnorm_grad, batchnorm)                                                   \
     X(BATCHNORM_STATE, batchnorm_state, batchnorm)                                                 \
+    X(ACTIVATE, activate, activate)                                                                \
+    X(ACTIVATE_GRAD, activate_grad, activate)                                                      \
+    X(CHANNEL_SCALE, channel_scale, activate)                                                      \
+    X(CHANNEL_SCALE_GRAD, channel_scale_grad, activate)                                            \
+    X(POOL1D, pool1d, pool)                                                                        \
+    X(POOL1D_GRAD, pool1d_grad, pool)                                                              \
+    X(CONCAT_POOL, concat_pool, pool)                                                              \
+    X(CONCAT_POOL_GRAD, concat_pool_grad, pool)                                                    \
     X(FEATURE_MOMENTS, feature_moments, loss)                                                      \
     X(L1_LOSS, l1_loss, loss)                                                                      \
     X(L1_LOSS_GRAD, l1_loss_grad, loss)                                                            \
@@ -75,6 +83,8 @@ enum pk_op {
 #undef PK_X
         PK_OP_COUNT
 };
+
+enum pk_activation { PK_RELU, PK_SILU, PK_SIGMOID };
 
 /* Attributes of one node; the op says which member is used. Zero-filled, hashed as bytes. */
 union pk_attr {
@@ -115,6 +125,13 @@ union pk_attr {
         int32_t train; // 1: statistics of the micro-batch; 0: the running ones
         int64_t rows;  // BATCHNORM_STATE: that the statistics are of
     } batchnorm;
+    struct {
+        int32_t kind; // enum pk_activation
+    } activate;
+    struct {
+        int32_t mean; // 1: mean of the samples inside the record; 0: maximum
+        int32_t kernel, stride, left, right;
+    } pool1d;
     uint64_t raw[5];
 };
 

@@ -298,6 +298,39 @@ static inline void ref_batchnorm(const struct ref_args *a)
     }
 }
 
+static inline double ref_activation(double x, int32_t kind)
+{
+    if (kind == PK_RELU) return fmax(x, 0);
+    return (kind == PK_SILU ? x : 1) / (1 + exp(-x));
+}
+
+/* Window u of channel i: its maximum, or its mean. */
+static inline double ref_window(const struct ref_args *a, int64_t b, int64_t from, int64_t to,
+                                int64_t i, bool mean)
+{
+    double y = mean ? 0 : -INFINITY;
+    from = from < 0 ? 0 : from;
+    to = to > a->t ? a->t : to;
+    for (int64_t t = from; t < to; t++) {
+        const double x = a->src[0][(b * a->t + t) * a->c + i];
+        y = mean ? y + x / (double)(to - from) : fmax(y, x);
+    }
+    return y;
+}
+
+static inline void ref_pool1d(const struct ref_args *a)
+{
+    const int64_t kernel = a->n->attr.pool1d.kernel, stride = a->n->attr.pool1d.stride;
+    const int64_t left = a->n->attr.pool1d.left;
+    const int64_t out = (a->t + left + a->n->attr.pool1d.right - kernel) / stride + 1;
+    for (int64_t r = 0; r < a->b * out; r++)
+        for (int64_t i = 0; i < a->c; i++) {
+            const int64_t from = r % out * stride - left;
+            a->dst[0][r * a->c + i] =
+                ref_window(a, r / out, from, from + kernel, i, a->n->attr.pool1d.mean);
+        }
+}
+
 static inline void ref_losses(const struct ref_args *a)
 {
     const double *x = a->src[0], *target = a->src[1];
@@ -390,6 +423,21 @@ static inline bool ref_node(const struct ref_args *a)
         return true;
     case PK_OP_BATCHNORM:
         ref_batchnorm(a);
+        return true;
+    case PK_OP_ACTIVATE:
+        for (int64_t i = 0; i < a->count; i++)
+            a->dst[0][i] = ref_activation(x[i], a->n->attr.activate.kind);
+        return true;
+    case PK_OP_CHANNEL_SCALE:
+        for (int64_t i = 0; i < a->count; i++)
+            a->dst[0][i] = x[i] * a->src[1][i / (a->t * a->c) * a->c + i % a->c];
+        return true;
+    case PK_OP_POOL1D:
+        ref_pool1d(a);
+        return true;
+    case PK_OP_CONCAT_POOL:
+        for (int64_t i = 0; i < a->b * a->c * 2; i++)
+            a->dst[0][i] = ref_window(a, i / (2 * a->c), 0, a->t, i % a->c, i / a->c % 2 != 0);
         return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:

@@ -325,6 +325,31 @@ static void batch_norms(struct pk_build *b, struct in *in)
     finish(b, in, pk_gelu(b, h));
 }
 
+/* Samples 4 apart and more, so that the largest of a window stays the largest. */
+static struct pk_val apart(struct pk_build *b, struct pk_val x)
+{
+    float v[T * C];
+    for (int i = 0; i < T * C; i++) v[i] = (float)(4 * (i / C * 5 % T + i % 2) - 12);
+    return pk_add_position(b, x, pk_constant(b, 2, (int64_t[]){T, C}, v), PK_NONE);
+}
+
+/* Squeeze-excite, activations and pools. */
+static void gates_and_pools(struct pk_build *b, struct in *in)
+{
+    const struct pk_pool1d wide = {3, 2, 1, 1}, halve = {2, 2, 0, 1};
+    struct pk_val x = pk_linear_bias(b, in->x, C, "a");
+    struct pk_val s = pk_silu(b, pk_linear_bias(b, pool(b, x), 3, "squeeze"));
+    struct pk_val g = pk_logistic(b, pk_linear_bias(b, s, C, "excite"));
+    struct pk_val h = pk_channel_scale(b, in->turn & 1 ? pk_silu(b, x) : x, g);
+    h = pk_add(b, h, pk_channel_scale(b, x, g));
+    struct pk_val u = pk_mean_pool1d(b, pk_add(b, h, x), &halve);
+    struct pk_val v =
+        in->turn & 2 ? pk_max_pool1d(b, apart(b, h), &wide) : pk_mean_pool1d(b, h, &wide);
+    struct pk_val w = pk_linear(b, pk_concat_pool(b, apart(b, h)), C, "w");
+    w = pk_add(b, pk_silu(b, w), pool(b, pk_gelu(b, pk_add(b, u, v))));
+    pk_loss(b, pk_bce_loss(b, pk_linear_bias(b, w, CLASSES, "out"), in->label));
+}
+
 static const struct ugly {
     const char *name;
     void (*build)(struct pk_build *b, struct in *in);
@@ -348,6 +373,7 @@ static const struct ugly {
     {"frozen_middle", frozen_middle, 1, true},
     {"convolutions", convolutions, 4, false},
     {"batch_norms", batch_norms, 4, false},
+    {"gates_and_pools", gates_and_pools, 4, false},
     {"ema_target", ema_target, 1, true},
 };
 
