@@ -9,32 +9,34 @@
 #include "core/base.h"
 #include "core/view.h"
 
+/* Sums run over 32 rows, then over those sums: over a thousand rows a running sum would lose two
+ * digits that the deviations need. */
+enum { RUN = 32 };
+
 static pk_v column_sum(const float *x, int64_t rows, int64_t cols, int64_t n)
 {
-    pk_v s0 = pk_v_zero(), s1 = pk_v_zero();
-    int64_t r = 0;
-    for (; r + 2 <= rows; r += 2, x += 2 * cols) {
-        s0 = pk_v_add(s0, pk_v_load_n(x, n));
-        s1 = pk_v_add(s1, pk_v_load_n(x + cols, n));
+    pk_v total = pk_v_zero();
+    for (int64_t r = 0; r < rows; r += RUN) {
+        pk_v sum = pk_v_zero();
+        for (int64_t k = r; k < PK_MIN(r + RUN, rows); k++)
+            sum = pk_v_add(sum, pk_v_load_n(x + k * cols, n));
+        total = pk_v_add(total, sum);
     }
-    if (r < rows) s0 = pk_v_add(s0, pk_v_load_n(x, n));
-    return pk_v_add(s0, s1);
+    return total;
 }
 
 static pk_v column_spread(const float *x, pk_v mean, int64_t rows, int64_t cols, int64_t n)
 {
-    pk_v s0 = pk_v_zero(), s1 = pk_v_zero();
-    int64_t r = 0;
-    for (; r + 2 <= rows; r += 2, x += 2 * cols) {
-        pk_v a = pk_v_sub(pk_v_load_n(x, n), mean), b = pk_v_sub(pk_v_load_n(x + cols, n), mean);
-        s0 = pk_v_fma(a, a, s0);
-        s1 = pk_v_fma(b, b, s1);
+    pk_v total = pk_v_zero();
+    for (int64_t r = 0; r < rows; r += RUN) {
+        pk_v sum = pk_v_zero();
+        for (int64_t k = r; k < PK_MIN(r + RUN, rows); k++) {
+            const pk_v d = pk_v_sub(pk_v_load_n(x + k * cols, n), mean);
+            sum = pk_v_fma(d, d, sum);
+        }
+        total = pk_v_add(total, sum);
     }
-    if (r < rows) {
-        pk_v a = pk_v_sub(pk_v_load_n(x, n), mean);
-        s0 = pk_v_fma(a, a, s0);
-    }
-    return pk_v_add(s0, s1);
+    return total;
 }
 
 static void put(float *to, int64_t i, int64_t n, pk_v v)
@@ -114,10 +116,15 @@ enum pk_status PK_ISA_NAME(pk_cpu_batchnorm_grad)(const struct pk_call *c, struc
         a.gain = pk_v_load_n((const float *)c->src[2] + i, n);
         a.mean = pk_v_load_n((const float *)c->src[3] + i, n);
         a.rstd = pk_v_load_n((const float *)c->src[4] + i, n);
-        for (int64_t r = 0; r < a.rows; r++) {
-            const pk_v dy = pk_v_load_n(a.dy + r * a.cols + i, n);
-            dy_sum = pk_v_add(dy_sum, dy);
-            dyx_sum = pk_v_fma(dy, xhat_at(&a, r * a.cols + i, n), dyx_sum);
+        for (int64_t r = 0; r < a.rows; r += RUN) {
+            pk_v sum = pk_v_zero(), weighted = pk_v_zero();
+            for (int64_t k = r; k < PK_MIN(r + RUN, a.rows); k++) {
+                const pk_v dy = pk_v_load_n(a.dy + k * a.cols + i, n);
+                sum = pk_v_add(sum, dy);
+                weighted = pk_v_fma(dy, xhat_at(&a, k * a.cols + i, n), weighted);
+            }
+            dy_sum = pk_v_add(dy_sum, sum);
+            dyx_sum = pk_v_add(dyx_sum, weighted);
         }
         pk_v dy_mean = pk_v_div(dy_sum, count), dyx_mean = pk_v_div(dyx_sum, count);
         if (!c->node->attr.batchnorm.train) dy_mean = dyx_mean = pk_v_zero();
