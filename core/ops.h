@@ -131,7 +131,8 @@ struct pk_val pk_batchnorm(struct pk_build *b, struct pk_val x, const struct pk_
 
 enum pk_conv1d_init {
     PK_CONV1D_UNIFORM, // +-1 / sqrt(C / groups kernel), weight and bias: PyTorch's default
-    PK_CONV1D_HE       // normal, std sqrt(2 / (C / groups kernel)) (He et al. 2015); bias 0
+    PK_CONV1D_HE,      // normal, std sqrt(2 / (C / groups kernel)) (He et al. 2015); bias 0
+    PK_CONV1D_HE_OUT   // the same with the fan out: sqrt(2 / (width / groups kernel))
 };
 struct pk_conv1d {
     int64_t width;

@@ -90,8 +90,9 @@ struct pk_val pk_conv1d(struct pk_build *b, struct pk_val x, const struct pk_con
     union pk_attr attr = {.raw = {0}}; // hashed as bytes
     const int32_t groups = PK_MAX(a->groups, 1);
     const int64_t dim[3] = {a->width, pk_dim(b, x, -1) / groups, a->kernel};
-    const float before = b->init_std, fan = (float)PK_MAX(dim[1] * dim[2], 1);
-    const bool he = a->init == PK_CONV1D_HE;
+    const int64_t per_group = a->init == PK_CONV1D_HE_OUT ? a->width / groups : dim[1];
+    const float before = b->init_std, fan = (float)PK_MAX(per_group * dim[2], 1);
+    const bool he = a->init != PK_CONV1D_UNIFORM;
     attr.conv1d.stride = PK_MAX(a->stride, 1);
     attr.conv1d.left = a->left;
     attr.conv1d.right = a->right;

@@ -167,8 +167,9 @@ def train(dump, dtype, loss_of):
             "ema": ema}
 
 
-def compare_training(judge, dump, loss_of, gradient_floor=FLOOR):
-    """loss_of(dtype) returns the model's loss function in that precision."""
+def compare_training(judge, dump, loss_of, gradient_floor=FLOOR, idle=lambda name: False):
+    """loss_of(dtype) returns the model's loss function in that precision. idle(name): a parameter that
+    the loss does not depend on, whose gradient is rounding and whose steps therefore are noise."""
     meta = dump.meta
     single = train(dump, torch.float32, loss_of(torch.float32))
     exact = train(dump, torch.float64, loss_of(torch.float64))
@@ -184,6 +185,10 @@ def compare_training(judge, dump, loss_of, gradient_floor=FLOOR):
         if not p["trained"]:
             assert np.array_equal(before[name], after[name]), f"{name} is frozen and changed"
             assert not grad[name].any(), f"{name} is frozen and has a gradient"
+            continue
+        if idle(name):
+            assert exact["grad"][name].abs().max() < 1e-12, f"{name} is not idle"
+            assert abs(grad[name]).max() < 1e-6, f"{name} has a gradient"
             continue
         judge.check("gradient", name, grad[name], single["grad"][name], exact["grad"][name],
                     floor=gradient_floor)

@@ -2,9 +2,11 @@
  *
  *     test_conv                   the checks
  *     test_conv dump DIR NET HOW  for tests/model/test_conv_parity.py: a small NET ("wang",
- * "xresnet", "xresnet18"), HOW "t" trains, "e" uses the running statistics test_conv table NET
- * names and shapes of the published size, 12 leads, 71 classes
+ * "xresnet", "xresnet18",
+ *                                 "efficientnet"), HOW "t" trains, "e" uses the running statistics
+ * test_conv table NET names and shapes of the published size, 12 leads, 71 classes
  */
+#include "models/efficientnet1d.h"
 #include "models/resnet1d.h"
 #include "models/xresnet1d.h"
 #include "tests/model/case.h"
@@ -15,6 +17,7 @@ struct net {
     const char *kind;
     struct pk_resnet1d wang;
     struct pk_xresnet1d xresnet;
+    struct pk_efficientnet1d efficient;
     struct pk_concat_head head;
     bool train;  // batch norm by the micro-batch, a loss
     bool frozen; // the encoder
@@ -32,6 +35,11 @@ static struct net small(const char *kind, bool train)
                                       .layers = {1, 2, 1, 1},
                                       .kernel = 5,
                                       .train = train};
+    n.efficient =
+        (struct pk_efficientnet1d){.stem = 6,
+                                   .stage = {{1, 5, 1, 1, 3}, {6, 7, 2, 2, 5}, {3, 7, 1, 1, 3}},
+                                   .features = 9,
+                                   .train = train};
     n.head = (struct pk_concat_head){
         .hidden = 10, .classes = CLASSES, .he = strcmp(kind, "wang") != 0, .train = train};
     return n;
@@ -40,11 +48,19 @@ static struct net small(const char *kind, bool train)
 static struct net published(const char *kind)
 {
     struct net n = {.kind = kind, .wang = pk_resnet1d_wang(true)};
+    n.efficient = pk_efficientnet1d_b0(true);
     n.xresnet = strcmp(kind, "xresnet1d50") ? pk_xresnet1d101(true) : pk_xresnet1d50(true);
     n.head = (struct pk_concat_head){
         .hidden = 128, .classes = 71, .dropout = 0.5f, .he = strcmp(kind, "wang") != 0};
     n.train = n.head.train = true;
     return n;
+}
+
+static struct pk_val encode(struct pk_build *b, struct pk_val x, const struct net *n)
+{
+    if (!strcmp(n->kind, "wang")) return pk_resnet1d_encode(b, x, &n->wang);
+    if (!strcmp(n->kind, "efficientnet")) return pk_efficientnet1d_encode(b, x, &n->efficient);
+    return pk_xresnet1d_encode(b, x, &n->xresnet);
 }
 
 static enum pk_status build(struct model *x, const struct net *n, int32_t leads, int32_t samples,
@@ -62,8 +78,7 @@ static enum pk_status build(struct model *x, const struct net *n, int32_t leads,
     struct pk_signal_in in = pk_signal_inputs(b, &signal, x->records);
     pk_scope(b, "encoder");
     if (n->frozen) pk_scope_frozen(b, true);
-    struct pk_val h = strcmp(n->kind, "wang") ? pk_xresnet1d_encode(b, in.patches, &n->xresnet)
-                                              : pk_resnet1d_encode(b, in.patches, &n->wang);
+    struct pk_val h = encode(b, in.patches, n);
     if (n->frozen) pk_scope_frozen(b, false);
     pk_scope_end(b);
     pk_scope(b, "head");
@@ -242,6 +257,7 @@ int main(int argc, char **argv)
         test_gradients("wang", train);
         test_gradients("xresnet", train);
         test_gradients("xresnet18", train);
+        test_gradients("efficientnet", train);
     }
     test_frozen();
     test_start();
