@@ -4,6 +4,7 @@
 #include "core/exec.h"
 #include "core/rng.h"
 #include "tests/test.h"
+#include "tools/weights.h"
 
 enum { MICROS = 12, B = 2, T = 9, C = 5, CLASSES = 3, STEPS = 3 };
 
@@ -182,6 +183,39 @@ static void test_not_taken(void)
     stop(&t);
 }
 
+/* What a checkpoint holds: the state under PyTorch's names, and enough to go on bit for bit. */
+static void test_checkpoint(void)
+{
+    struct run straight, cut;
+    struct pk_err err = {0};
+    struct pk_tensor_ref *ref[3];
+    struct pk_ckpt_file file[3] = {
+        {.name = "model.safetensors"}, {.name = "m.safetensors"}, {.name = "v.safetensors"}};
+    struct pk_ckpt saved;
+    start(&straight, 2, true, false), start(&cut, 2, true, false);
+    for (int64_t s = 0; s < 2 * STEPS; s++) step(&straight, s, 1);
+    for (int64_t s = 0; s < STEPS; s++) step(&cut, s, 1);
+    float *const arena[] = {cut.exec.weight, cut.exec.m, cut.exec.v};
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(pk_weights_refs(&ref[i], &file[i].count, &cut.params, "", arena[i], &err), &err);
+        file[i].tensor = ref[i];
+    }
+    const struct pk_ckpt_content content = {.step = STEPS, .files = 3, .file = file, .state = "{}"};
+    CHECK_OK(pk_ckpt_write("test_state_checkpoints", &content, &err), &err);
+    for (int i = 0; i < 3; i++) memset(arena[i], 0, (size_t)cut.params.elements * sizeof(float));
+    CHECK_OK(pk_ckpt_open(&saved, "test_state_checkpoints", &err), &err);
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(pk_ckpt_read(&saved, file[i].name, ref[i], file[i].count, true, &err), &err);
+    pk_ckpt_close(&saved);
+    CHECK_NEAR((double)*state(&cut, "bn.num_batches_tracked"), STEPS, 1e-5);
+    for (int64_t s = STEPS; s < 2 * STEPS; s++) step(&cut, s, 1);
+    CHECK(!memcmp(straight.exec.weight, cut.exec.weight,
+                  (size_t)cut.params.elements * sizeof(float)));
+    CHECK_OK(pk_ckpt_drop_after("test_state_checkpoints", -1, &err), &err);
+    for (int i = 0; i < 3; i++) free(ref[i]);
+    stop(&straight), stop(&cut);
+}
+
 /* One row has no variance to learn from. */
 static void test_refused(void)
 {
@@ -203,6 +237,7 @@ int main(void)
     test_repeats();
     test_still();
     test_not_taken();
+    test_checkpoint();
     test_refused();
     return TEST_END();
 }
