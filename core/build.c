@@ -216,6 +216,34 @@ struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64
     return weight(b, name, b->params->storage, 2, dim, init, true);
 }
 
+struct pk_val pk_weight_kernel(struct pk_build *b, const char *name, int rank, const int64_t *dim,
+                               enum pk_init init)
+{
+    return weight(b, name, b->params->storage, rank, dim, init, true);
+}
+
+struct pk_val pk_state(struct pk_build *b, const char *name, int rank, const int64_t *dim,
+                       enum pk_init init, float keep, float gain)
+{
+    if (b->err.status != PK_OK) return PK_NONE;
+    int64_t q = add_param(b, name, rank, dim, init, false);
+    if (q < 0) return PK_NONE;
+    struct pk_param *item = &b->params->item[q];
+    item->state = true;
+    item->keep = keep;
+    item->gain = gain;
+    item->ema |= b->ema > 0;
+    enum pk_storage storage = b->ema ? PK_STORE_EMA : PK_STORE_STATE;
+    for (int64_t i = 0; i < b->prog->values; i++) {
+        const struct pk_value *u = &b->prog->value[i];
+        if (u->storage == storage && u->param == q) return (struct pk_val){(int32_t)i};
+    }
+    struct pk_value v = {
+        .dtype = PK_F32, .storage = storage, .rank = rank, .producer = -1, .param = (int32_t)q};
+    memcpy(v.dim, dim, (size_t)rank * sizeof *dim);
+    return (struct pk_val){pk_new_value(b, &v)};
+}
+
 void pk_output(struct pk_build *b, struct pk_val v, const char *name)
 {
     if (b->err.status != PK_OK || v.id < 0) return;

@@ -53,13 +53,21 @@ void pk_emit(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n
 /* x in another type (core/op/elementwise.c); x itself when it has it. Builders of ops use it, so
  * that models need not know what is stored how. */
 struct pk_val pk_cast(struct pk_build *b, struct pk_val x, enum pk_dtype dtype);
-/* A parameter [dim[0], dim[1]] of the program's storage type, with weight decay. */
+/* A parameter [dim[0], dim[1]] of the program's storage type, with weight decay; the kernel of a
+ * convolution, of any rank. */
 struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64_t dim[2],
+                               enum pk_init init);
+struct pk_val pk_weight_kernel(struct pk_build *b, const char *name, int rank, const int64_t *dim,
                                enum pk_init init);
 int32_t pk_new_value(struct pk_build *b, const struct pk_value *like);
 /* Appends a bare node of the current scope, outputs absent; NULL after an error. */
 struct pk_node *pk_append_node(struct pk_build *b, enum pk_op op, const union pk_attr *attr,
                                int n_in, const int32_t *in);
+
+/* State [dim] (rank 0: one number) of this scope, see struct pk_param. In an EMA scope: its copy.
+ */
+struct pk_val pk_state(struct pk_build *b, const char *name, int rank, const int64_t *dim,
+                       enum pk_init init, float keep, float gain);
 
 /* Differentiation, see grad.c. */
 struct pk_slot {
@@ -70,6 +78,10 @@ struct pk_slot {
 int32_t pk_diff_out(struct pk_diff *d, const struct pk_node *n, int k);
 /* Where the gradient of value v goes. */
 struct pk_slot pk_diff_into(struct pk_diff *d, int32_t v);
+/* Where the term that moves state v goes; every micro-batch adds its share. */
+struct pk_slot pk_diff_state(struct pk_diff *d, int32_t v);
+/* The input "seed": d(objective)/d(loss), the share of this micro-batch in the step. */
+int32_t pk_diff_seed(const struct pk_diff *d);
 /* The gradient of v gains g unchanged: an alias where that is safe, else a copy or an addition. */
 void pk_diff_pass(struct pk_diff *d, int32_t v, int32_t g);
 /* Records a gradient node; does nothing when no slot is wanted. */

@@ -157,6 +157,7 @@ static void *address(const struct job *j, int worker, int64_t micro, int64_t sha
                  : (void *)(uintptr_t)&j->seed;
     }
     case PK_STORE_PARAM:
+    case PK_STORE_STATE:
         return x->weight + x->params->item[v->param].offset;
     case PK_STORE_EMA:
         return x->ema + x->params->item[v->param].offset;

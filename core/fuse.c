@@ -60,6 +60,7 @@ static void drop_optional(struct fuse *f)
         struct pk_node *n = &p->node[k];
         int from = n->n_out;
         if (n->op == PK_OP_LAYERNORM || n->op == PK_OP_ATTENTION) from = 1;
+        if (n->op == PK_OP_BATCHNORM) from = 1;
         if (n->op == PK_OP_ADD_LAYERNORM) from = 2;
         for (int i = from; i < n->n_out; i++)
             if (n->out[i] >= 0 && !f->uses[n->out[i]]) n->out[i] = -1;

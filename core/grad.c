@@ -65,6 +65,25 @@ struct pk_slot pk_diff_into(struct pk_diff *d, int32_t v)
     return (struct pk_slot){g, true};
 }
 
+struct pk_slot pk_diff_state(struct pk_diff *d, int32_t v)
+{
+    struct pk_slot none = {-1, false};
+    if (v < 0 || d->b->err.status != PK_OK) return none;
+    struct pk_value g = d->b->prog->value[v];
+    if (g.storage != PK_STORE_STATE) return none;
+    if (d->grad[v] < 0) {
+        g.storage = PK_STORE_GRAD;
+        d->grad[v] = pk_new_value(d->b, &g);
+    }
+    d->b->params->item[g.param].trained = true;
+    return (struct pk_slot){d->grad[v], true};
+}
+
+int32_t pk_diff_seed(const struct pk_diff *d)
+{
+    return d->b->prog->seed;
+}
+
 void pk_diff_pass(struct pk_diff *d, int32_t v, int32_t g)
 {
     if (v < 0 || g < 0 || d->b->err.status != PK_OK || !d->b->prog->value[v].needs_grad) return;

@@ -123,6 +123,9 @@ struct pk_val pk_reshape(struct pk_build *b, struct pk_val x, int rank, const in
 
 struct pk_val pk_linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
 struct pk_val pk_linear_bias(struct pk_build *b, struct pk_val x, int64_t width, const char *name);
+/* With bias, both starting as PyTorch's default: uniform within +-1 / sqrt(inputs). */
+struct pk_val pk_linear_uniform(struct pk_build *b, struct pk_val x, int64_t width,
+                                const char *name);
 struct pk_val pk_gelu(struct pk_build *b, struct pk_val x); // exact, erf
 struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const char *name);
 struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
@@ -145,6 +148,57 @@ struct pk_val pk_assemble_tokens(struct pk_build *b, struct pk_val context,
                                  struct pk_val mask_token, struct pk_val table, struct pk_val kept,
                                  struct pk_val hidden);
 struct pk_val pk_mean_pool(struct pk_build *b, struct pk_val x, int32_t skip);
+/* x [B, T, C] -> [B, U, width], U = (T + left + right - kernel) / stride + 1:
+ * y[b, u, n] = bias[n] + sum over k, c of x[b, u stride + k - left, c] weight[n, c, k], zeros
+ * outside the record. Channels come last, the weight is PyTorch's [width, C / groups, kernel].
+ * groups = C = width is a depthwise convolution. */
+/* Elementwise: max(x, 0); x sigmoid(x), also called Swish; 1 / (1 + e^-x). */
+struct pk_val pk_relu(struct pk_build *b, struct pk_val x);
+struct pk_val pk_silu(struct pk_build *b, struct pk_val x);
+struct pk_val pk_logistic(struct pk_build *b, struct pk_val x);
+/* x [B, T, C] times gate [B, C], the same for all T: the end of a squeeze-excite (Hu et al. 2018).
+ */
+struct pk_val pk_channel_scale(struct pk_build *b, struct pk_val x, struct pk_val gate);
+
+/* x [B, T, C] -> [B, U, C], U = (T + left + right - kernel) / stride + 1: maximum or mean of each
+ * window's samples that are inside the record. right = 1 where T is odd is PyTorch's ceil_mode for
+ * windows of 2. Where several samples are the maximum the gradient goes to the first. */
+struct pk_pool1d {
+    int32_t kernel, stride, left, right;
+};
+struct pk_val pk_max_pool1d(struct pk_build *b, struct pk_val x, const struct pk_pool1d *a);
+struct pk_val pk_mean_pool1d(struct pk_build *b, struct pk_val x, const struct pk_pool1d *a);
+/* x [B, T, C] -> [B, 2C]: the maximum over T of every channel, then the means (fastai's head). */
+struct pk_val pk_concat_pool(struct pk_build *b, struct pk_val x);
+
+/* Batch norm over all axes but the last (Ioffe & Szegedy 2015), statistics with PyTorch's names.
+ * train: statistics of the micro-batch at hand, over its records and samples; each step moves
+ * running_mean and running_var (unbiased) to the mean of those of its micro-batches by `momentum`.
+ * Else, and always in frozen and EMA scopes: the running statistics, which stay as they are. */
+struct pk_batchnorm {
+    float eps, momentum; // PyTorch: 1e-5, .1
+    float gain;          // where the weight starts: 0 makes a residual branch start as nothing
+    bool train;
+};
+struct pk_val pk_batchnorm(struct pk_build *b, struct pk_val x, const struct pk_batchnorm *a,
+                           const char *name);
+
+enum pk_conv1d_init {
+    PK_CONV1D_UNIFORM, // +-1 / sqrt(C / groups kernel), weight and bias: PyTorch's default
+    PK_CONV1D_HE,      // normal, std sqrt(2 / (C / groups kernel)) (He et al. 2015); bias 0
+    PK_CONV1D_HE_OUT   // the same with the fan out: sqrt(2 / (width / groups kernel))
+};
+struct pk_conv1d {
+    int64_t width;
+    int32_t kernel, stride, left, right, groups; // stride, groups: 0 means 1
+    bool bias;
+    enum pk_conv1d_init init;
+};
+struct pk_val pk_conv1d(struct pk_build *b, struct pk_val x, const struct pk_conv1d *a,
+                        const char *name);
+/* The padding that keeps U = ceil(T / stride), the odd zero on the right, as TensorFlow's "same".
+ */
+void pk_conv1d_same(int64_t tokens, struct pk_conv1d *a);
 /* [2, C]: mean and variance (1/n) of every channel over all other axes. Not differentiated. */
 struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x);
 struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target); // mean |x - t|

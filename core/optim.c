@@ -20,7 +20,8 @@ struct pk_optim {
 
 static bool alike(const struct pk_param *a, const struct pk_param *b)
 {
-    return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema;
+    return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema &&
+           a->state == b->state && a->keep == b->keep && a->gain == b->gain;
 }
 
 struct chunk_list {
@@ -37,7 +38,10 @@ static enum pk_status cut_segment(struct chunk_list *l, int64_t from, int64_t to
                                                       .count = PK_MIN(l->size, to - from),
                                                       .trained = like->trained,
                                                       .decay = like->decay,
-                                                      .ema = like->ema};
+                                                      .ema = like->ema,
+                                                      .state = like->state,
+                                                      .keep = like->keep,
+                                                      .gain = like->gain};
     }
     return PK_OK;
 }
@@ -144,7 +148,7 @@ static void square_chunks(void *ctx, int worker)
     for (share(j, worker, &i, &to); i < to; i++) {
         const struct pk_optim_chunk *c = &j->o->chunk[i];
         const float *grad = j->arenas->grad + c->offset;
-        j->o->square[i] = c->trained ? j->o->flat->square_sum(grad, c->count) : 0;
+        j->o->square[i] = c->trained && !c->state ? j->o->flat->square_sum(grad, c->count) : 0;
     }
 }
 
@@ -156,7 +160,13 @@ static void update_chunks(void *ctx, int worker)
     for (share(j, worker, &i, &to); i < to; i++) {
         const struct pk_optim_chunk *c = &j->o->chunk[i];
         float *ema = c->ema && a->ema ? a->ema + c->offset : NULL;
-        if (!c->trained) {
+        if (c->trained && c->state) {
+            float *state = a->weight + c->offset;
+            const float *term = a->grad + c->offset;
+            for (int64_t k = 0; k < c->count; k++)
+                state[k] = state[k] * c->keep + term[k] * c->gain;
+        }
+        if (!c->trained || c->state) {
             if (ema) j->o->flat->ema(ema, a->weight + c->offset, j->kernel.ema_rate, c->count);
             continue;
         }
@@ -200,7 +210,7 @@ static enum pk_status diverged(const struct pk_optim *o, const float *grad, int6
 {
     for (int64_t i = 0; i < o->params->count; i++) {
         const struct pk_param *p = &o->params->item[i];
-        for (int64_t k = p->offset; p->trained && k < p->offset + p->count; k++)
+        for (int64_t k = p->offset; p->trained && !p->state && k < p->offset + p->count; k++)
             if (!isfinite(grad[k]))
                 return pk_optim_diverged(o->params, step, k, (double)grad[k], err);
     }

@@ -44,7 +44,8 @@ void pk_optim_factors(const struct pk_optim_spec *spec, const struct pk_optim_st
 /* A stretch of the arenas whose parameters have the same flags, padding between them included. */
 struct pk_optim_chunk {
     int64_t offset, count;
-    bool trained, decay, ema;
+    bool trained, decay, ema, state;
+    float keep, gain; // of state, as in struct pk_param
 };
 /* Cuts the arenas into chunks of at most `size` elements, ascending, leaving out what is neither
  * trained nor has an EMA copy. *out is owned (free), NULL when there is nothing to do. */
@@ -67,10 +68,12 @@ const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
  *     m = beta1 m + (1 - beta1) grad;    v = beta2 v + (1 - beta2) grad^2
  *     weight -= lr * (m / c1) / (sqrt(v / c2) + eps),    c = 1 - beta^(step + 1)
  *
- * for trained parameters; then ema = momentum * ema + (1 - momentum) * weight for those with the
- * ema flag. grad itself is left as it is. *norm (may be NULL) gets the global norm before clipping;
- * its sum of squares is in double. pool NULL runs in this thread. Errors  PK_EDIVERGED the norm is
- * not finite; names a parameter, and no arena has changed */
+ * for trained parameters, and state = state * keep + term * gain for state that is moved (the term
+ * is where a gradient would be, is not clipped and no part of the norm); then ema = momentum * ema
+ * + (1 - momentum) * weight for those with the ema flag. grad itself is left as it is. *norm (may
+ * be NULL) gets the global norm before clipping; its sum of squares is in double. pool NULL runs in
+ * this thread. Errors  PK_EDIVERGED the norm is not finite; names a parameter, and no arena has
+ * changed */
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                              const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
                              double *norm, struct pk_err *err);

@@ -38,6 +38,8 @@ void pk_params_init(const struct pk_params *p, uint64_t seed, float *weight)
             if (q->init == PK_INIT_ONE) w[k] = 1;
             if (q->init == PK_INIT_TRUNC_NORMAL)
                 w[k] = (float)pk_rng_trunc_normal(&r, q->init_std, 2);
+            if (q->init == PK_INIT_UNIFORM)
+                w[k] = (float)((2 * pk_rng_uniform(&r) - 1) * (double)q->init_std);
         }
     }
 }

@@ -8,7 +8,12 @@
 #include "core/base.h"
 #include "core/dtype.h"
 
-enum pk_init { PK_INIT_ZERO, PK_INIT_ONE, PK_INIT_TRUNC_NORMAL }; // truncated at +-2 absolute
+enum pk_init {
+    PK_INIT_ZERO,
+    PK_INIT_ONE,
+    PK_INIT_TRUNC_NORMAL, // std init_std, truncated at +-2 absolute
+    PK_INIT_UNIFORM       // in +-init_std
+};
 
 enum { PK_PARAM_NAME_MAX = 128 };
 
@@ -21,8 +26,12 @@ struct pk_param {
     enum pk_init init;
     float init_std;
     bool decay;   // weight decay applies
-    bool trained; // some program differentiates it
+    bool trained; // some program differentiates it, or moves this state
     bool ema;     // some program reads the EMA copy
+    /* State of batch norm, no weight: a step that moves it makes it state * keep + term * gain,
+     * where the arena of gradients holds the term. */
+    bool state;
+    float keep, gain;
 };
 
 struct pk_params {

@@ -54,7 +54,7 @@ static void print_value(const struct pk_prog *p, int32_t i, struct pk_text *out)
         return;
     }
     const struct pk_value *v = &p->value[i];
-    if (v->storage == PK_STORE_PARAM)
+    if (v->storage == PK_STORE_PARAM || v->storage == PK_STORE_STATE)
         pk_text_add(out, "%s", p->params->item[v->param].name);
     else if (v->storage == PK_STORE_EMA)
         pk_text_add(out, "ema:%s", p->params->item[v->param].name);

@@ -16,6 +16,7 @@ enum pk_storage {
     PK_STORE_IN,    // one batch; bound by the caller before each run
     PK_STORE_PARAM, // trained weights, by parameter index
     PK_STORE_EMA,   // the same weights in the EMA copy
+    PK_STORE_STATE, // running statistics, by parameter index; moved by the optimizer step
     PK_STORE_GRAD,  // gradients in the order of the parameters; kernels add to them
     PK_STORE_CONST, // filled when the program is built (position tables)
     PK_STORE_ACT    // inside a run; placed by the planner
@@ -54,6 +55,20 @@ enum pk_storage {
     X(ASSEMBLE_TOKENS_GRAD, assemble_tokens_grad, tokens)                                          \
     X(MEAN_POOL, mean_pool, tokens)                                                                \
     X(MEAN_POOL_GRAD, mean_pool_grad, tokens)                                                      \
+    X(CONV1D, conv1d, conv1d)                                                                      \
+    X(CONV1D_DX, conv1d_dx, conv1d)                                                                \
+    X(CONV1D_DW, conv1d_dw, conv1d)                                                                \
+    X(BATCHNORM, batchnorm, batchnorm)                                                             \
+    X(BATCHNORM_GRAD, batchnorm_grad, batchnorm)                                                   \
+    X(BATCHNORM_STATE, batchnorm_state, batchnorm)                                                 \
+    X(ACTIVATE, activate, activate)                                                                \
+    X(ACTIVATE_GRAD, activate_grad, activate)                                                      \
+    X(CHANNEL_SCALE, channel_scale, activate)                                                      \
+    X(CHANNEL_SCALE_GRAD, channel_scale_grad, activate)                                            \
+    X(POOL1D, pool1d, pool)                                                                        \
+    X(POOL1D_GRAD, pool1d_grad, pool)                                                              \
+    X(CONCAT_POOL, concat_pool, pool)                                                              \
+    X(CONCAT_POOL_GRAD, concat_pool_grad, pool)                                                    \
     X(FEATURE_MOMENTS, feature_moments, loss)                                                      \
     X(L1_LOSS, l1_loss, loss)                                                                      \
     X(L1_LOSS_GRAD, l1_loss_grad, loss)                                                            \
@@ -86,6 +101,8 @@ enum pk_op {
 #undef PK_X
         PK_OP_COUNT
 };
+
+enum pk_activation { PK_RELU, PK_SILU, PK_SIGMOID };
 
 /* Attributes of one node; the op says which member is used. Zero-filled, hashed as bytes. */
 union pk_attr {
@@ -149,6 +166,21 @@ union pk_attr {
         float rate; // Hz
         uint64_t seed;
     } augment;
+    struct {
+        int32_t stride, left, right, groups; // left, right: zeros around each record
+    } conv1d;
+    struct {
+        float eps;
+        int32_t train; // 1: statistics of the micro-batch; 0: the running ones
+        int64_t rows;  // BATCHNORM_STATE: that the statistics are of
+    } batchnorm;
+    struct {
+        int32_t kind; // enum pk_activation
+    } activate;
+    struct {
+        int32_t mean; // 1: mean of the samples inside the record; 0: maximum
+        int32_t kernel, stride, left, right;
+    } pool1d;
     uint64_t raw[5];
 };
 
@@ -158,7 +190,7 @@ struct pk_value {
     int32_t rank;
     int64_t dim[PK_DIMS];
     int32_t producer; // node index, or -1
-    int32_t param;    // PARAM, EMA, GRAD: parameter index
+    int32_t param;    // PARAM, EMA, STATE, GRAD: parameter index
     int32_t input;    // IN: slot number
     bool needs_grad;  // a trained parameter reaches it
     bool output;      // read by the caller after the run, so it lives to the end

@@ -42,7 +42,7 @@ static uint16_t to_bf16(float x)
  * from 0 within each record, starts of crops are 0, samples are numbered, labels are 0 or 1. */
 static void put(void *at, const struct pk_value *v, int64_t i, struct pk_rng *rng)
 {
-    const int64_t last = v->dim[v->rank - 1];
+    const int64_t last = v->rank > 0 ? v->dim[v->rank - 1] : 1;
     switch (v->dtype) {
     case PK_F32:
         ((float *)at)[i] = (float)pk_rng_normal(rng);

@@ -55,6 +55,8 @@ static void *address(const struct pk_cuda *c, const struct pk_bound *b, int32_t 
     case PK_STORE_PARAM:
         return low ? (void *)((uint16_t *)c->weight_low.memory + at)
                    : (void *)((float *)c->weight.memory + at);
+    case PK_STORE_STATE:
+        return (float *)c->weight.memory + at;
     case PK_STORE_EMA:
         return low ? (void *)((uint16_t *)c->ema_low.memory + at)
                    : (void *)((float *)c->ema.memory + at);

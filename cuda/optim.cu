@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(THREADS)
     const struct pk_optim_chunk c = chunk[blockIdx.x];
     const float *const g = grad + c.offset;
     double sum = 0;
-    if (c.trained) {
+    if (c.trained && !c.state) {
         for (int64_t i = (int64_t)threadIdx.x * V; i + V <= c.count; i += THREADS * V) {
             const vec<float, V> x = load<float, V>(g + i);
 #pragma unroll
@@ -188,16 +188,29 @@ __device__ __forceinline__ void update_chunk(const struct pk_cuda_optim_arenas &
     if (rest < c.count) update_at<1, Trained, Ema>(a, s, c.offset + rest);
 }
 
+/* Running statistics have no moments. */
+__device__ __forceinline__ void move_state(const struct pk_cuda_optim_arenas &a,
+                                           const struct pk_optim_chunk &c)
+{
+    for (int64_t i = threadIdx.x; i < c.count; i += THREADS) {
+        float *const state = a.weight + c.offset + i;
+        *state = *state * c.keep + a.grad[c.offset + i] * c.gain;
+        put_low<1>(a.weight_low, c.offset + i, load<float, 1>(state));
+    }
+    __syncthreads();
+}
+
 __global__ void __launch_bounds__(THREADS) update_chunks(const update_args a)
 {
     if (!a.report->taken) return;
     const struct pk_optim_chunk c = a.chunk[blockIdx.x];
     struct rates s = {a.scalars->factors, *a.grad_scale, 1.0f};
     if (c.decay) s.keep = s.f.decay_keep;
-    const bool ema = c.ema && a.at.ema;
-    if (c.trained && ema)
+    const bool ema = c.ema && a.at.ema, weights = c.trained && !c.state;
+    if (c.trained && c.state) move_state(a.at, c);
+    if (weights && ema)
         update_chunk<true, true>(a.at, s, c);
-    else if (c.trained)
+    else if (weights)
         update_chunk<true, false>(a.at, s, c);
     else if (ema)
         update_chunk<false, true>(a.at, s, c);

@@ -41,4 +41,20 @@ static inline size_t pk_cpu_attention_pool_grad_workspace(int64_t tokens, int64_
     return (size_t)(pk_cpu_pad(tokens) + pk_cpu_pad(head)) * sizeof(float);
 }
 
+/* Windows of a convolution that are laid out at a time: 256 KB of them, since the matrix product
+ * reads them from the second-level cache, but so many rows that reading the weights pays. */
+static inline int64_t pk_cpu_conv1d_rows(int64_t rows, int64_t window)
+{
+    int64_t panel = 65536 / window / 8 * 8;
+    panel = panel < 128 ? 128 : panel;
+    return panel < rows ? panel : rows;
+}
+
+/* The weight [n, c, kernel] with the channels last, and a panel of windows (depthwise: none). */
+static inline size_t pk_cpu_conv1d_workspace(int64_t rows, const int64_t w[3])
+{
+    const int64_t window = w[1] * w[2], packed = pk_cpu_pad(w[0] * window);
+    return (size_t)(packed + pk_cpu_conv1d_rows(rows, window) * window) * sizeof(float);
+}
+
 #endif

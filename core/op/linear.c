@@ -1,6 +1,8 @@
 /* linear.c -- y = x w^T + bias over the last axis, exact GELU, and their fused forms. */
 #include "core/op/rows.h"
 
+#include <math.h>
+
 static enum pk_status infer_product(struct pk_infer *x, int outs)
 {
     PK_TRY(pk_infer_need_real(x, 0, 0));
@@ -86,14 +88,19 @@ const struct pk_op_row pk_row_linear_dx_gelu = {.name = "linear_dx_gelu",
                                                 .flops = flops_product};
 
 static struct pk_val linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name,
-                            bool bias)
+                            bool bias, bool uniform)
 {
     int32_t out[PK_NODE_OUT];
     int64_t dim[2] = {width, pk_dim(b, x, -1)};
     pk_scope(b, "%s", name);
     x = pk_cast(b, x, b->params->storage); // a learned query is a vector, so float
-    struct pk_val w = pk_weight_matrix(b, "weight", dim, PK_INIT_TRUNC_NORMAL);
-    struct pk_val v = bias ? pk_weight(b, "bias", 1, dim, PK_INIT_ZERO, false) : PK_NONE;
+    const float before = b->init_std;
+    if (uniform) pk_init_std(b, 1 / sqrtf((float)PK_MAX(dim[1], 1)));
+    struct pk_val w =
+        pk_weight_matrix(b, "weight", dim, uniform ? PK_INIT_UNIFORM : PK_INIT_TRUNC_NORMAL);
+    struct pk_val v = PK_NONE;
+    if (bias) v = pk_weight(b, "bias", 1, dim, uniform ? PK_INIT_UNIFORM : PK_INIT_ZERO, false);
+    pk_init_std(b, before);
     pk_emit(b, PK_OP_LINEAR, NULL, 3, (int32_t[]){x.id, w.id, v.id}, out);
     pk_scope_end(b);
     return (struct pk_val){out[0]};
@@ -101,12 +108,18 @@ static struct pk_val linear(struct pk_build *b, struct pk_val x, int64_t width, 
 
 struct pk_val pk_linear(struct pk_build *b, struct pk_val x, int64_t width, const char *name)
 {
-    return linear(b, x, width, name, false);
+    return linear(b, x, width, name, false, false);
 }
 
 struct pk_val pk_linear_bias(struct pk_build *b, struct pk_val x, int64_t width, const char *name)
 {
-    return linear(b, x, width, name, true);
+    return linear(b, x, width, name, true, false);
+}
+
+struct pk_val pk_linear_uniform(struct pk_build *b, struct pk_val x, int64_t width,
+                                const char *name)
+{
+    return linear(b, x, width, name, true, true);
 }
 
 struct pk_val pk_gelu(struct pk_build *b, struct pk_val x)

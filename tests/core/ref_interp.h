@@ -348,6 +348,76 @@ static inline void ref_tokens(const struct ref_args *a)
     }
 }
 
+static inline void ref_conv1d(const struct ref_args *a)
+{
+    const int64_t *w = a->in[1]->dim, stride = a->n->attr.conv1d.stride;
+    const int64_t left = a->n->attr.conv1d.left, groups = a->n->attr.conv1d.groups;
+    const int64_t out = (a->t + left + a->n->attr.conv1d.right - w[2]) / stride + 1;
+    for (int64_t i = 0; i < a->b * out * w[0]; i++) {
+        const int64_t n = i % w[0], u = i / w[0] % out, b = i / w[0] / out;
+        double sum = a->src[2] ? a->src[2][n] : 0;
+        for (int64_t k = 0; k < w[2]; k++) {
+            const int64_t t = u * stride + k - left;
+            if (t < 0 || t >= a->t) continue;
+            for (int64_t c = 0; c < w[1]; c++)
+                sum += a->src[0][(b * a->t + t) * a->c + n / (w[0] / groups) * w[1] + c] *
+                       a->src[1][(n * w[1] + c) * w[2] + k];
+        }
+        a->dst[0][i] = sum;
+    }
+}
+
+static inline void ref_batchnorm(const struct ref_args *a)
+{
+    for (int64_t i = 0; i < a->c; i++) {
+        double mean = a->src[3][i], var = a->src[4][i];
+        if (a->n->attr.batchnorm.train) {
+            mean = var = 0;
+            for (int64_t r = 0; r < a->rows; r++) mean += a->src[0][r * a->c + i] / (double)a->rows;
+            for (int64_t r = 0; r < a->rows; r++)
+                var += pow(a->src[0][r * a->c + i] - mean, 2) / (double)a->rows;
+        }
+        for (int64_t r = 0; r < a->rows; r++)
+            a->dst[0][r * a->c + i] = (a->src[0][r * a->c + i] - mean) /
+                                          sqrt(var + (double)a->n->attr.batchnorm.eps) *
+                                          a->src[1][i] +
+                                      a->src[2][i];
+    }
+}
+
+static inline double ref_activation(double x, int32_t kind)
+{
+    if (kind == PK_RELU) return fmax(x, 0);
+    return (kind == PK_SILU ? x : 1) / (1 + exp(-x));
+}
+
+/* Window u of channel i: its maximum, or its mean. */
+static inline double ref_window(const struct ref_args *a, int64_t b, int64_t from, int64_t to,
+                                int64_t i, bool mean)
+{
+    double y = mean ? 0 : -INFINITY;
+    from = from < 0 ? 0 : from;
+    to = to > a->t ? a->t : to;
+    for (int64_t t = from; t < to; t++) {
+        const double x = a->src[0][(b * a->t + t) * a->c + i];
+        y = mean ? y + x / (double)(to - from) : fmax(y, x);
+    }
+    return y;
+}
+
+static inline void ref_pool1d(const struct ref_args *a)
+{
+    const int64_t kernel = a->n->attr.pool1d.kernel, stride = a->n->attr.pool1d.stride;
+    const int64_t left = a->n->attr.pool1d.left;
+    const int64_t out = (a->t + left + a->n->attr.pool1d.right - kernel) / stride + 1;
+    for (int64_t r = 0; r < a->b * out; r++)
+        for (int64_t i = 0; i < a->c; i++) {
+            const int64_t from = r % out * stride - left;
+            a->dst[0][r * a->c + i] =
+                ref_window(a, r / out, from, from + kernel, i, a->n->attr.pool1d.mean);
+        }
+}
+
 static inline void ref_losses(const struct ref_args *a)
 {
     const double *x = a->src[0], *target = a->src[1];
@@ -508,6 +578,27 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_MEAN_POOL:
         ref_tokens(a);
         return true;
+    case PK_OP_CONV1D:
+        ref_conv1d(a);
+        return true;
+    case PK_OP_BATCHNORM:
+        ref_batchnorm(a);
+        return true;
+    case PK_OP_ACTIVATE:
+        for (int64_t i = 0; i < a->count; i++)
+            a->dst[0][i] = ref_activation(x[i], a->n->attr.activate.kind);
+        return true;
+    case PK_OP_CHANNEL_SCALE:
+        for (int64_t i = 0; i < a->count; i++)
+            a->dst[0][i] = x[i] * a->src[1][i / (a->t * a->c) * a->c + i % a->c];
+        return true;
+    case PK_OP_POOL1D:
+        ref_pool1d(a);
+        return true;
+    case PK_OP_CONCAT_POOL:
+        for (int64_t i = 0; i < a->b * a->c * 2; i++)
+            a->dst[0][i] = ref_window(a, i / (2 * a->c), 0, a->t, i % a->c, i / a->c % 2 != 0);
+        return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:
     case PK_OP_BCE_LOSS:
@@ -541,9 +632,9 @@ static inline void ref_set_leaf(struct ref *r, int32_t v)
             y[i] = (double)((const float *)(r->p->constants + x->constant))[i];
         return;
     }
-    const double *from = x->storage == PK_STORE_PARAM ? r->weight
-                         : x->storage == PK_STORE_EMA ? r->ema
-                                                      : NULL;
+    const double *from = x->storage == PK_STORE_PARAM || x->storage == PK_STORE_STATE ? r->weight
+                         : x->storage == PK_STORE_EMA                                 ? r->ema
+                                                                                      : NULL;
     if (!from || (r->ran && r->stops && !x->needs_grad)) return;
     memcpy(ref_room(r, v), from + r->p->params->item[x->param].offset, (size_t)n * sizeof *from);
 }

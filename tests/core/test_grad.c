@@ -378,6 +378,60 @@ static void injected(struct pk_build *b, struct in *in)
     pk_loss(b, l);
 }
 
+/* Dense, strided, grouped and depthwise kernels, one weight used twice. */
+static void convolutions(struct pk_build *b, struct in *in)
+{
+    struct pk_conv1d same = {.width = C, .kernel = 3, .left = 1, .right = 1, .bias = true};
+    struct pk_conv1d depthwise = same, strided = same, narrow = {.width = C, .kernel = 1};
+    depthwise.groups = C;
+    strided.stride = 2, strided.groups = in->turn & 1 ? 2 : 1;
+    pk_conv1d_same(T, &strided);
+    struct pk_val x = pk_conv1d(b, in->x, &same, "a");
+    struct pk_val h = pk_gelu(b, pk_conv1d(b, x, &depthwise, "depthwise"));
+    h = pk_add(b, pk_conv1d(b, h, &same, "a"),
+               in->turn & 2 ? x : pk_conv1d(b, x, &narrow, "short"));
+    finish(b, in, pk_gelu(b, pk_conv1d(b, pk_gelu(b, h), &strided, "strided")));
+}
+
+/* Statistics of the micro-batch and running ones, the same layer used twice, a frozen one. */
+static void batch_norms(struct pk_build *b, struct in *in)
+{
+    struct pk_batchnorm bn = {.eps = 1e-5f, .momentum = 0.1f, .gain = 1, .train = !(in->turn & 1)};
+    struct pk_val x = pk_batchnorm(b, pk_linear(b, in->x, C, "a"), &bn, "n1");
+    struct pk_val h = pk_batchnorm(b, pk_gelu(b, x), &bn, "n2");
+    pk_scope_frozen(b, true);
+    struct pk_val still = pk_batchnorm(b, in->y, &bn, "still");
+    pk_scope_frozen(b, false);
+    if (in->turn & 2) h = pk_add(b, x, pk_gelu(b, pk_batchnorm(b, h, &bn, "n2")));
+    h = pk_add(b, h, pk_batchnorm(b, pk_add(b, still, x), &bn, "n3"));
+    finish(b, in, pk_gelu(b, h));
+}
+
+/* Samples 4 apart and more, so that the largest of a window stays the largest. */
+static struct pk_val apart(struct pk_build *b, struct pk_val x)
+{
+    float v[T * C];
+    for (int i = 0; i < T * C; i++) v[i] = (float)(4 * (i / C * 5 % T + i % 2) - 12);
+    return pk_add_position(b, x, pk_constant(b, 2, (int64_t[]){T, C}, v), PK_NONE);
+}
+
+/* Squeeze-excite, activations and pools. */
+static void gates_and_pools(struct pk_build *b, struct in *in)
+{
+    const struct pk_pool1d wide = {3, 2, 1, 1}, halve = {2, 2, 0, 1};
+    struct pk_val x = pk_linear_bias(b, in->x, C, "a");
+    struct pk_val s = pk_silu(b, pk_linear_bias(b, pool(b, x), 3, "squeeze"));
+    struct pk_val g = pk_logistic(b, pk_linear_bias(b, s, C, "excite"));
+    struct pk_val h = pk_channel_scale(b, in->turn & 1 ? pk_silu(b, x) : x, g);
+    h = pk_add(b, h, pk_channel_scale(b, x, g));
+    struct pk_val u = pk_mean_pool1d(b, pk_add(b, h, x), &halve);
+    struct pk_val v =
+        in->turn & 2 ? pk_max_pool1d(b, apart(b, h), &wide) : pk_mean_pool1d(b, h, &wide);
+    struct pk_val w = pk_linear(b, pk_concat_pool(b, apart(b, h)), C, "w");
+    w = pk_add(b, pk_silu(b, w), pool(b, pk_gelu(b, pk_add(b, u, v))));
+    pk_loss(b, pk_bce_loss(b, pk_linear_bias(b, w, CLASSES, "out"), in->label));
+}
+
 static const struct ugly {
     const char *name;
     void (*build)(struct pk_build *b, struct in *in);
@@ -399,6 +453,9 @@ static const struct ugly {
     {"loss_of_loss", loss_of_loss, 2, false},
     {"norm_of_input", norm_of_input, 2, false},
     {"frozen_middle", frozen_middle, 1, true},
+    {"convolutions", convolutions, 4, false},
+    {"batch_norms", batch_norms, 4, false},
+    {"gates_and_pools", gates_and_pools, 4, false},
     {"ema_target", ema_target, 1, true},
     {"lead_runs", lead_runs, 4, false},
     {"contrasts", contrasts, 4, false},
@@ -509,7 +566,7 @@ static void check_program(struct checked *c, const struct pk_feed *feed, int cou
     double exact = ref_run(&c->ref);
     CHECK_NEAR(loss, exact, 1e-6 * fabs(exact));
     for (int64_t i = 0; i < ps->count; i++) {
-        if (!ps->item[i].trained) continue;
+        if (!ps->item[i].trained || ps->item[i].state) continue;
         for (int k = 0; k < 2; k++) check_direction(c, &ps->item[i], &r);
         check_elements(c, &ps->item[i], &r);
     }

@@ -14,11 +14,15 @@ enum { WEIGHT, M, V, EMA, GRAD, ARENAS, STEPS = 10, GUARD = 64, LOW_GUARD = 0x5a
 static const struct {
     int64_t count;
     bool trained, decay, ema;
+    float keep, gain; // of state; weights have 0
 } table[] = {
-    {100, true, true, true}, {4083, true, true, true},   {9001, true, false, true},
-    {1, false, true, true},  {33, false, false, false},  {4096, true, true, false},
-    {5, true, false, false}, {4099, false, false, true}, {17, false, true, false},
-    {70, true, true, true},
+    {100, true, true, true, 0, 0},         {4083, true, true, true, 0, 0},
+    {9001, true, false, true, 0, 0},       {1, false, true, true, 0, 0},
+    {33, false, false, false, 0, 0},       {4096, true, true, false, 0, 0},
+    {5, true, false, false, 0, 0},         {4099, false, false, true, 0, 0},
+    {17, false, true, false, 0, 0},        {70, true, true, true, 0, 0},
+    {5001, true, false, true, 0.9f, 0.1f}, {1, true, false, false, 1, 1},
+    {40, false, false, true, 0.9f, 0.1f},
 };
 enum { PARAMS = sizeof table / sizeof *table };
 
@@ -67,7 +71,10 @@ static void model_layout(struct model *m)
                                .offset = at,
                                .decay = table[i].decay,
                                .trained = table[i].trained,
-                               .ema = table[i].ema};
+                               .ema = table[i].ema,
+                               .state = table[i].gain != 0,
+                               .keep = table[i].keep,
+                               .gain = table[i].gain};
         at += (p->count + 15) / 16 * 16;
     }
     m->params.elements = at - 7; // the last chunk is no whole number of vectors
@@ -187,7 +194,9 @@ static void step_exactly(struct model *m, const struct pk_optim_spec *spec,
     {
         double *w = &m->exact[WEIGHT][i], *m1 = &m->exact[M][i], *v = &m->exact[V][i];
         const double g = (double)m->cpu[GRAD][i] * scale;
-        if (q->trained) {
+        if (q->trained && q->state)
+            *w = *w * (double)q->keep + (double)m->cpu[GRAD][i] * (double)q->gain;
+        else if (q->trained) {
             *m1 += (g - *m1) * (double)f.m_rate;
             *v = *v * (double)f.beta2 + g * g * (double)f.v_rate;
             *w = *w * (q->decay ? (double)f.decay_keep : 1) -

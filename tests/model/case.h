@@ -216,9 +216,9 @@ static inline void dump_meta(const char *dir, const struct model *x, const struc
                     q->name, (long long)q->offset);
         for (int k = 0; k < q->rank; k++)
             pk_text_add(&t, "%s%lld", k ? ", " : "", (long long)q->dim[k]);
-        pk_text_add(&t, "], \"decay\": %s, \"trained\": %s, \"ema\": %s}",
-                    q->decay ? "true" : "false", q->trained ? "true" : "false",
-                    q->ema ? "true" : "false");
+        pk_text_add(&t, "], \"decay\": %s, \"trained\": %s, \"ema\": %s, \"state\": %s}",
+                    q->decay ? "true" : "false", q->trained && !q->state ? "true" : "false",
+                    q->ema ? "true" : "false", q->state ? "true" : "false");
     }
     pk_text_add(&t, "]}\n");
     CHECK(!t.failed);

@@ -23,6 +23,7 @@ struct op_sweep {
     struct op_case c;
     const char *why; // what this size is for
     enum sweep_exact exact;
+    size_t workspace;            // bytes for the CPU kernels; device tables are asked
     uint32_t can_add;            // bit k: the kernel can add to output k
     float *start[PK_NODE_OUT];   // what it adds to
     double *want[PK_NODE_OUT];   // by the reference
@@ -191,7 +192,7 @@ static inline void sweep_run(struct op_sweep *t)
             t->c.node.accumulate = add;
             for (int k = 0; k < PK_NODE_OUT; k++)
                 t->c.before[k] = add >> k & 1 ? t->start[k] : NULL;
-            if (!op_run(&t->c, 0)) continue;
+            if (!op_run(&t->c, t->workspace)) continue;
             for (int k = 0; k < PK_NODE_OUT; k++)
                 if (t->c.call.out[k]) sweep_compare(t, k);
         }

@@ -1,0 +1,250 @@
+"""Convolutional encoders against PyTorch: logits, loss, every gradient, weights and running statistics
+after ten steps, with statistics of the batch and with running ones; and names, shapes and numbers of
+the published sizes. The modules here are written from the papers and from the architecture's
+description, with the names of the published state dicts (see oracle.py for the tolerance)."""
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import oracle
+
+# PyTorch's batch norm sums in double on the CPU, so float32 PyTorch is better here than the naive
+# algorithm that the tolerance assumes. The floor of a gradient is one rounding for each of the 20 layers
+# (convolutions, norms) on the way through the deepest of these networks.
+GRADIENT_FLOOR = 20 * 2.0 ** -24
+
+STATE = "running_mean", "running_var", "num_batches_tracked"
+
+
+class WangBlock(nn.Module):
+    def __init__(self, before, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv1d(before, width, 5, stride, 2, bias=False)
+        self.bn1 = nn.BatchNorm1d(width)
+        self.conv2 = nn.Conv1d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm1d(width)
+        if stride > 1:
+            self.downsample = nn.Sequential(nn.Conv1d(before, width, 1, stride, bias=False),
+                                            nn.BatchNorm1d(width))
+        self.halves = stride > 1
+
+    def forward(self, x):
+        h = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(h + (self.downsample(x) if self.halves else x))
+
+
+def wang(leads, width):
+    layers = [nn.Conv1d(leads, width, 7, 1, 3, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+    layers += [nn.Sequential(WangBlock(width, width, s)) for s in (1, 2, 2)]
+    return nn.Sequential(*layers), width
+
+
+def layer(before, width, kernel=1, stride=1, active=True):
+    parts = [nn.Conv1d(before, width, kernel, stride, kernel // 2, bias=False),
+             nn.BatchNorm1d(width)]
+    return nn.Sequential(*parts, nn.ReLU()) if active else nn.Sequential(*parts)
+
+
+class Residual(nn.Module):
+    """Bottleneck, or two convolutions where nothing is expanded; the shortcut averages pairs."""
+
+    def __init__(self, before, width, expansion, stride, kernel):
+        super().__init__()
+        after = width * expansion
+        if expansion > 1:
+            self.convs = nn.Sequential(layer(before, width), layer(width, width, kernel, stride),
+                                       layer(width, after, active=False))
+        else:
+            self.convs = nn.Sequential(layer(before, width, kernel, stride),
+                                       layer(width, after, kernel, active=False))
+        path = [nn.AvgPool1d(2, ceil_mode=True)] if stride > 1 else []
+        if before != after:
+            path.append(layer(before, after, active=False))
+        self.idpath = nn.Sequential(*path)
+
+    def forward(self, x):
+        return F.relu(self.convs(x) + self.idpath(x))
+
+
+def xresnet(leads, stem, width, expansion, blocks, kernel=5):
+    sizes = [leads, *stem]
+    layers = [layer(sizes[i], sizes[i + 1], kernel, 1 if i else 2) for i in range(3)]
+    layers.append(nn.MaxPool1d(3, 2, 1))
+    before = stem[-1]
+    for stage, count in enumerate(blocks):
+        made = []
+        for k in range(count):
+            made.append(Residual(before, width, expansion, 2 if stage and not k else 1, kernel))
+            before = width * expansion
+        layers.append(nn.Sequential(*made))
+    return nn.Sequential(*layers), before
+
+
+class Excite(nn.Module):
+    def __init__(self, width, squeezed):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, squeezed), nn.Linear(squeezed, width)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.fc2(F.silu(self.fc1(x.mean(2)))))[:, :, None]
+
+
+def unit(before, width, kernel=1, stride=1, groups=1, active=True):
+    parts = [nn.Conv1d(before, width, kernel, stride, kernel // 2, groups=groups, bias=False),
+             nn.BatchNorm1d(width)]
+    return nn.Sequential(*parts, nn.SiLU()) if active else nn.Sequential(*parts)
+
+
+class Inverted(nn.Module):
+    def __init__(self, before, expand, width, stride, kernel):
+        super().__init__()
+        inner = before * expand
+        if expand > 1:
+            self.expand = unit(before, inner)
+        self.depthwise = unit(inner, inner, kernel, stride, inner)
+        self.se = Excite(inner, max(before // 4, 1))
+        self.project = unit(inner, width, active=False)
+        self.expands, self.adds = expand > 1, stride == 1 and before == width
+
+    def forward(self, x):
+        h = self.project(self.se(self.depthwise(self.expand(x) if self.expands else x)))
+        return x + h if self.adds else h
+
+
+class Efficient(nn.Module):
+    def __init__(self, leads, stem, stages, features):
+        super().__init__()
+        self.stem, made, before = unit(leads, stem, 3, 2), [], stem
+        for expand, width, repeats, stride, kernel in stages:
+            for k in range(repeats):
+                made.append(Inverted(before, expand, width, 1 if k else stride, kernel))
+                before = width
+        self.blocks, self.final = nn.Sequential(*made), unit(before, features)
+
+    def forward(self, x):
+        return self.final(self.blocks(self.stem(x)))
+
+
+B0 = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),
+      (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
+
+
+class ConcatPool(nn.Module):
+    def forward(self, x):
+        return torch.cat([x.amax(2), x.mean(2)], 1)
+
+
+class Net(nn.Module):
+    def __init__(self, encoder, hidden, classes):
+        super().__init__()
+        self.encoder, width = encoder
+        self.head = nn.Sequential(ConcatPool(), nn.Flatten(), nn.BatchNorm1d(2 * width),
+                                  nn.Dropout(0), nn.Linear(2 * width, hidden), nn.ReLU(),
+                                  nn.BatchNorm1d(hidden), nn.Dropout(0),
+                                  nn.Linear(hidden, classes))
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+def small(kind, classes):
+    if kind == "wang":
+        return Net(wang(3, 12), 10, classes)
+    if kind == "efficientnet":
+        stages = (1, 5, 1, 1, 3), (6, 7, 2, 2, 5), (3, 7, 1, 1, 3)
+        return Net((Efficient(3, 6, stages, 9), 9), 10, classes)
+    return Net(xresnet(3, (6, 7, 8), 8, 1 if kind == "xresnet18" else 4, (1, 2, 1, 1)), 10, classes)
+
+
+def published(kind):
+    if kind == "wang":
+        return Net(wang(12, 128), 128, 71)
+    if kind == "efficientnet":
+        return Net((Efficient(12, 32, B0, 256), 256), 128, 71)
+    deep = 23 if kind == "xresnet1d101" else 6
+    return Net(xresnet(12, (32, 32, 64), 64, 4, (3, 4, deep, 3)), 128, 71)
+
+
+def compare(isa, kind, train, judge):
+    dump = oracle.Dump(isa, "./test_conv", kind, "t" if train else "e")
+    meta, weights = dump.meta, dump.arena("weight.f32")
+    label = torch.from_numpy(dump.raw("label.u8", meta["shape"][0], meta["classes"]))
+    name, outputs, moved = f"{isa} {kind} {'train' if train else 'eval'}", [], []
+
+    # The names are PyTorch's: the module takes the whole dictionary, strictly.
+    strict = small(kind, meta["classes"])
+    strict.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
+    run = torch.nn.utils.stateless.functional_call
+
+    def in_type(dtype, into=None):
+        net = small(kind, meta["classes"]).to(dtype).train(train)
+        signal = dump.signal(dtype)
+
+        def loss(w, _):
+            z = run(net, w, signal)
+            if into is not None:
+                into.append(z.detach().double().numpy())
+            return F.binary_cross_entropy_with_logits(z, label.to(dtype))
+        return loss
+
+    for dtype in torch.float32, torch.float64:
+        w = {k: torch.from_numpy(v.copy()).to(dtype) for k, v in weights.items()}
+        in_type(dtype, outputs)(w, None)
+        moved.append(oracle.train(dump, dtype, in_type(dtype))["w"])
+    judge.check("logits", name, dump.raw("logits.f32", meta["shape"][0], meta["classes"]), *outputs)
+    oracle.compare_training(judge, dump, in_type, GRADIENT_FLOOR, lambda n: train and idle(n))
+    after = dump.arena("weight_after.f32")
+    for key in (k for k in weights if k.endswith(STATE)):
+        if train and follows_idle(key):
+            continue
+        if train:
+            judge.check("state", f"{name} {key}", after[key], moved[0][key], moved[1][key],
+                        floor=oracle.CHANGE_FLOOR)
+        else:
+            assert np.array_equal(weights[key], after[key]), f"{key} moved"
+
+
+def idle(name):
+    """EfficientNet projects without an activation behind its norm: what the bias adds is the same for
+    all samples, passes 1 x 1 convolutions, and is taken out by the next norm's batch mean."""
+    return name.endswith("project.1.bias")
+
+
+def follows_idle(name):
+    """That batch mean."""
+    return name.endswith(("expand.1.running_mean", "encoder.final.1.running_mean"))
+
+
+def table(kind):
+    """What the C program builds is what the module has, name by name; returns its parameters."""
+    out = subprocess.run(["./test_conv", "table", kind], check=True, capture_output=True, text=True)
+    ours = {}
+    for line in out.stdout.splitlines():
+        name, *dims = line.split()
+        ours[name] = tuple(int(d) for d in dims)
+    net = published(kind)
+    theirs = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    assert ours == theirs, set(ours.items()) ^ set(theirs.items())
+    if kind == "efficientnet":  # 3.3 M are published, without the widths
+        assert 3.2e6 < sum(p.numel() for p in net.encoder.parameters()) < 3.6e6
+    return sum(p.numel() for p in net.parameters())
+
+
+def main():
+    judge = oracle.Judge()
+    for kind in "wang", "xresnet1d50", "xresnet1d101", "efficientnet":
+        print(f"{kind}: {table(kind)} parameters with 12 leads, 71 classes and 128 hidden")
+    for kind in "wang", "xresnet", "xresnet18", "efficientnet":
+        for isa in oracle.ISAS:
+            compare(isa, kind, True, judge)
+        compare(oracle.ISAS[-1], kind, False, judge)
+    return judge.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
