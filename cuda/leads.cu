@@ -1,6 +1,6 @@
-/* leads.cu -- tokens that are patches of single leads: which leads are there, which tokens are kept,
- * the sequence with separators, and its mean. A record's sequence is, for each of G leads, one
- * separator, K patches and another separator.
+/* leads.cu -- tokens that are patches of single leads: which leads are there, which tokens are
+ * kept, the sequence with separators, and its mean. A record's sequence is, for each of G leads,
+ * one separator, K patches and another separator.
  *
  * Traffic with storage S, and the time at 4.3 TB/s for ST-MEM's batch of 1,024 records, 12 leads, 7
  * kept patches, 768 channels of bf16 (66 M values patches, 85 M with separators):

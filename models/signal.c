@@ -68,7 +68,8 @@ struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal 
                             .lead = s->lead,
                             .clip = s->clip,
                             .layout = s->layout};
-    struct pk_signal_in in = {.patches = pk_patchify(b, signal, gain, offset, start, &a), .gain = gain};
+    struct pk_signal_in in = {.patches = pk_patchify(b, signal, gain, offset, start, &a),
+                              .gain = gain};
     in.sample = pk_input(b, "sample", PK_I64, 1, &records);
     return in;
 }

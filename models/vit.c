@@ -46,7 +46,7 @@ static struct pk_val block(struct pk_build *b, struct pk_val x, struct pk_val sa
     struct pk_val h = pk_layernorm(b, x, v->eps, "norm1");
     h = v->qkv_bias ? pk_linear_bias(b, h, 3 * (int64_t)v->width, "attn.qkv") // [B, T, 3C]
                     : pk_linear(b, h, 3 * (int64_t)v->width, "attn.qkv");
-    h = pk_attention(b, h, v->heads);                       // [B, T, C]
+    h = pk_attention(b, h, v->heads); // [B, T, C]
     pk_init_std(b, v->residual_std);
     h = pk_linear(b, h, v->width, "attn.proj");
     pk_init_std(b, 0.02f);
@@ -80,8 +80,7 @@ struct pk_val pk_vit_positions(struct pk_build *b, int32_t tokens, int32_t width
         pk_build_fail(b, PK_ESHAPE, "sine-cosine positions need an even width, not %d", width);
         return out;
     }
-    if (pk_alloc(&table, (size_t)rows * (size_t)width, sizeof *table, "positions", NULL) !=
-        PK_OK) {
+    if (pk_alloc(&table, (size_t)rows * (size_t)width, sizeof *table, "positions", NULL) != PK_OK) {
         pk_build_fail(b, PK_ENOMEM, "out of memory: position table");
         return out;
     }

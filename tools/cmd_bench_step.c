@@ -56,7 +56,8 @@ static int32_t keep_of(const struct bench *b, int64_t step)
 static enum pk_status build_programs(struct bench *b, struct pk_err *err)
 {
     struct pk_step_program *v;
-    int32_t low = b->s.objective->keep_min(&b->s.model), high = b->s.objective->keep_max(&b->s.model);
+    int32_t low = b->s.objective->keep_min(&b->s.model),
+            high = b->s.objective->keep_max(&b->s.model);
     if (b->keep && (b->keep < low || b->keep > high))
         return pk_fail(err, PK_EUSAGE,
                        "--keep %lld: %s keeps %d to %d of %d tokens; objective.mask.keep=[a, b] "

@@ -62,8 +62,7 @@ static void print_memory(const struct pk_recipe_plan *p)
     print_size("CONST", p->constants, "position tables of all programs");
     print_size("AdamW m, v", p->moments, "");
     if (p->ema) print_size("EMA", p->ema, "target encoder, in the layout of all parameters");
-    if (!p->objective)
-        print_size("best", p->best, "weights of the best validation");
+    if (!p->objective) print_size("best", p->best, "weights of the best validation");
     print_size("total", pk_recipe_plan_memory(p), "");
     print_size("checkpoint", p->checkpoint, "on disk, each; headers and state add a few KB");
 }

@@ -129,9 +129,8 @@ static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
     m->tokens = m->encoder.tokens = bounded(j, "tokens", 0, 1, 1 << 20);
     return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 &&
            m->encoder.width % m->encoder.heads == 0 && m->encoder.mlp_ratio > 0 &&
-           m->encoder.eps > 0 && m->registers >= 0 &&
-           m->encoder.tokenise < PK_TOKENISE_COUNT && m->patch > 0 && m->tokens > 0 &&
-           !strcmp(pk_json_string(j, "kind", ""), "vit");
+           m->encoder.eps > 0 && m->registers >= 0 && m->encoder.tokenise < PK_TOKENISE_COUNT &&
+           m->patch > 0 && m->tokens > 0 && !strcmp(pk_json_string(j, "kind", ""), "vit");
 }
 
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,

@@ -19,7 +19,7 @@ struct pk_plan_part { // what is repeated: the step of pretraining, or the step 
 };
 
 struct pk_recipe_plan {
-    const struct pk_backend *backend; // NULL: the CPU
+    const struct pk_backend *backend;     // NULL: the CPU
     const struct pk_objective *objective; // of pretraining; NULL for a classifier
     struct pk_params params;
     union pk_pretext model;          // of pretraining

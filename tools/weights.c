@@ -139,8 +139,8 @@ static bool fits(const struct pk_tensor_info *t, const struct pk_param *q,
     if (t->type != PK_TENSOR_F32) return false;
     /* The patch embedding is a convolution's [width, leads, patch] elsewhere: same bytes. */
     if (t->rank == 3 && is_patch_embedding(q->name))
-        return t->shape[0] == q->dim[0] &&
-               t->shape[2] == info->patch && t->shape[1] * t->shape[2] == q->dim[1];
+        return t->shape[0] == q->dim[0] && t->shape[2] == info->patch &&
+               t->shape[1] * t->shape[2] == q->dim[1];
     return t->rank == q->rank && !memcmp(t->shape, q->dim, (size_t)q->rank * sizeof *q->dim);
 }
 
