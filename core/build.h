@@ -45,6 +45,9 @@ enum pk_status pk_infer_given(struct pk_infer *x);
 /* Records a node. in: value indices, -1 absent. The outputs' indices go to out[]. */
 void pk_emit(struct pk_build *b, enum pk_op op, const union pk_attr *attr, int n_in,
              const int32_t *in, int32_t out[PK_NODE_OUT]);
+/* x in another type (core/op/elementwise.c); x itself when it has it. Builders of ops use it, so
+ * that models need not know what is stored how. */
+struct pk_val pk_cast(struct pk_build *b, struct pk_val x, enum pk_dtype dtype);
 /* A parameter [dim[0], dim[1]] of the program's storage type, with weight decay. */
 struct pk_val pk_weight_matrix(struct pk_build *b, const char *name, const int64_t dim[2],
                                enum pk_init init);

@@ -51,8 +51,10 @@ struct pk_source {          // statistics of one database in the corpus, in phys
 
 struct pk_dataset {
     char name[256];             // folder, or "synthetic"
-    char modality[PK_NAME_MAX]; // "ecg", "ppg"
+    char modality[PK_NAME_MAX]; // "ecg", "ppg" or "ecg+ppg"
     char version[64];           // of the source, e.g. "PTB-XL 1.0.3"
+    char units[16];             // of physical values: "mV", "z", "mV, PPG z"
+    char preprocessing[512];    // what was done to the samples, one line
     int64_t count;
     int32_t leads, samples; // row shape of every record, [leads, samples]
     double rate;            // Hz

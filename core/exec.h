@@ -39,6 +39,14 @@ struct pk_exec_need { // what decides how much memory a device will hold
     int64_t arena, constants;
 };
 
+struct pk_op_timing { // of one node of a program, by itself, on random data
+    const struct pk_prog *prog;
+    int64_t node;
+    double seconds; // to spend
+    double median, least;
+    int64_t calls; // that these are of
+};
+
 /* A device, as one static table; each function has the meaning of the pk_exec function of its name
  * and is called for an executor that was opened on it. */
 struct pk_backend {
@@ -63,6 +71,11 @@ struct pk_backend {
      */
     enum pk_status (*ceiling)(struct pk_exec *x, double *flops_per_s, struct pk_err *err);
     void (*describe)(const struct pk_exec *x, struct pk_text *out);
+    /* For 'purkinje bench ops', without an executor. rates: bytes/s read and written by a copy, and
+     * FLOP/s of the best bf16 product, measured for about a second. time_op: fills t->median ...;
+     * before each call the caches hold nothing of the op's inputs. */
+    enum pk_status (*rates)(double *bytes_per_s, double *flops_per_s, struct pk_err *err);
+    enum pk_status (*time_op)(struct pk_op_timing *t, struct pk_err *err);
     void (*choices)(const struct pk_exec *x, struct pk_text *out);
     enum pk_status (*choose)(struct pk_exec *x, const char *text, size_t n, struct pk_err *err);
     bool (*resident)(struct pk_exec *x, struct pk_resident *r, int64_t reserve);

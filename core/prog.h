@@ -108,6 +108,9 @@ union pk_attr {
         float eps;
     } layernorm; // and patch_loss
     struct {
+        int32_t dtype; // of the output, enum pk_dtype
+    } copy;
+    struct {
         float p;
         uint32_t site;
         uint64_t seed;

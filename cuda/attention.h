@@ -69,31 +69,40 @@ __device__ __forceinline__ head_view<T> view_head(const attention_shape &s, cons
     return {q, q + s.width, q + 2 * s.width, 3 * s.width, first + column, at};
 }
 
-/* Element offset of 16-byte chunk `chunk` of row `row` in a tile array of rows of HEAD bf16. Rows
- * follow each other without padding; the exclusive or spreads eight consecutive rows of one chunk
- * over all 32 banks, which is what ldmatrix reads at a time:
- *   64, 128  rows are whole lines of 128 bytes: 8 places, moved by row % 8
- *   32       two rows a line: places 4 (row % 2) + (chunk ^ row / 2 % 4)
- *   48       chunk 6 row + chunk, 6 row % 8 = 0 6 4 2 0 6 4 2: the second four take odd places */
-template <int HEAD> __device__ __forceinline__ int swizzled(int row, int chunk)
+/* How rows of HEAD bf16 lie in shared memory so that the same 16-byte chunk of eight consecutive
+ * rows, which is what ldmatrix reads at a time, is in 32 different banks:
+ *   padded    rows are HEAD + 8 elements apart, an odd number of chunks. An address is affine in
+ * row and column, so column steps are immediate operands: fewest registers. swizzled  rows follow
+ * each other, an exclusive or moves the chunk. 64, 128: a row is whole lines of 128 bytes, 8
+ * places, moved by row % 8; 32: two rows a line, places 4 (row % 2) + (chunk ^ row / 2 % 4); 48:
+ * place 6 row + chunk, 6 row % 8 = 0 6 4 2 0 6 4 2, the second four rows take odd places. Smallest.
+ */
+enum tile_layout { swizzled, padded };
+template <int HEAD, tile_layout LAYOUT>
+constexpr int row_length = LAYOUT == padded ? HEAD + 8 : HEAD;
+
+template <int HEAD, tile_layout LAYOUT>
+__device__ __forceinline__ int chunk_offset(int row, int chunk)
 {
     static_assert(HEAD == 32 || HEAD == 48 || HEAD == 64 || HEAD == 128, "head");
+    if constexpr (LAYOUT == padded) return row * (HEAD + 8) + 8 * chunk;
     if constexpr (HEAD == 32) return row * HEAD + 8 * (chunk ^ (row >> 1 & 3));
     if constexpr (HEAD == 48) return row * HEAD + 8 * (chunk ^ (row >> 2 & 1));
     return row * HEAD + 8 * (chunk ^ (row & 7));
 }
 
 /* Starts copying `total` rows to shared memory, `valid` of them from memory, the rest and the
- * columns from head on as zeros. All threads of the block. */
-template <int HEAD>
+ * columns from head on as zeros. After every 16 rows `gap` elements are left out. All threads of
+ * the block. */
+template <int HEAD, tile_layout LAYOUT>
 __device__ __forceinline__ void load_rows(bf16 *to, const bf16 *from, int stride, int valid,
-                                          int total, int head)
+                                          int total, int head, int gap = 0)
 {
     constexpr int chunks = HEAD / 8;
     for (int i = (int)threadIdx.x; i < total * chunks; i += (int)blockDim.x) {
         const int row = i / chunks, chunk = i % chunks;
         const bool there = row < valid && chunk * 8 < head;
-        copy_async_16(to + swizzled<HEAD>(row, chunk),
+        copy_async_16(to + row / 16 * gap + chunk_offset<HEAD, LAYOUT>(row, chunk),
                       there ? from + row * stride + chunk * 8 : from, there);
     }
 }
@@ -104,13 +113,14 @@ __device__ __forceinline__ void load_rows(bf16 *to, const bf16 *from, int stride
  *   order_columns  B of product_columns (transposed load) and A of product_rows: rows 0-7 left,
  *                  rows 8-15 left, rows 0-7 right, rows 8-15 right */
 enum tile_order { order_rows, order_columns };
-template <int HEAD>
+template <int HEAD, tile_layout LAYOUT>
 __device__ __forceinline__ void tile_offsets(int (&at)[HEAD / 16], tile_order order)
 {
     const int lane = (int)threadIdx.x % PK_WARP, low = lane / 8 % 2, high = lane / 16;
     const int lower = order == order_rows ? high : low, right = order == order_rows ? low : high;
 #pragma unroll
-    for (int k = 0; k < HEAD / 16; k++) at[k] = swizzled<HEAD>(lane % 8 + 8 * lower, 2 * k + right);
+    for (int k = 0; k < HEAD / 16; k++)
+        at[k] = chunk_offset<HEAD, LAYOUT>(lane % 8 + 8 * lower, 2 * k + right);
 }
 
 /* One step of product_rows, 16 columns of A and of the tile: the tile's rows are columns of S, rows
@@ -157,10 +167,9 @@ constexpr int least_head = HEAD == 32   ? 0
  * rows 8-15, to rows of `stride` elements, of which `valid` rows and, from column `first` of the
  * head on, COLUMNS of its `head` columns exist. Neighbouring lanes swap halves of two 8-column
  * tiles first: a lane then has 8 bytes, four lanes one full 32-byte sector of a row. */
-template <int HEAD, int COLUMNS>
+template <int HEAD, int COLUMNS, bool ADD>
 __device__ __forceinline__ void store_rows(bf16 *to, int stride, int valid, int head, int first,
-                                           const float (&c)[COLUMNS / 8][4], const float *factor,
-                                           bool accumulate)
+                                           const float (&c)[COLUMNS / 8][4], const float *factor)
 {
     const int lane = (int)threadIdx.x % PK_WARP, g = lane / 4, t = lane % 4, odd = t % 2;
     const int at = first + 8 * odd + 4 * (t / 2); // column of this lane in the first two tiles
@@ -181,10 +190,10 @@ __device__ __forceinline__ void store_rows(bf16 *to, int stride, int valid, int 
             if (g + 8 * half >= valid) continue;
             if ((COLUMNS < HEAD || 8 * n + 16 > least_head<HEAD>)&&at + 8 * n >= head) continue;
             vec<bf16, 4> y;
-            if (accumulate) y = load<bf16, 4>(line + 8 * n);
+            if (ADD) y = load<bf16, 4>(line + 8 * n);
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                y.at[i] = from_float<bf16>(accumulate ? to_float(y.at[i]) + x[i] : x[i]);
+                y.at[i] = from_float<bf16>(ADD ? to_float(y.at[i]) + x[i] : x[i]);
             store<bf16, 4>(line + 8 * n, y);
         }
 }

@@ -21,6 +21,10 @@
 namespace
 {
 
+/* Narrow heads have the room for padding, and need the registers it saves more. */
+template <int HEAD> constexpr tile_layout layout = HEAD <= 48 ? padded : swizzled;
+template <int HEAD> constexpr int length = row_length<HEAD, layout<HEAD>>; // of a row
+
 /* One tile of 16 queries against KEYS keys: scores to unnormalised probabilities. `top` holds the
  * row maxima seen so far (rows g and g + 8, unscaled scores) and becomes the new ones; `sum` gets
  * this lane's share of the row sums added. p[n] are the fragments of columns 8 n and on. */
@@ -80,7 +84,7 @@ __device__ __forceinline__ void score(float (&s)[KEYS / 8][4], const uint32_t (&
     for (int n = 0; n < KEYS / 16; n++)
 #pragma unroll
         for (int d = 0; d < HEAD / 16; d++)
-            product_rows_step(s[2 * n], s[2 * n + 1], q[d], k + 16 * n * HEAD, at[d]);
+            product_rows_step(s[2 * n], s[2 * n + 1], q[d], k + 16 * n * length<HEAD>, at[d]);
 #pragma unroll
     for (int n = LOWER / 8; n < KEYS / 8; n++)
 #pragma unroll
@@ -96,7 +100,7 @@ __device__ __forceinline__ void weigh(float (&o)[HEAD / 8][4], const uint32_t (&
 #pragma unroll
     for (int n = 0; n < KEYS / 16; n++) {
         const uint32_t a[4] = {p[2 * n][0], p[2 * n][1], p[2 * n + 1][0], p[2 * n + 1][1]};
-        product_columns<HEAD>(o, a, v + 16 * n * HEAD, at);
+        product_columns<HEAD>(o, a, v + 16 * n * length<HEAD>, at);
     }
 }
 
@@ -112,14 +116,15 @@ __device__ __forceinline__ void finish(const attention_forward &a, const head_vi
     for (int half = 0; half < 2; half++) {
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        factor[half] = 1 / sum[half];
+        const float log2_sum = log2f(sum[half]); // sum is at least 1
+        factor[half] = exp2_fast(-log2_sum);     // its reciprocal; a division is a call
         const int r = lane / 4 + 8 * half;
         if (a.lse && lane % 4 == 0 && r < left)
             a.lse[(int64_t)blockIdx.x * a.s.tokens + row + r] =
-                (top[half] * scale_log2 + log2f(sum[half])) * PK_LN2;
+                (top[half] * scale_log2 + log2_sum) * PK_LN2;
     }
     bf16 *out = static_cast<bf16 *>(a.out) + head.out + row * a.s.width;
-    store_rows<HEAD, HEAD>(out, a.s.width, left, a.s.head, 0, o, factor, false);
+    store_rows<HEAD, HEAD, false>(out, a.s.width, left, a.s.head, 0, o, factor);
 }
 
 /* LOWER < tokens <= KEYS. Shared: k [KEYS][HEAD], v [KEYS][HEAD]. */
@@ -128,18 +133,18 @@ __global__ void __launch_bounds__(PK_WARP *WARPS, BLOCKS) attention_rows(attenti
 {
     PK_SHARED(unsigned char, shared);
     const int tokens = a.s.tokens, tiles = (tokens + 15) / 16, head = a.s.head;
-    bf16 *const k = reinterpret_cast<bf16 *>(&shared), *const v = k + KEYS * HEAD;
+    bf16 *const k = reinterpret_cast<bf16 *>(&shared), *const v = k + KEYS * length<HEAD>;
     const head_view<bf16> from = view_head<bf16>(a.s, a.qkv);
-    load_rows<HEAD>(k, from.k, from.stride, tokens, KEYS, head);
+    load_rows<HEAD, layout<HEAD>>(k, from.k, from.stride, tokens, KEYS, head);
     copy_async_commit();
-    load_rows<HEAD>(v, from.v, from.stride, tokens, KEYS, head);
+    load_rows<HEAD, layout<HEAD>>(v, from.v, from.stride, tokens, KEYS, head);
     copy_async_commit();
 
     const float scale_log2 = a.s.scale * PK_LOG2E;
     const int warps = (int)blockDim.x / PK_WARP, first = (int)threadIdx.x / PK_WARP;
     int rows[HEAD / 16], columns[HEAD / 16];
-    tile_offsets<HEAD>(rows, order_rows);
-    tile_offsets<HEAD>(columns, order_columns);
+    tile_offsets<HEAD, layout<HEAD>>(rows, order_rows);
+    tile_offsets<HEAD, layout<HEAD>>(columns, order_columns);
     uint32_t q[HEAD / 16][4];
     load_queries<HEAD>(q, from.q + 16 * first * from.stride, from.stride, tokens - 16 * first,
                        head);
@@ -184,25 +189,26 @@ __global__ void __launch_bounds__(PK_WARP *CHUNK_WARPS, 1) attention_chunks(atte
     load_queries<HEAD>(q, from.q + row * from.stride, from.stride, tokens - row, head);
 
     int rows[HEAD / 16], columns[HEAD / 16];
-    tile_offsets<HEAD>(rows, order_rows);
-    tile_offsets<HEAD>(columns, order_columns);
+    tile_offsets<HEAD, layout<HEAD>>(rows, order_rows);
+    tile_offsets<HEAD, layout<HEAD>>(columns, order_columns);
     float o[HEAD / 8][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     clear(o);
     for (int c = -1; c < chunks; c++) {
         if (c + 1 < chunks) {
-            bf16 *const k = keys + (c + 1) % 2 * 2 * CHUNK * HEAD;
+            bf16 *const k = keys + (c + 1) % 2 * 2 * CHUNK * length<HEAD>;
             const int skip = (c + 1) * CHUNK;
             const int left = tokens - (c + 1) * CHUNK;
-            load_rows<HEAD>(k, from.k + skip * from.stride, from.stride, left, CHUNK, head);
-            load_rows<HEAD>(k + CHUNK * HEAD, from.v + skip * from.stride, from.stride, left, CHUNK,
-                            head);
+            load_rows<HEAD, layout<HEAD>>(k, from.k + skip * from.stride, from.stride, left, CHUNK,
+                                          head);
+            load_rows<HEAD, layout<HEAD>>(k + CHUNK * length<HEAD>, from.v + skip * from.stride,
+                                          from.stride, left, CHUNK, head);
         }
         copy_async_commit();
         if (c < 0) continue;
         copy_async_wait<1>();
         __syncthreads();
         if (row < tokens) {
-            const bf16 *const k = keys + c % 2 * 2 * CHUNK * HEAD;
+            const bf16 *const k = keys + c % 2 * 2 * CHUNK * length<HEAD>;
             float s[CHUNK / 8][4], before[2] = {top[0], top[1]};
             uint32_t p[CHUNK / 8][2];
             score<HEAD, CHUNK, 0>(s, q, k, rows, tokens - c * CHUNK);
@@ -216,7 +222,7 @@ __global__ void __launch_bounds__(PK_WARP *CHUNK_WARPS, 1) attention_chunks(atte
                 for (int n = 0; n < HEAD / 8; n++)
                     o[n][2 * half] *= shrink, o[n][2 * half + 1] *= shrink;
             }
-            weigh<HEAD, CHUNK>(o, p, k + CHUNK * HEAD, columns);
+            weigh<HEAD, CHUNK>(o, p, k + CHUNK * length<HEAD>, columns);
         }
         __syncthreads(); // the chunk may be overwritten
     }
@@ -233,7 +239,7 @@ int warps_for(int tokens, int most)
 template <int HEAD, int KEYS, int LOWER, int WARPS, int BLOCKS>
 enum pk_status launch_rows(const attention_forward *a, const struct pk_queue *q, struct pk_err *err)
 {
-    const size_t shared = (size_t)(2 * KEYS * HEAD) * sizeof(bf16);
+    const size_t shared = (size_t)(2 * KEYS * length<HEAD>)*sizeof(bf16);
     const dim3 grid((unsigned)(a->s.batch * a->s.heads));
     const dim3 block((unsigned)(PK_WARP * warps_for(a->s.tokens, WARPS)));
     return PK_LAUNCH((attention_rows<HEAD, KEYS, LOWER, WARPS, BLOCKS>), grid, block, shared, q,
@@ -246,25 +252,26 @@ enum pk_status launch_chunks(const attention_forward *a, const struct pk_queue *
 {
     const dim3 grid((unsigned)(a->s.batch * a->s.heads),
                     (unsigned)((a->s.tokens + CHUNK_ROWS - 1) / CHUNK_ROWS));
-    const size_t shared = (size_t)(4 * CHUNK * HEAD) * sizeof(bf16);
+    const size_t shared = (size_t)(4 * CHUNK * length<HEAD>)*sizeof(bf16);
     return PK_LAUNCH(attention_chunks<HEAD>, grid, dim3(PK_WARP * CHUNK_WARPS), shared, q, err, *a);
 }
 
 /* The last two numbers of a row: warps of a block, and blocks per SM that the registers must allow:
- * 12 warps leave 168 registers a lane, 16 leave 128, 24 leave 80, 8 leave 255. */
+ * 8 warps leave 255 registers a lane, 12 leave 168, 20 leave 96. */
 template <int HEAD>
 enum pk_status launch(const attention_forward *a, const struct pk_queue *q, struct pk_err *err)
 {
     const int tokens = a->s.tokens, keys = tokens <= 160 ? 160 : tokens <= 208 ? 208 : 256;
-    if (tokens > 256 || 2 * keys * HEAD * (int)sizeof(bf16) > q->shared_max)
+    if (tokens > 256 || 2 * keys * length<HEAD> * (int)sizeof(bf16) > q->shared_max)
         return launch_chunks<HEAD>(a, q, err);
     constexpr bool wide = HEAD == 128;
-    if (tokens <= 48) return launch_rows < HEAD, 48, 0, 3, wide ? 4 : 8 > (a, q, err);
-    if (tokens <= 96) return launch_rows < HEAD, 96, 48, 3, wide ? 4 : 5 > (a, q, err);
-    if (tokens <= 160) return launch_rows < HEAD, 160, 96, wide ? 4 : 3, wide ? 2 : 4 > (a, q, err);
-    if (tokens <= 208)
-        return launch_rows < HEAD, 208, 160, wide ? 4 : 3, wide ? 2 : 4 > (a, q, err);
-    return launch_rows < HEAD, 256, 208, wide ? 8 : 4, wide ? 1 : 2 > (a, q, err);
+    constexpr int warps = wide ? 4 : 3, blocks = wide ? 2 : 4, most = wide ? 8 : 4;
+    constexpr int small = wide ? 2 : 6;
+    if (tokens <= 48) return launch_rows<HEAD, 48, 0, 3, small>(a, q, err);
+    if (tokens <= 96) return launch_rows<HEAD, 96, 48, 3, blocks>(a, q, err);
+    if (tokens <= 160) return launch_rows<HEAD, 160, 96, warps, blocks>(a, q, err);
+    if (tokens <= 208) return launch_rows<HEAD, 208, 160, warps, blocks>(a, q, err);
+    return launch_rows<HEAD, 256, 208, most, 8 / most>(a, q, err);
 }
 
 } // namespace

@@ -116,7 +116,7 @@ __device__ __forceinline__ void running_softmax(general_forward<WIDE> &sh, bool 
 
 /* blockIdx.y: blocks of ROWS queries. */
 template <typename T, int WIDE>
-__global__ void __launch_bounds__(THREADS) attention_general(attention_forward a)
+__global__ void __launch_bounds__(THREADS, 1) attention_general(attention_forward a)
 {
     using shared = general_forward<WIDE>;
     PK_SHARED(shared, sh);
@@ -206,7 +206,7 @@ __device__ __forceinline__ void pair_block(general_backward<WIDE> &sh, int keys,
 
 /* KEYS_OWN: dK and dV of ROWS keys from ROWS * blockIdx.y on; else dQ of as many queries. */
 template <typename T, int WIDE, bool KEYS_OWN>
-__global__ void __launch_bounds__(THREADS) attention_general_gradient(attention_backward a)
+__global__ void __launch_bounds__(THREADS, 1) attention_general_gradient(attention_backward a)
 {
     using shared = general_backward<WIDE>;
     PK_SHARED(shared, sh);

@@ -165,24 +165,29 @@ void pk_cuda_release(struct pk_cuda_block *b)
 
 /* --- opening and closing --------------------------------------------------------------------- */
 
-static enum pk_status open_queue(struct pk_exec *x, struct pk_err *err)
+enum pk_status pk_cuda_open_queue(struct pk_queue *q, struct pk_err *err)
 {
-    struct pk_cuda *c = x->device;
     int major = 0, minor = 0, shared = 0;
     PK_TRY(pk_cuda_check(cudaSetDevice(0), "device 0", err));
     PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
                          "compute capability", err));
     PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0),
                          "compute capability", err));
-    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&c->q.sms, cudaDevAttrMultiProcessorCount, 0),
+    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&q->sms, cudaDevAttrMultiProcessorCount, 0),
                          "multiprocessors", err));
     PK_TRY(
         pk_cuda_check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
                       "shared memory", err));
-    c->q.arch = 10 * major + minor;
-    c->q.shared_max = shared;
-    PK_TRY(pk_cuda_check(cudaStreamCreateWithFlags(&c->q.stream, cudaStreamNonBlocking), "stream",
-                         err));
+    q->arch = 10 * major + minor;
+    q->shared_max = shared;
+    return pk_cuda_check(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "stream",
+                         err);
+}
+
+static enum pk_status open_queue(struct pk_exec *x, struct pk_err *err)
+{
+    struct pk_cuda *c = x->device;
+    PK_TRY(pk_cuda_open_queue(&c->q, err));
     PK_TRY(
         pk_cuda_check(cudaStreamCreateWithFlags(&c->copy, cudaStreamNonBlocking), "stream", err));
     PK_TRY(
@@ -392,6 +397,8 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .pin = pin,
                                               .ceiling = ceiling,
                                               .describe = describe,
+                                              .rates = pk_cuda_rates,
+                                              .time_op = pk_cuda_time_op,
                                               .choices = choices,
                                               .choose = choose,
                                               .resident = resident,

@@ -1,10 +1,12 @@
 /* elementwise.cu -- add, copy, dropout.
  *
  * Memory traffic with storage S, and the time at 4.3 TB/s for 79 M elements of bf16 (411,648 rows
- * of 192): add       read a, b, write y     6 B per element    110 us copy      read x, write y 4 B
- * 74 us    adding to y       6 B   110 us bf16 to float          6 B                110 us adding
- * to y      10 B   184 us dropout   read x, write y        4 B                 74 us    adding to y
- * 6 B   110 us
+ * of 192):
+ *
+ *     add       read a, b, write y     6 B per element    110 us
+ *     copy      read x, write y        4 B                 74 us    adding to y       6 B   110 us
+ *               bf16 to float          6 B                110 us    adding to y      10 B   184 us
+ *     dropout   read x, write y        4 B                 74 us    adding to y       6 B   110 us
  *
  * Arrays are flat, so all but their last few elements move in vectors of 16 bytes. A thread has
  * four vectors in flight: 2,048 threads of an SM then ask for 128 KB or more, where 4.3 TB/s over

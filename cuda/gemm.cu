@@ -368,6 +368,8 @@ enum pk_status pk_cuda_gemm(const struct pk_queue *q, const struct pk_cuda_gemm 
 {
     const bool split = g->product == PK_PRODUCT_TN;
     const int tile = g->tile < 0 ? pk_cuda_gemm_tile(q, g) : g->tile;
+    if (g->accumulate && (g->product == PK_PRODUCT_NT || g->epilogue != PK_EPILOGUE_PLAIN))
+        return pk_fail(err, PK_EINVAL, "this product is not added to its output");
     const int64_t most = INT32_MAX - 512; // a tile beyond must not wrap
     if (g->m > most || g->n > most || g->k > most)
         return pk_fail(err, PK_ESHAPE, "a product of %lld x %lld x %lld has too many rows",

@@ -44,7 +44,7 @@ struct pk_cuda_gemm {
     void *pre;         // [m, n] or NULL; GELU only
     const void *at;    // [m, n]; GELU_GRAD only
     void *y;           // [m, n]
-    bool accumulate;   // y is added to; PLAIN only
+    bool accumulate;   // y is added to; PLAIN of NN and TN only
     /* TN: k is cut into `parts` = pk_cuda_gemm_parts(m, n, k) ranges, whose products are summed in
      * order. */
     float *sums; // [m] column sums of a (the bias gradient), or NULL

@@ -82,9 +82,10 @@ static enum pk_status load(struct pk_cublaslt *lib, struct pk_err *err)
     if (!name || !*name) name = "libcublasLt.so.13";
     lib->file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!lib->file) {
-        const char *why = dlerror();
+        const char *why = dlerror(); // lives until the next dlopen
+        const enum pk_status s = pk_fail(err, PK_EMISSING, "cuBLASLt: %s", why ? why : name);
         void *old = dlopen("libcublasLt.so.12", RTLD_LAZY | RTLD_LOCAL);
-        if (!old) return pk_fail(err, PK_EMISSING, "cuBLASLt: %s", why ? why : name);
+        if (!old) return s;
         dlclose(old);
         return pk_fail(err, PK_EMISSING,
                        "cuBLASLt: found version 12, but version %d of the CUDA toolkit is needed",

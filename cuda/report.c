@@ -1,6 +1,7 @@
 /* report.c -- what 'purkinje doctor' says about the GPU. */
 #include "cuda/backend.h"
 #include "cuda/matmul.h"
+#include "cuda/state.h"
 
 #include <stdlib.h>
 
@@ -31,33 +32,53 @@ static int add_devices(struct pk_text *out)
     return devices;
 }
 
+/* `turns` copies from one half of memory to the other, and back. */
+static enum pk_status time_copies(char *memory, size_t bytes, int turns, cudaEvent_t from,
+                                  cudaEvent_t to, double *seconds, struct pk_err *err)
+{
+    float ms = 0;
+    PK_TRY(pk_cuda_check(cudaEventRecord(from, NULL), "event", err));
+    for (int i = 0; i < turns; i++)
+        PK_TRY(pk_cuda_check(cudaMemcpyAsync(memory + (i & 1 ? bytes : 0),
+                                             memory + (i & 1 ? 0 : bytes), bytes,
+                                             cudaMemcpyDeviceToDevice, NULL),
+                             "copy", err));
+    PK_TRY(pk_cuda_check(cudaEventRecord(to, NULL), "event", err));
+    PK_TRY(pk_cuda_check(cudaEventSynchronize(to), "copy", err));
+    PK_TRY(pk_cuda_check(cudaEventElapsedTime(&ms, from, to), "event", err));
+    *seconds = 1e-3 * (double)ms;
+    return PK_OK;
+}
+
 /* Copy bandwidth in bytes read and written per second, on 1 GiB for about 0.1 s. */
 static enum pk_status copy_ceiling(double *bytes_per_s, struct pk_err *err)
 {
-    enum { TURNS = 200 };
+    enum { WARM = 4, TURNS = 200 };
     const size_t bytes = (size_t)512 << 20;
     char *memory = NULL;
-    float ms = 0;
+    double seconds = 0;
+    int turns = WARM;
     cudaEvent_t from = NULL, to = NULL;
     enum pk_status s = pk_cuda_check(cudaMalloc((void **)&memory, 2 * bytes), "1 GiB", err);
     if (s == PK_OK) s = pk_cuda_check(cudaEventCreate(&from), "event", err);
     if (s == PK_OK) s = pk_cuda_check(cudaEventCreate(&to), "event", err);
-    for (int i = -3; s == PK_OK && i < TURNS; i++) {
-        if (i == 0) s = pk_cuda_check(cudaEventRecord(from, NULL), "event", err);
-        if (s == PK_OK)
-            s = pk_cuda_check(cudaMemcpyAsync(memory + (i & 1 ? bytes : 0),
-                                              memory + (i & 1 ? 0 : bytes), bytes,
-                                              cudaMemcpyDeviceToDevice, NULL),
-                              "copy", err);
+    if (s == PK_OK) s = time_copies(memory, bytes, WARM, from, to, &seconds, err);
+    if (s == PK_OK && seconds < 0.1) { // a GPU; on the host executor that was enough
+        turns = TURNS;
+        s = time_copies(memory, bytes, TURNS, from, to, &seconds, err);
     }
-    if (s == PK_OK) s = pk_cuda_check(cudaEventRecord(to, NULL), "event", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventSynchronize(to), "copy", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaEventElapsedTime(&ms, from, to), "event", err);
-    if (s == PK_OK) *bytes_per_s = 2.0 * (double)bytes * TURNS / (1e-3 * (double)ms);
+    if (s == PK_OK) *bytes_per_s = 2.0 * (double)bytes * turns / seconds;
     if (from) cudaEventDestroy(from);
     if (to) cudaEventDestroy(to);
     cudaFree(memory);
     return s;
+}
+
+enum pk_status pk_cuda_rates(double *bytes_per_s, double *flops_per_s, struct pk_err *err)
+{
+    PK_TRY(pk_cuda_check(cudaSetDevice(0), "device 0", err));
+    PK_TRY(copy_ceiling(bytes_per_s, err));
+    return pk_matmul_ceiling(flops_per_s, err);
 }
 
 static void add_ceilings(struct pk_text *out)

@@ -1,10 +1,10 @@
 /* resident.cu -- a batch from records in GPU memory.
  *
- * 4 bytes a sample: 2,048 records x 8 leads x 5,000 samples are 328 MB, 76 us at 4.3 TB/s, in place of
- * as many bytes over PCIe and through the host's memory. A block copies some rows (one lead of one
- * record each). A crop may start at any sample, so a thread writes 16 bytes where the output's rows
- * are made of such, but reads their 8 samples one by one: the eight reads of a warp fall on the same
- * 512 bytes, which come from memory once and then from L1. */
+ * 4 bytes a sample: 2,048 records x 8 leads x 5,000 samples are 328 MB, 76 us at 4.3 TB/s, in place
+ * of as many bytes over PCIe and through the host's memory. A block copies some rows (one lead of
+ * one record each). A crop may start at any sample, so a thread writes 16 bytes where the output's
+ * rows are made of such, but reads their 8 samples one by one: the eight reads of a warp fall on
+ * the same 512 bytes, which come from memory once and then from L1. */
 #include "cuda/fault.h"
 #include "cuda/resident.h"
 
@@ -63,7 +63,9 @@ extern "C" enum pk_status pk_cuda_cut_batch(const struct pk_queue *q, const stru
                         crop / width,
                         r->leads};
     enum { GRID_Y = 65535 };
-    if (n > GRID_Y) return pk_fail(err, PK_ESHAPE, "a batch of %lld records is cut on the device", (long long)n);
+    if (n > GRID_Y)
+        return pk_fail(err, PK_ESHAPE, "a batch of %lld records is cut on the device",
+                       (long long)n);
     const dim3 grid((unsigned)((a.leads * a.pieces + THREADS - 1) / THREADS), (unsigned)n);
     if (width == 8) return PK_LAUNCH(cut_kernel<8>, grid, THREADS, 0, q, err, a);
     return PK_LAUNCH(cut_kernel<1>, grid, THREADS, 0, q, err, a);

@@ -55,6 +55,14 @@ enum pk_status pk_cuda_alloc(struct pk_exec *x, struct pk_cuda_block *b, int64_t
                              const char *what, struct pk_err *err);
 void pk_cuda_release(struct pk_cuda_block *b);
 
+/* The facts about device 0, and a stream on it. */
+enum pk_status pk_cuda_open_queue(struct pk_queue *q, struct pk_err *err);
+
+/* bench.c */
+enum pk_status pk_cuda_time_op(struct pk_op_timing *t, struct pk_err *err);
+/* report.c */
+enum pk_status pk_cuda_rates(double *bytes_per_s, double *flops_per_s, struct pk_err *err);
+
 /* exec.c */
 enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err *err);
 void pk_cuda_unbind(struct pk_bound *b);

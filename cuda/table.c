@@ -3,9 +3,7 @@
 #include "cuda/kernels.h"
 
 #define PK_X(op, name, family)                                                                     \
-    __attribute__((weak)) enum pk_status pk_cuda_##name(const struct pk_call *c,                   \
-                                                        struct pk_err *err);                       \
-    __attribute__((weak))                                                                          \
+    enum pk_status pk_cuda_##name(const struct pk_call *c, struct pk_err *err);                    \
     size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n);
 PK_OPS(PK_X)
 #undef PK_X

@@ -229,6 +229,8 @@ static enum pk_status open_into(struct pk_dataset *d, const char *dir, struct pk
     snprintf(d->name, sizeof d->name, "%.255s", dir);
     memcpy(d->modality, spec->modality, sizeof d->modality);
     memcpy(d->version, spec->version, sizeof d->version);
+    memcpy(d->units, spec->units, sizeof d->units);
+    memcpy(d->preprocessing, spec->preprocessing, sizeof d->preprocessing);
     memcpy(d->lead_name, spec->lead_name, sizeof d->lead_name);
     d->count = c->info.records;
     d->leads = spec->leads;

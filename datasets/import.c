@@ -231,7 +231,8 @@ static enum pk_status take_results(struct pool *p, struct pk_err *err)
         int64_t item = p->next_take;
         struct slot_head *head = slot_of(p, item);
         head->message[sizeof head->message - 1] = 0;
-        if (head->status == PK_ENOMEM) return pk_fail(err, PK_ENOMEM, "%s", head->message);
+        if (head->status == PK_ENOMEM || head->status == PK_EWRITE)
+            return pk_fail(err, head->status, "%s", head->message);
         if (head->status == PK_OK)
             PK_TRY(p->job->accept(p->job->self, item, result_of(p, item), err));
         else

@@ -18,8 +18,8 @@ struct pk_import {
     double stall_seconds; // a worker at one item for longer is killed; 0 means 120
     void *self;           // passed to the functions below
     /* In a worker: fills slot (zeroed, 64-byte aligned) from item. A failure rejects the item,
-     * except PK_ENOMEM, which says nothing about the item and ends the import. What it changes
-     * elsewhere in memory is lost. */
+     * except PK_ENOMEM and PK_EWRITE, which say nothing about the item and end the import. What it
+     * changes elsewhere in memory is lost. */
     enum pk_status (*convert)(void *self, int64_t item, void *slot, struct pk_err *err);
     /* In the parent, for item 0, 1, 2 ...: takes the result, or the reason why there is none. A
      * failure ends the import. */

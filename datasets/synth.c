@@ -156,6 +156,8 @@ static void describe(struct pk_dataset *d, const struct pk_synth_spec *s)
                                       "V1", "V2", "V3",  "V4",  "V5",  "V6"};
     snprintf(d->name, sizeof d->name, "synthetic");
     snprintf(d->modality, sizeof d->modality, "%s", s->ppg ? "ppg" : "ecg");
+    snprintf(d->units, sizeof d->units, "%s", s->ppg ? "a.u." : "mV");
+    snprintf(d->preprocessing, sizeof d->preprocessing, "none: generated");
     snprintf(d->version, sizeof d->version, "synthetic 1, seed %llu", (unsigned long long)s->seed);
     d->count = s->records;
     d->leads = s->ppg ? 1 : PK_SYNTH_ECG_LEADS;

@@ -2,6 +2,8 @@
 #include "datasets/table.h"
 
 #include <hdf5.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,4 +122,149 @@ enum pk_status pk_table_write(const char *path, int64_t rows, const struct pk_ta
     if (s == PK_OK) s = pk_rename(part, path, err);
     if (s != PK_OK) unlink(part);
     return s;
+}
+
+/* --- reading ------------------------------------------------------------------------------- */
+
+struct quiet { // libhdf5 says nothing by itself, and loads no plugins that a file asks for
+    H5E_auto2_t print;
+    void *data;
+};
+
+static void quiet_begin(struct quiet *q)
+{
+    H5dont_atexit();
+    H5open();
+    H5Eget_auto2(H5E_DEFAULT, &q->print, &q->data);
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    H5PLset_loading_state(0);
+}
+
+static void quiet_end(const struct quiet *q)
+{
+    H5Eclear2(H5E_DEFAULT);
+    H5Eset_auto2(H5E_DEFAULT, q->print, q->data);
+}
+
+static enum pk_status open_table(hid_t *file, const char *path, struct pk_err *err)
+{
+    FILE *f;
+    PK_TRY(pk_open(&f, path, "rb", err)); // words for a file that is not there
+    fclose(f);
+    *file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    if (*file >= 0) return PK_OK;
+    return pk_fail(err, PK_EDATA, "%s is no HDF5 file, or damaged", path);
+}
+
+/* The class of values that a column of this type holds in a file, of whatever size. */
+static H5T_class_t class_of(enum pk_table_type type)
+{
+    return type == PK_TABLE_F32 ? H5T_FLOAT : type == PK_TABLE_TEXT ? H5T_STRING : H5T_INTEGER;
+}
+
+static enum pk_status read_column(hid_t file, const char *path, const char *column,
+                                  enum pk_table_type type, int64_t *rows, int64_t *width,
+                                  void **data, struct pk_err *err)
+{
+    enum pk_status s = PK_OK;
+    hsize_t dims[2] = {0, 0};
+    hid_t d = H5Dopen2(file, column, H5P_DEFAULT), space = -1, stored = -1, native = -1;
+    if (d < 0) return pk_fail(err, PK_EDATA, "%s has no column '%s'", path, column);
+    space = H5Dget_space(d);
+    stored = H5Dget_type(d);
+    int rank = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
+    bool text = type == PK_TABLE_TEXT;
+    if (stored < 0 || H5Tget_class(stored) != class_of(type) || rank < 1 || rank > 2 - text ||
+        (text && H5Tis_variable_str(stored)) || H5Sget_simple_extent_dims(space, dims, NULL) < 0)
+        s = pk_fail(err, PK_EDATA, "%s: column '%s' is not what 'purkinje embed' writes", path,
+                    column);
+    if (s == PK_OK && (dims[0] < 1 || dims[0] > INT32_MAX || dims[1] > INT32_MAX ||
+                       (*rows && dims[0] != (hsize_t)*rows)))
+        s = pk_fail(err, PK_EDATA, "%s: column '%s' has %llu rows of %llu, %lld rows are expected",
+                    path, column, (unsigned long long)dims[0], (unsigned long long)dims[1],
+                    (long long)*rows);
+    if (s == PK_OK) {
+        *rows = (int64_t)dims[0];
+        *width = text ? (int64_t)H5Tget_size(stored) : rank == 2 ? (int64_t)dims[1] : 0;
+        struct pk_table_column c = {.type = type, .width = *width};
+        native = text ? H5Tcopy(stored) : type_of(&c, false); // character sets are not converted
+        size_t size = text ? (size_t)*width : native >= 0 ? H5Tget_size(native) : 0;
+        size_t each = text ? 1 : (size_t)PK_MAX(*width, (int64_t)1);
+        s = pk_alloc(data, (size_t)*rows * each + 1, size, "table", err);
+    }
+    if (s == PK_OK && (native < 0 || H5Dread(d, native, H5S_ALL, H5S_ALL, H5P_DEFAULT, *data) < 0))
+        s = pk_fail(err, PK_EDATA, "%s: libhdf5 cannot read column '%s'; the file is damaged", path,
+                    column);
+    if (native >= 0) H5Tclose(native);
+    if (stored >= 0) H5Tclose(stored);
+    if (space >= 0) H5Sclose(space);
+    H5Dclose(d);
+    return s;
+}
+
+enum pk_status pk_table_read(const char *path, const char *column, enum pk_table_type type,
+                             int64_t *rows, int64_t *width, void *data, struct pk_err *err)
+{
+    struct quiet q;
+    hid_t file = -1;
+    void *values = NULL;
+    quiet_begin(&q);
+    enum pk_status s = open_table(&file, path, err);
+    if (s == PK_OK) s = read_column(file, path, column, type, rows, width, &values, err);
+    if (file >= 0) H5Fclose(file);
+    quiet_end(&q);
+    if (s != PK_OK) {
+        free(values);
+        values = NULL;
+    }
+    memcpy(data, &values, sizeof values);
+    return s;
+}
+
+/* Reads a scalar attribute of the class into out [size]; *there says whether it was one. */
+static enum pk_status read_attribute(const char *path, const char *name, H5T_class_t class,
+                                     hid_t number, void *out, size_t size, bool *there,
+                                     struct pk_err *err)
+{
+    struct quiet q;
+    hid_t file = -1, a = -1, type = -1;
+    void *value = NULL;
+    *there = false;
+    quiet_begin(&q);
+    enum pk_status s = open_table(&file, path, err);
+    if (s == PK_OK && H5Aexists(file, name) > 0) a = H5Aopen(file, name, H5P_DEFAULT);
+    if (a >= 0) type = H5Aget_type(a);
+    if (type >= 0 && H5Tget_class(type) == class && !(H5Tis_variable_str(type) > 0) &&
+        H5Aget_storage_size(a) <= H5Tget_size(type)) { // a scalar
+        s = pk_alloc(&value, PK_MAX(H5Tget_size(type), size) + 1, 1, "attribute", err);
+        *there = s == PK_OK && H5Aread(a, number >= 0 ? number : type, value) >= 0;
+        if (*there) memcpy(out, value, size);
+    }
+    free(value);
+    if (type >= 0) H5Tclose(type);
+    if (a >= 0) H5Aclose(a);
+    if (file >= 0) H5Fclose(file);
+    quiet_end(&q);
+    return s;
+}
+
+enum pk_status pk_table_read_text(const char *path, const char *attribute, char *out, size_t size,
+                                  struct pk_err *err)
+{
+    bool there;
+    enum pk_status s = read_attribute(path, attribute, H5T_STRING, -1, out, size, &there, err);
+    out[there ? size - 1 : 0] = 0;
+    return s;
+}
+
+enum pk_status pk_table_read_number(const char *path, const char *attribute, double *out,
+                                    struct pk_err *err)
+{
+    bool there;
+    double value = 0;
+    H5open();
+    PK_TRY(read_attribute(path, attribute, H5T_FLOAT, H5T_NATIVE_DOUBLE, &value, sizeof value,
+                          &there, err));
+    *out = there ? value : (double)NAN;
+    return PK_OK;
 }

@@ -1,11 +1,14 @@
 /* cmd_bench_ops.c -- purkinje bench ops: how fast the CPU kernels are at the shapes of a ViT-XS
- * JEPA step. Times single kernels on random data; each thread runs its own copy, as in training. */
+ * JEPA step. Times single kernels on random data; each thread runs its own copy, as in training.
+ * On a GPU the shapes are those of a recipe (tools/bench_device.c). */
 #include "core/cpu/gemm.h"
 #include "core/cpu/kernels.h"
 #include "core/json.h"
 #include "core/rng.h"
 #include "core/thread.h"
-#include "tools/cli.h"
+#include "tools/bench_device.h"
+#include "tools/device.h"
+#include "tools/shape.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -279,7 +282,7 @@ static enum pk_status bench_rows(struct setup *s, struct pk_err *err)
     return status;
 }
 
-static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+static enum pk_status run_cpu(const struct pk_args *args, struct pk_err *err)
 {
     struct setup s = {.isa = pk_isa_best(), .records = 2, .threads = 1, .seconds = 0.1};
     const char *isa = pk_arg(args, "isa");
@@ -310,11 +313,43 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     return status;
 }
 
+/* OP [key=value ...] or key=value ... */
+static enum pk_status run_device(const struct pk_args *args, const struct pk_backend *backend,
+                                 struct pk_err *err)
+{
+    struct pk_recipe *r;
+    const char *recipe = pk_arg(args, "recipe");
+    const int first = args->count && !strchr(args->word[0], '=');
+    struct pk_bench_device o = {.backend = backend,
+                                .only = first ? args->word[0] : NULL,
+                                .seconds = 0.1,
+                                .json = pk_arg(args, "json") != NULL};
+    PK_TRY(pk_arg_f64(args, "seconds", 0, 60, &o.seconds, err));
+    PK_TRY(pk_recipe_open(&r, recipe ? recipe : "jepa_vit_s_500hz", args->count - first,
+                          args->word + first, err));
+    enum pk_status s = pk_bench_device(r, &o, err);
+    pk_recipe_free(r);
+    return s;
+}
+
+static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+{
+    const struct pk_backend *backend;
+    const char *device = pk_arg(args, "device");
+    PK_TRY(pk_device_choose(device ? device : "cpu", &backend, err));
+    if (backend) return run_device(args, backend, err);
+    if (pk_arg(args, "recipe"))
+        return pk_fail(err, PK_EUSAGE, "--recipe is for --device cuda; here shapes are ViT-XS's");
+    return run_cpu(args, err);
+}
+
 static const struct pk_option options[] = {
     {"isa", "SET", "portable, avx2 or avx512 (default: the best this machine runs)"},
     {"records", "N", "records of a micro-batch (default 2)"},
     {"threads", "N", "threads that each run the kernel on their own data (default 1)"},
     {"seconds", "S", "time for each row (default 0.1)"},
+    {"device", "cpu|cuda", "what to time (default cpu); a GPU takes its shapes from --recipe"},
+    {"recipe", "RECIPE", "with --device cuda: whose program (default jepa_vit_s_500hz)"},
     {"json", NULL, "results as JSON"},
     {0}};
 
@@ -325,12 +360,17 @@ static const struct pk_example examples[] = {
 
 const struct pk_command pk_cmd_bench_ops = {
     .name = "bench ops",
-    .synopsis = "[OP]",
-    .summary = "speed of the CPU kernels at the shapes of a ViT-XS step",
-    .details = "T is tokens; a and b are outputs and inputs of a linear layer, width and heads of\n"
-               "attention, width of the rest. GFLOP/s count 2 per multiply-add of the matrix\n"
-               "products only; GB/s count every input and output once. Rates are of all threads\n"
-               "together, by the median call and by the fastest.",
+    .synopsis = "[OP] [key=value ...]",
+    .summary = "speed of single kernels at the shapes of a training step",
+    .details =
+        "T is tokens; a and b are outputs and inputs of a linear layer, width and heads of\n"
+        "attention, width of the rest. GFLOP/s count 2 per multiply-add of the matrix\n"
+        "products only; GB/s count every input and output once. Rates are of all threads\n"
+        "together, by the median call and by the fastest.\n"
+        "With --device cuda, rows are the different nodes of the recipe's program, key=value\n"
+        "changes the recipe, and share is of the roofline: the longer of computing a node's\n"
+        "FLOPs like the best product and moving its bytes like a copy, both measured in\n"
+        "the same run. Each call finds the L2 cache without its inputs.",
     .options = options,
     .examples = examples,
     .run = run};

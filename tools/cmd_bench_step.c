@@ -110,10 +110,28 @@ static enum pk_status take_results(struct bench *b, int lag, struct pk_err *err)
     }
 }
 
+/* One step; on a device several, which raise its clocks, and one of every program, since the first
+ * run of each captures its graph. */
+static enum pk_status warm_up(struct bench *b, struct pk_err *err)
+{
+    enum { DEVICE_STEPS = 8 };
+    const int steps = b->t.backend ? DEVICE_STEPS : 1;
+    const int32_t low = b->s.objective->keep_min(&b->s.model),
+                  high = b->s.objective->keep_max(&b->s.model);
+    for (int32_t k = low; b->t.backend && !b->keep && k <= high; k++) {
+        PK_TRY(pk_step_run(&b->s, 0, k, &b->batch, false, err));
+        PK_TRY(take_results(b, 0, err));
+    }
+    for (int i = 0; i < steps; i++) {
+        PK_TRY(pk_step_run(&b->s, 0, keep_of(b, 0), &b->batch, false, err));
+        PK_TRY(take_results(b, 0, err));
+    }
+    return PK_OK;
+}
+
 static enum pk_status time_steps(struct bench *b, struct pk_err *err)
 {
-    PK_TRY(pk_step_run(&b->s, 0, keep_of(b, 0), &b->batch, false, err)); // warms up
-    PK_TRY(take_results(b, 0, err));
+    PK_TRY(warm_up(b, err));
     b->s.optimizer_seconds = 0;
     if (b->profile) PK_TRY(start_profile(b, err));
     for (int64_t i = 0; i < b->steps; i++) {
@@ -125,6 +143,25 @@ static enum pk_status time_steps(struct bench *b, struct pk_err *err)
     PK_TRY(take_results(b, 0, err));
     for (int64_t i = 0; i < b->steps; i++) b->total += b->time[i];
     qsort(b->time, (size_t)b->steps, sizeof *b->time, ascending);
+    return PK_OK;
+}
+
+/* A device works on while the host goes on, so the time of its update is that of many in a row. The
+ * weights move on, which no number printed depends on. */
+static enum pk_status time_updates(struct bench *b, struct pk_err *err)
+{
+    enum { TURNS = 50 };
+    struct pk_exec_result r;
+    bool have;
+    double begun = pk_seconds();
+    for (int64_t i = 0; i < TURNS; i++) {
+        struct pk_optim_step o = {.step = b->steps + 1 + i, .ema_momentum = 0.5};
+        PK_TRY(pk_exec_update(&b->t.exec, &o, err));
+        PK_TRY(pk_exec_result(&b->t.exec, i == TURNS - 1 ? 0 : pk_exec_lag(&b->t.exec), &r, &have,
+                              err));
+    }
+    for (have = true; have;) PK_TRY(pk_exec_result(&b->t.exec, 0, &r, &have, err));
+    b->s.optimizer_seconds = (pk_seconds() - begun) / TURNS * (double)b->steps;
     return PK_OK;
 }
 
@@ -167,8 +204,11 @@ static void print_profile(const struct bench *b)
     struct line line[PK_OP_COUNT];
     int lines = collect(b, line);
     double steps = (double)b->steps, rest = b->total - b->s.optimizer_seconds;
-    printf("\nworker 0 of %d, per step:\n%-22s %9s %10s %7s %9s %8s\n", b->t.exec.threads, "op",
-           "calls", "ms", "share", "GFLOP/s", "GB/s");
+    if (b->t.backend)
+        printf("\nkernel by kernel, without graphs, per step:\n");
+    else
+        printf("\nworker 0 of %d, per step:\n", b->t.exec.threads);
+    printf("%-22s %9s %10s %7s %9s %8s\n", "op", "calls", "ms", "share", "GFLOP/s", "GB/s");
     for (int i = 0; i < lines; i++) {
         const struct line *l = &line[i];
         rest -= l->seconds;
@@ -178,7 +218,8 @@ static void print_profile(const struct bench *b)
     }
     printf("%-22s %9s %10.3f %6.1f%%\n", "AdamW and EMA", "", 1e3 * b->s.optimizer_seconds / steps,
            100 * b->s.optimizer_seconds / b->total);
-    printf("%-22s %9s %10.3f %6.1f%%\n", "rest: shards, waiting", "", 1e3 * rest / steps,
+    printf("%-22s %9s %10.3f %6.1f%%\n",
+           b->t.backend ? "rest: inputs, waiting" : "rest: shards, waiting", "", 1e3 * rest / steps,
            100 * rest / b->total);
 }
 
@@ -220,6 +261,8 @@ static enum pk_status print_json(const struct bench *b, double median, struct pk
     struct pk_json_writer w = {.out = &text, .indent = 2};
     pk_json_open(&w, NULL, '{');
     pk_json_put_string(&w, "recipe", pk_recipe_str(b->t.recipe, "name"));
+    pk_json_put_string(&w, "backend", b->t.backend ? b->t.backend->name : "cpu");
+    pk_json_put_string(&w, "precision", pk_dtype_name(b->t.params.storage));
     pk_json_put_string(&w, "isa", pk_isa_name(b->t.exec.isa));
     pk_json_put_string(&w, "gemm", pk_gemm_library());
     pk_json_put_i64(&w, "threads", b->t.exec.threads);
@@ -246,9 +289,12 @@ static enum pk_status print_json(const struct bench *b, double median, struct pk
 static void print_table(const struct bench *b, double median)
 {
     double rate = b->flops / (double)b->steps / median;
-    printf("%s: %lld records, micro-batches of %lld, %d threads, %s kernels, GEMM by %s\n",
-           pk_recipe_str(b->t.recipe, "name"), (long long)b->s.batch, (long long)b->s.micro,
-           b->t.exec.threads, pk_isa_name(b->t.exec.isa), pk_gemm_library());
+    struct pk_text where = {0};
+    pk_exec_describe(&b->t.exec, &where);
+    printf("%s: %lld records, micro-batches of %lld, %s%s%s\n", pk_recipe_str(b->t.recipe, "name"),
+           (long long)b->s.batch, (long long)b->s.micro, where.s ? where.s : "",
+           b->t.backend ? "" : ", GEMM by ", b->t.backend ? "" : pk_gemm_library());
+    pk_text_free(&where);
     if (b->keep)
         printf("%lld steps, %lld tokens kept", (long long)b->steps, (long long)b->keep);
     else
@@ -278,6 +324,7 @@ static enum pk_status bench_recipe(struct bench *b, bool json, struct pk_err *er
     PK_TRY(pk_alloc(&b->time, (size_t)b->steps, sizeof *b->time, "times", err));
     PK_TRY(measure_ceiling(b, err));
     PK_TRY(time_steps(b, err));
+    if (b->t.backend) PK_TRY(time_updates(b, err));
     PK_TRY(measure_ceiling(b, err)); // again: the machine may have been busy before
     double middle = b->time[b->steps / 2];
     double median = b->steps % 2 ? middle : (middle + b->time[b->steps / 2 - 1]) / 2;
@@ -322,7 +369,7 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
 }
 
 static const struct pk_option options[] = {
-    {"steps", "N", "timed steps after one to warm up (default 10)"},
+    {"steps", "N", "timed steps after one to warm up, 8 on a GPU (default 10)"},
     {"keep", "N", "tokens kept in every step (default: drawn anew for each, as in training)"},
     {"profile", NULL, "time, GFLOP/s and GB/s of every kind of op"},
     {"json", NULL, "results as JSON"},

@@ -1,6 +1,7 @@
 /* cmd_data_import.c -- purkinje data import: from public databases to a corpus. */
 #include "core/json.h"
 #include "datasets/ptbxl_import.h"
+#include "datasets/ppg_import.h"
 #include "tools/cli.h"
 #include "tools/rows.h"
 
@@ -32,14 +33,6 @@ static enum pk_status parse_words(const struct pk_args *args, struct pk_ptbxl_im
                                   struct pk_err *err)
 {
     int64_t rate;
-    if (args->count < 1 || strcmp(args->word[0], "ptbxl"))
-        return pk_fail(err, PK_EUSAGE, "%s%s%s; the sources that can be imported are: ptbxl",
-                       args->count ? "unknown source '" : "data import needs a source",
-                       args->count ? args->word[0] : "", args->count ? "'" : "");
-    if (args->count < 3 || strchr(args->word[1], '=') || strchr(args->word[2], '='))
-        return pk_fail(err, PK_EUSAGE,
-                       "data import ptbxl takes the folder of PTB-XL and the folder of "
-                       "the corpus: purkinje data import ptbxl DIR OUT [rate=100|500]");
     job->folder = args->word[1];
     job->out = args->word[2];
     for (int i = 3; i < args->count; i++) {
@@ -83,29 +76,195 @@ static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char
     return pk_print(&text, err);
 }
 
-static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+static enum pk_status run_ptbxl(const struct pk_args *args, struct progress *progress,
+                                int64_t workers, struct pk_err *err)
 {
-    struct progress progress = {.terminal = isatty(STDERR_FILENO), .start = pk_seconds()};
     struct pk_folds folds;
-    struct pk_ptbxl_import job = {.rate = 100, .progress_self = &progress};
+    struct pk_ptbxl_import job = {.rate = 100, .progress_self = progress};
     struct pk_ptbxl_summary *summary;
-    int64_t workers = PK_MAX(PK_MIN(sysconf(_SC_NPROCESSORS_ONLN), 64L), 1L);
     PK_TRY(parse_words(args, &job, err));
-    PK_TRY(pk_arg_i64(args, "workers", 1, 256, &workers, err));
     PK_TRY(pk_arg_i64(args, "shard-records", 1, 10000000, &job.shard_records, err));
     PK_TRY(pk_folds_parse(&folds, pk_arg(args, "folds"), 10, err));
     job.folds = folds.all ? 0 : (uint32_t)folds.bits[0];
     job.workers = (int32_t)workers;
     job.allow_missing = pk_arg(args, "allow-missing") != NULL;
     if (!args->quiet) job.progress = show_progress;
-    progress.last = progress.start;
     PK_TRY(pk_alloc(&summary, 1, sizeof *summary, "summary", err));
     enum pk_status s = pk_ptbxl_import(&job, summary, err);
     if (s == PK_OK)
-        s = print_summary(summary, job.out, pk_seconds() - progress.start,
+        s = print_summary(summary, job.out, pk_seconds() - progress->start,
                           pk_arg(args, "json") != NULL, err);
     free(summary);
     return s;
+}
+
+/* ---- PPG, and ECG recorded with it ---- */
+
+/* "0.5-12" or "off". */
+static bool parse_band(const char *text, double band[2])
+{
+    char low[32];
+    const char *dash = strchr(text, '-');
+    band[0] = band[1] = 0;
+    if (!strcmp(text, "off")) return true;
+    if (!dash || (size_t)(dash - text) >= sizeof low) return false;
+    snprintf(low, sizeof low, "%.*s", (int)(dash - text), text);
+    return pk_parse_f64(low, &band[0]) && pk_parse_f64(dash + 1, &band[1]) && band[0] > 0 &&
+           band[1] > band[0] && band[1] < 1e6;
+}
+
+/* Index of text in words (ends with NULL), or -1. */
+static int choice(const char *text, const char *const *words)
+{
+    for (int i = 0; words[i]; i++)
+        if (!strcmp(text, words[i])) return i;
+    return -1;
+}
+
+/* One key=value; false when the value is not what the key takes, *key NULL when there is no such.
+ */
+static bool ppg_setting(struct pk_ppg_job *job, const char *word, const char **key)
+{
+    static const char *const polarity[] = {"keep", "flip", "auto", NULL},
+                             *const norm[] = {"none", "z", NULL},
+                             *const folds[] = {"none", "subject", NULL};
+    struct pk_ppg_options *o = &job->options;
+    const struct {
+        const char *key;
+        double *number;
+        double *band;
+        const char **text;
+    } table[] = {{"rate=", &o->rate, NULL, NULL},
+                 {"window=", &o->window, NULL, NULL},
+                 {"stride=", &o->stride, NULL, NULL},
+                 {"stop=", &o->stop_db, NULL, NULL},
+                 {"gap=", &o->gap, NULL, NULL},
+                 {"flat=", &o->flat, NULL, NULL},
+                 {"band=", NULL, o->band, NULL},
+                 {"ecg_band=", NULL, o->ecg_band, NULL},
+                 {"leads=", NULL, NULL, &job->leads},
+                 {"subject=", NULL, NULL, &job->subject},
+                 {"description=", NULL, NULL, &job->description}};
+    for (size_t i = 0; i < PK_COUNT(table); i++) {
+        size_t n = strlen(*key = table[i].key);
+        if (strncmp(word, *key, n)) continue;
+        if (table[i].number) { // what is possible is checked when all are known; 0 is "not given"
+            bool positive =
+                !strcmp(*key, "rate=") || !strcmp(*key, "window=") || !strcmp(*key, "stride=");
+            return pk_parse_f64(word + n, table[i].number) && (!positive || *table[i].number > 0);
+        }
+        if (table[i].band) return parse_band(word + n, table[i].band);
+        *table[i].text = word + n;
+        return word[n] != 0;
+    }
+    const char *equal = strchr(word, '=');
+    int k = -1;
+    *key = word;
+    if (!strncmp(word, "polarity=", 9)) {
+        o->polarity = (enum pk_polarity)PK_MAX(k = choice(equal + 1, polarity), 0);
+    } else if (!strncmp(word, "norm=", 5)) {
+        o->zscore = (k = choice(equal + 1, norm)) == 1;
+    } else if (!strncmp(word, "folds=", 6)) {
+        job->no_folds = (k = choice(equal + 1, folds)) == 0;
+    } else {
+        *key = NULL;
+    }
+    return k >= 0;
+}
+
+static enum pk_status print_ppg(const struct pk_ppg_summary *s, const char *out, double seconds,
+                                bool json, struct pk_err *err)
+{
+    const struct pk_ppg_counts *n = &s->counts;
+    if (!json) {
+        printf("%s: %lld of %lld windows of %lld recordings imported to %s in %.1f s\n", s->version,
+               (long long)n->kept, (long long)n->windows, (long long)s->recordings, out, seconds);
+        if (n->flat) printf("flat:     %lld windows\n", (long long)n->flat);
+        if (n->gap) printf("gaps:     %lld windows\n", (long long)n->gap);
+        if (n->flipped) printf("turned:   %d channels\n", n->flipped);
+        if (s->rejected) printf("rejected: %lld recordings\n", (long long)s->rejected);
+        printf("each recording is in %s\n", s->report);
+        return PK_OK;
+    }
+    struct pk_text text = {0};
+    struct pk_json_writer w = {.out = &text, .indent = 2};
+    pk_json_open(&w, NULL, '{');
+    pk_json_put_string(&w, "source", s->version);
+    pk_json_put_string(&w, "corpus", out);
+    pk_json_put_i64(&w, "recordings", s->recordings);
+    pk_json_put_i64(&w, "rejected", s->rejected);
+    pk_json_put_i64(&w, "windows", n->windows);
+    pk_json_put_i64(&w, "imported", n->kept);
+    pk_json_put_i64(&w, "flat", n->flat);
+    pk_json_put_i64(&w, "gap", n->gap);
+    pk_json_put_i64(&w, "flipped_channels", n->flipped);
+    pk_json_put_f64(&w, "seconds", seconds);
+    pk_json_put_string(&w, "report", s->report);
+    pk_json_close(&w);
+    return pk_print(&text, err);
+}
+
+static enum pk_status run_ppg(const struct pk_args *args, struct progress *progress,
+                              int64_t workers, struct pk_err *err)
+{
+    struct pk_ppg_job job = {.source = args->word[0],
+                             .folder = args->word[1],
+                             .out = args->word[2],
+                             .options = {.band = {0.5, 12},
+                                         .ecg_band = {0.5, 40},
+                                         .stop_db = 20,
+                                         .gap = 0.25,
+                                         .flat = 0.25,
+                                         .zscore = true},
+                             .workers = (int32_t)workers,
+                             .progress = args->quiet ? NULL : show_progress,
+                             .progress_self = progress};
+    struct pk_ppg_summary *summary;
+    const char *key;
+    if (pk_arg(args, "folds") || pk_arg(args, "allow-missing"))
+        return pk_fail(err, PK_EUSAGE, "--folds and --allow-missing are of the source ptbxl");
+    for (int i = 3; i < args->count; i++) {
+        if (ppg_setting(&job, args->word[i], &key)) continue;
+        return pk_fail(err, PK_EUSAGE,
+                       "'%s' is not %s; 'purkinje data import --help' lists the "
+                       "settings",
+                       args->word[i], key ? "a value of this setting" : "a setting of this source");
+    }
+    PK_TRY(pk_arg_i64(args, "shard-records", 1, 10000000, &job.shard_records, err));
+    PK_TRY(pk_alloc(&summary, 1, sizeof *summary, "summary", err));
+    enum pk_status s = pk_ppg_import(&job, summary, err);
+    if (s == PK_OK)
+        s = print_ppg(summary, job.out, pk_seconds() - progress->start,
+                      pk_arg(args, "json") != NULL, err);
+    free(summary);
+    return s;
+}
+
+static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+{
+    struct progress progress = {.terminal = isatty(STDERR_FILENO), .start = pk_seconds()};
+    int64_t workers = PK_MAX(PK_MIN(sysconf(_SC_NPROCESSORS_ONLN), 64L), 1L);
+    const struct pk_ppg_source *ppg = pk_ppg_sources;
+    bool ptbxl = args->count > 0 && !strcmp(args->word[0], "ptbxl");
+    struct pk_text have = {0};
+    progress.last = progress.start;
+    for (; ppg->name && !(args->count && !strcmp(ppg->name, args->word[0])); ppg++)
+        pk_text_add(&have, ", %s", ppg->name);
+    enum pk_status s = PK_OK;
+    if (!ptbxl && !ppg->name)
+        s = pk_fail(err, PK_EUSAGE, "%s%s%s; the sources that can be imported are: ptbxl%s",
+                    args->count ? "unknown source '" : "data import needs a source",
+                    args->count ? args->word[0] : "", args->count ? "'" : "", have.s ? have.s : "");
+    pk_text_free(&have);
+    PK_TRY(s);
+    if (args->count < 3 || strchr(args->word[1], '=') || strchr(args->word[2], '='))
+        return pk_fail(err, PK_EUSAGE,
+                       "data import %s takes the folder of %s and the folder of "
+                       "the corpus: purkinje data import %s DIR OUT [key=value ...]",
+                       args->word[0], ptbxl ? "PTB-XL" : "the recordings", args->word[0]);
+    PK_TRY(pk_arg_i64(args, "workers", 1, 256, &workers, err));
+    return ptbxl ? run_ptbxl(args, &progress, workers, err)
+                 : run_ppg(args, &progress, workers, err);
 }
 
 static const struct pk_option options[] = {
@@ -121,24 +280,56 @@ static const struct pk_example examples[] = {
      "PTB-XL at 100 Hz without the test fold"},
     {"data import ptbxl ptb-xl-1.0.3 corpus_500hz rate=500 --allow-missing --workers 2",
      "500 Hz; records without files become lines of corpus_500hz/import_report.json"},
+    {"data import bidmc bidmc_csv bidmc_64hz rate=64 stride=5",
+     "PPG in 10-s windows every 5 s, with heart rate and SpO2 as targets"},
+    {"data import bidmc bidmc_csv bidmc_mixed leads=II,PPG band=off norm=none",
+     "ECG and PPG together; a window may lack one of them"},
+    {"data import files my_folder my_corpus description=my_ppg.yaml",
+     "your own files; docs/ppg.md explains the description"},
     {0}};
 
 const struct pk_command pk_cmd_data_import = {
     .name = "data import",
-    .synopsis = "SOURCE DIR OUT [rate=100|500]",
+    .synopsis = "SOURCE DIR OUT [key=value ...]",
     .summary = "convert a database to a corpus",
     .details =
         "Sources:\n"
-        "  ptbxl   PTB-XL 1.0.1 or 1.0.3: the folder with ptbxl_database.csv\n\n"
-        "Leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored as int16 with an LSB "
-        "of\n"
-        "1 uV, unfiltered. All six labellings of PTB-XL come along (likelihoods are ignored), the\n"
-        "official folds, hashed patient numbers, and the targets age and sex. Age is the table's:\n"
-        "300 stands for 'over 89', only a missing age is NaN; sex is 0 male, 1 female.\n\n"
+        "  ptbxl   PTB-XL 1.0.1 or 1.0.3: the folder with ptbxl_database.csv\n"
+        "  bidmc   BIDMC PPG and Respiration, CSV: PPG, ECG, heart rate, SpO2\n"
+        "  ppg-bp  PPG-BP (Liang et al. 2018): subjects.csv and segments of 2.1 s: blood pressure\n"
+        "  e4      Empatica E4 sessions: folders with BVP.csv (and HR.csv)\n"
+        "  wfdb    WFDB records with PPG (PLETH) or ECG leads, also both\n"
+        "  files   your own CSV or NPY files, described by a YAML file\n\n"
         "The corpus is the same, byte for byte, whatever the number of workers. A record that "
         "cannot\n"
         "be read is left out and listed with its reason in OUT/import_report.json. An interrupted\n"
-        "import leaves no valid corpus: start it again, it begins from the first record.",
+        "import leaves no valid corpus: start it again, it begins from the first record.\n\n"
+        "ptbxl [rate=100|500]: leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored "
+        "as\n"
+        "int16 with an LSB of 1 uV, unfiltered. All six labellings of PTB-XL come along "
+        "(likelihoods\n"
+        "are ignored), the official folds, hashed patient numbers, and the targets age and sex. "
+        "Age\n"
+        "is the table's: 300 stands for 'over 89', only a missing age is NaN; sex is 0 male, 1 "
+        "female.\n\n"
+        "The other sources cut recordings into windows (docs/ppg.md); their settings:\n"
+        "  rate=HZ        of the corpus (bidmc, ppg-bp, wfdb, files 125; e4 64)\n"
+        "  window=S       seconds of a window (10; ppg-bp 2.1)\n"
+        "  stride=S       from one window to the next (window)\n"
+        "  band=LOW-HIGH  PPG: Chebyshev-2 band-pass of order 4, zero phase, Hz, or off (0.5-12)\n"
+        "  ecg_band=LOW-HIGH  the same for ECG leads (0.5-40)\n"
+        "  stop=DB        damping of one pass at the band's edges (20)\n"
+        "  norm=z|none    PPG windows: (x - mean) / std, or the source's units (z)\n"
+        "  polarity=keep|flip|auto  PPG: auto turns a recording over whose pulses fall faster "
+        "than\n"
+        "                 they rise (keep)\n"
+        "  gap=S          longest gap without values that is interpolated (0.25)\n"
+        "  flat=SHARE     largest share of flat samples of a window (0.25); 1 keeps all\n"
+        "  leads=A,B      leads of the corpus, e.g. II,PPG (bidmc, wfdb)\n"
+        "  subject=REGEX  its first group in a recording's path is the subject (not ppg-bp)\n"
+        "  folds=subject|none  fold 1-10 by a hash of the subject, so that nobody is in two "
+        "(subject)\n"
+        "  description=FILE  of the source files\n",
     .options = options,
     .examples = examples,
     .run = run};

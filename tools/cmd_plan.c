@@ -15,7 +15,20 @@ static const double ASSUMED_SHARE = 0.6;
 
 struct ceiling {
     double flops, bytes; // per second of all threads; 0 when not measured
+    bool device;         // given for a GPU: times are rooflines
 };
+
+/* Traffic of AdamW, EMA and bf16 copies per trained element (cuda/optim.h). */
+static const double OPTIMIZER_BYTES = 44;
+
+/* A step in which every node takes the longer of computing like the best product and moving its
+ * bytes like a copy, one after the other, and the optimizer moves its bytes. */
+static double roofline_seconds(const struct pk_recipe_plan *p, const struct ceiling *c)
+{
+    struct pk_plan_rates rates = {c->flops, c->bytes};
+    return pk_plan_seconds(&p->listing, &rates) * (double)(p->micros * p->parts) +
+           OPTIMIZER_BYTES * (double)pk_params_total(&p->params, "") / c->bytes;
+}
 
 static enum pk_status measure(struct ceiling *out, const struct pk_recipe_plan *p,
                               struct pk_err *err)
@@ -132,6 +145,15 @@ static void print_time(const struct pk_recipe_plan *p, const struct ceiling *c)
     else
         printf("data\n  steps per epoch unknown: %s\n", p->data_note);
     if (!(c->flops > 0)) return;
+    if (c->device) {
+        double step = roofline_seconds(p, c);
+        printf("time: a model, every node at %.0f TFLOP/s or %.2f TB/s, whichever takes longer\n"
+               "  %-16s ",
+               1e-12 * c->flops, 1e-12 * c->bytes, p->part[0].name);
+        print_duration(step);
+        printf(" per step, %.1f records/s\n", (double)p->batch / step);
+        return;
+    }
     printf("time: a model, %.0f %% of this machine's %.1f GFLOP/s (GEMM of %s at these shapes, %d "
            "threads)\n",
            100 * ASSUMED_SHARE, 1e-9 * c->flops, pk_gemm_library(), p->threads);
@@ -204,7 +226,8 @@ static void put_parts(const struct pk_recipe_plan *p, const struct ceiling *c,
         pk_json_put_f64(w, "flops_per_step", part->record_flops * (double)p->batch);
         pk_json_put_f64(w, "program_flops_per_record", part->program_flops);
         pk_json_put_f64(w, "program_bytes_per_record", part->program_bytes);
-        if (c->flops > 0) pk_json_put_f64(w, "predicted_step_s", step_seconds(p, i, c));
+        if (c->flops > 0 && !c->device)
+            pk_json_put_f64(w, "predicted_step_s", step_seconds(p, i, c));
         pk_json_close(w);
     }
     pk_json_close(w);
@@ -235,7 +258,10 @@ static enum pk_status print_json(const struct pk_recipe_plan *p, const char *nam
     if (c->flops > 0) {
         pk_json_put_f64(&w, "gemm_flops_per_s", c->flops);
         pk_json_put_f64(&w, "stream_bytes_per_s", c->bytes);
-        pk_json_put_f64(&w, "assumed_share", ASSUMED_SHARE);
+        if (c->device)
+            pk_json_put_f64(&w, "roofline_step_s", roofline_seconds(p, c));
+        else
+            pk_json_put_f64(&w, "assumed_share", ASSUMED_SHARE);
     }
     pk_json_close(&w);
     return pk_print(&text, err);
@@ -245,22 +271,40 @@ static enum pk_status print_listing(const struct pk_recipe_plan *p, const struct
                                     struct pk_err *err)
 {
     struct pk_text text = {0};
-    struct pk_plan_rates rates = {c->flops / p->threads, c->bytes / p->threads};
+    const int threads = c->device ? 1 : p->threads;
+    struct pk_plan_rates rates = {c->flops / threads, c->bytes / threads};
     printf("program of one micro-batch of %lld, %s", (long long)p->micro, p->part[0].name);
     if (p->objective) printf(" with %d tokens kept", p->keep[1]);
     if (c->flops > 0)
-        printf("; %.3f ms in all at %.1f GFLOP/s and %.1f GB/s of one thread",
-               1e3 * pk_plan_seconds(&p->listing, &rates), 1e-9 * rates.flops, 1e-9 * rates.bytes);
+        printf("; %.3f ms in all at %.1f GFLOP/s and %.1f GB/s%s",
+               1e3 * pk_plan_seconds(&p->listing, &rates), 1e-9 * rates.flops, 1e-9 * rates.bytes,
+               c->device ? "" : " of one thread");
     printf("\n");
     pk_plan_print(&p->listing_plan, &p->listing, &rates, &text);
     return pk_print(&text, err);
+}
+
+/* --tflops and --tbps, both or none. */
+static enum pk_status given_rates(const struct pk_args *args, struct ceiling *c, struct pk_err *err)
+{
+    PK_TRY(pk_arg_f64(args, "tflops", 1e-6, 1e6, &c->flops, err));
+    PK_TRY(pk_arg_f64(args, "tbps", 1e-6, 1e6, &c->bytes, err));
+    if ((c->flops > 0) != (c->bytes > 0))
+        return pk_fail(err, PK_EUSAGE, "--tflops and --tbps belong together");
+    c->flops *= 1e12;
+    c->bytes *= 1e12;
+    c->device = true;
+    return PK_OK;
 }
 
 static enum pk_status report(const struct pk_args *args, const struct pk_recipe_plan *p,
                              const char *name, struct pk_err *err)
 {
     struct ceiling c = {0};
-    if (!p->backend && !pk_arg(args, "no-probe")) PK_TRY(measure(&c, p, err));
+    if (p->backend)
+        PK_TRY(given_rates(args, &c, err));
+    else if (!pk_arg(args, "no-probe"))
+        PK_TRY(measure(&c, p, err));
     if (pk_arg(args, "json")) return print_json(p, name, &c, err);
     print_model(p, name);
     print_work(p);
@@ -296,8 +340,9 @@ static const struct pk_option options[] = {
     {"classes", "N", "classes of the task, where the corpus is not here to tell"},
     {"no-probe", NULL, "measure nothing and predict no times"},
     {"json", NULL, "results as JSON"},
-    {"device", "cpu|cuda",
-     "what to plan for (default cpu); needs no GPU, predicts no times of one"},
+    {"device", "cpu|cuda", "what to plan for (default cpu); needs no GPU"},
+    {"tflops", "X", "with --device cuda: TFLOP/s of the GPU's best product, as 'doctor' measures"},
+    {"tbps", "X", "and TB/s that its copies read and write: predicts a step's roofline"},
     {0}};
 
 static const struct pk_example examples[] = {

@@ -10,6 +10,12 @@ static double window_of(const struct pk_model_info *m)
     return m->head[0] ? m->window : m->tokens * m->patch / m->rate;
 }
 
+/* Whether the corpus was filtered, so that new signals must be, too. */
+static bool filtered(const struct pk_model_info *m)
+{
+    return strstr(m->preprocessing, "band-pass") != NULL;
+}
+
 void pk_preprocessor_write(struct pk_text *out, const struct pk_model_info *m)
 {
     struct pk_json_writer w = {.out = out, .indent = 2};
@@ -24,8 +30,8 @@ void pk_preprocessor_write(struct pk_text *out, const struct pk_model_info *m)
     pk_json_open(&w, "leads", '[');
     for (int32_t i = 0; i < m->leads; i++) pk_json_put_string(&w, NULL, m->lead_name[i]);
     pk_json_close(&w);
-    pk_json_put_string(&w, "units", "mV");
-    pk_json_put_string(&w, "filter", "none");
+    pk_json_put_string(&w, "units", m->units);
+    pk_json_put_string(&w, "filter", filtered(m) ? "as in source_preprocessing" : "none");
     pk_json_open(&w, "normalisation", '{');
     pk_json_put_string(&w, "formula", "clip((x - mean) / std, -clip, clip), per lead");
     pk_json_put_f64s(&w, "mean", m->mean, m->leads);
@@ -98,17 +104,19 @@ static void say_what(struct pk_text *out, const struct pk_model *model, const ch
 
 static void say_preprocessing(struct pk_text *out, const struct pk_model_info *m)
 {
+    bool mv = !strcmp(m->units, "mV");
     pk_text_add(out,
                 "\n## Preprocessing\n\n"
                 "`preprocessor_config.json` holds all numbers. In words: %d leads in this order:",
                 m->leads);
     for (int32_t i = 0; i < m->leads; i++) pk_text_add(out, "%s %s", i ? "," : "", m->lead_name[i]);
-    pk_text_add(
-        out,
-        "; millivolts; %g Hz (resample with an anti-aliasing filter if yours differ); no "
-        "other filter; (x - mean) / std per lead, clipped to +-%g; missing leads and samples "
-        "are zeros after that. Windows of %g s.\n",
-        m->rate, (double)m->clip, window_of(m));
+    pk_text_add(out,
+                "; %s%s; %g Hz (resample with an anti-aliasing filter if yours differ); %s; (x - "
+                "mean) / std per lead, clipped to +-%g; missing leads and samples "
+                "are zeros after that. Windows of %g s.\n",
+                mv ? "millivolts" : "units ", mv ? "" : m->units, m->rate,
+                filtered(m) ? "prepared as the corpus was (below)" : "no other filter",
+                (double)m->clip, window_of(m));
     if (m->head[0])
         pk_text_add(out, "A record's score is the %s of its windows, one every %g s.\n",
                     !strcmp(m->aggregation, "max_sigmoid") ? "maximum of the sigmoids"

@@ -45,7 +45,7 @@ void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct
     pk_json_open(w, "leads", '[');
     for (int32_t i = 0; i < m->leads; i++) pk_json_put_string(w, NULL, m->lead_name[i]);
     pk_json_close(w);
-    pk_json_put_string(w, "units", "mV");
+    pk_json_put_string(w, "units", m->units);
     pk_json_put_f64s(w, "mean", m->mean, m->leads);
     pk_json_put_f64s(w, "std", m->std, m->leads);
     pk_json_put_string(w, "statistics_of", m->source);
@@ -95,6 +95,7 @@ static bool read_input(struct pk_model_info *m, const struct pk_json *j)
     snprintf(m->data, sizeof m->data, "%s", pk_json_string(j, "data", ""));
     snprintf(m->preprocessing, sizeof m->preprocessing, "%s",
              pk_json_string(j, "preprocessing", ""));
+    snprintf(m->units, sizeof m->units, "%s", pk_json_string(j, "units", "mV"));
     return m->rate > 0 && m->rate <= 1e6 && m->clip > 0 &&
            read_names(m->lead_name[0], sizeof m->lead_name[0], PK_LEADS_MAX, &m->leads,
                       pk_json_get(j, "leads")) &&
@@ -178,6 +179,8 @@ void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
     snprintf(m->source, sizeof m->source, "%.*s", PK_NAME_MAX - 1,
              in->data.sources ? in->data.source[0].name : in->data.name);
     snprintf(m->data, sizeof m->data, "%s", in->data.version);
+    snprintf(m->units, sizeof m->units, "%s", in->data.units);
+    snprintf(m->preprocessing, sizeof m->preprocessing, "%s", in->data.preprocessing);
 }
 
 enum pk_status pk_model_info_leads(struct pk_signal *s, const struct pk_model_info *m,

@@ -22,9 +22,10 @@ struct pk_model_info {
     int32_t leads;
     char lead_name[PK_LEADS_MAX][8];
     float clip;
-    double mean[PK_LEADS_MAX], std[PK_LEADS_MAX]; // of the first source, mV
+    double mean[PK_LEADS_MAX], std[PK_LEADS_MAX]; // of the first source
     char source[PK_NAME_MAX];                     // whose statistics these are
     char data[256], preprocessing[512];
+    char units[16]; // of mean and std
     /* with a head: */
     char head[PK_NAME_MAX]; // "" without
     char task[PK_NAME_MAX], loss[PK_NAME_MAX];

@@ -114,6 +114,7 @@ struct pk_val pk_attention_pool(struct pk_build *b, struct pk_val query, struct 
 {
     int32_t out[PK_NODE_OUT];
     union pk_attr a = head_attr(pk_dim(b, query, -1), heads);
+    query = pk_cast(b, query, PK_F32);
     pk_emit(b, PK_OP_ATTENTION_POOL, &a, 2, (int32_t[]){query.id, kv.id}, out);
     return (struct pk_val){out[0]};
 }

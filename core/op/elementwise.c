@@ -15,8 +15,9 @@ static enum pk_status infer_add(struct pk_infer *x)
 
 static enum pk_status infer_copy(struct pk_infer *x)
 {
-    PK_TRY(pk_infer_need_real(x, 0, 0));
+    PK_TRY(pk_infer_need(x, 0, x->in[0] ? x->in[0]->dtype : PK_F32, 0));
     pk_infer_like(x, 0, x->in[0]);
+    x->out[0].dtype = (enum pk_dtype)x->attr->copy.dtype;
     return PK_OK;
 }
 
@@ -51,9 +52,12 @@ static void grad_add(struct pk_diff *d, const struct pk_node *n)
     pk_diff_pass(d, n->in[1], dy);
 }
 
+/* A copy is made to change the type, so its gradient is copied back and never an alias. */
 static void grad_copy(struct pk_diff *d, const struct pk_node *n)
 {
-    pk_diff_pass(d, n->in[0], pk_diff_out(d, n, 0));
+    int32_t dy = pk_diff_out(d, n, 0);
+    struct pk_slot dx = pk_diff_into(d, n->in[0]);
+    pk_diff_emit(d, PK_OP_COPY, NULL, 1, &dy, 1, &dx);
 }
 
 static void grad_reshape(struct pk_diff *d, const struct pk_node *n)
@@ -97,6 +101,16 @@ struct pk_val pk_reshape(struct pk_build *b, struct pk_val x, int rank, const in
     a.reshape.rank = rank;
     for (int k = 0; k < rank; k++) a.reshape.dim[k] = (int32_t)dim[k];
     pk_emit(b, PK_OP_RESHAPE, &a, 1, &x.id, out);
+    return (struct pk_val){out[0]};
+}
+
+struct pk_val pk_cast(struct pk_build *b, struct pk_val x, enum pk_dtype dtype)
+{
+    int32_t out[PK_NODE_OUT];
+    union pk_attr a = {.raw = {0}}; // hashed as bytes
+    if (b->err.status != PK_OK || x.id < 0 || b->prog->value[x.id].dtype == dtype) return x;
+    a.copy.dtype = (int32_t)dtype;
+    pk_emit(b, PK_OP_COPY, &a, 1, &x.id, out);
     return (struct pk_val){out[0]};
 }
 

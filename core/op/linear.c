@@ -91,6 +91,7 @@ static struct pk_val linear(struct pk_build *b, struct pk_val x, int64_t width, 
     int32_t out[PK_NODE_OUT];
     int64_t dim[2] = {width, pk_dim(b, x, -1)};
     pk_scope(b, "%s", name);
+    x = pk_cast(b, x, b->params->storage); // a learned query is a vector, so float
     struct pk_val w = pk_weight_matrix(b, "weight", dim, PK_INIT_TRUNC_NORMAL);
     struct pk_val v = bias ? pk_weight(b, "bias", 1, dim, PK_INIT_ZERO, false) : PK_NONE;
     pk_emit(b, PK_OP_LINEAR, NULL, 3, (int32_t[]){x.id, w.id, v.id}, out);

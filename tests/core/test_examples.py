@@ -16,7 +16,7 @@ PROGRAM = os.environ["PURKINJE"]
 SECONDS = 10
 # Examples by their first words, which need more than a scratch folder, and the test that has it.
 SKIP = {
-    "data import": "needs PTB-XL; tests/data/test_ptbxl.py imports a small imitation",
+    "data import": "needs databases; tests/data/test_ptbxl.py imports small imitations",
     "data dump": "needs PTB-XL; tests/data/test_wfdb.py dumps records",
 }
 # What others use: data to read, a model to evaluate. The rest keeps the order of the help.

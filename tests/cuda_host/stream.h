@@ -98,6 +98,7 @@ struct api {
     cudaError_t error;
     explicit api(const char *function, bool needs_device = true);
 };
+void forget_last_error(); // of this thread
 /* Remembers the error as this thread's last one and returns it. */
 cudaError_t give(cudaError_t e);
 /* Says on stderr (unless quiet) what was wrong and keeps it for pk_host_error. */

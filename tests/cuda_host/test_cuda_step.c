@@ -79,8 +79,7 @@ static enum pk_status open_run(struct run *r, const struct how *h, struct pk_err
     struct step_plan plan = case_steps();
     PK_TRY(pk_exec_create(&r->exec, &spec, err));
     PK_TRY(pk_exec_optim(&r->exec, &plan.optim, err));
-    for (int i = 0; i < KEEPS; i++)
-        PK_TRY(pk_exec_bind(&r->exec, &r->bound[i], &r->prog[i], err));
+    for (int i = 0; i < KEEPS; i++) PK_TRY(pk_exec_bind(&r->exec, &r->bound[i], &r->prog[i], err));
     return PK_OK;
 }
 
@@ -138,8 +137,8 @@ static enum pk_status train(struct run *r, const struct batch *b, int from, int 
         PK_TRY(pk_exec_update(&r->exec, &step, err));
         for (bool have = true; have;) {
             struct pk_exec_result t;
-            PK_TRY(pk_exec_result(&r->exec, i == to - 1 ? 0 : pk_exec_lag(&r->exec), &t, &have,
-                                  err));
+            PK_TRY(
+                pk_exec_result(&r->exec, i == to - 1 ? 0 : pk_exec_lag(&r->exec), &t, &have, err));
             if (have && !t.taken) return pk_fail(err, t.why.status, "%s", t.why.message);
             if (have && loss) loss[t.step] = t.loss;
         }

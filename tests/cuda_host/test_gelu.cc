@@ -1,7 +1,7 @@
 /* test_gelu.cc -- exact GELU over every bf16 there is, and over floats, against double. */
 #include "cuda/gelu.h"
 
-#include "../test.h"
+#include "tests/test.h"
 
 namespace
 {

@@ -5,7 +5,7 @@
 
 #include "cuda/gelu.h"
 
-#include "../test.h"
+#include "tests/test.h"
 
 namespace
 {
@@ -213,7 +213,9 @@ void test_refusals(const pk_queue *q)
     CHECK_FAILS(pk_cuda_gemm(q, &g, &err), PK_EINVAL, &err, "no GEMM tile");
     g.tile = 0, g.epilogue = PK_EPILOGUE_GELU;
     CHECK_FAILS(pk_cuda_gemm(q, &g, &err), PK_EINVAL, &err, "no such epilogue");
-    g.epilogue = PK_EPILOGUE_PLAIN, g.product = PK_PRODUCT_NT, g.m = INT32_MAX;
+    g.epilogue = PK_EPILOGUE_PLAIN, g.product = PK_PRODUCT_NT, g.accumulate = true;
+    CHECK_FAILS(pk_cuda_gemm(q, &g, &err), PK_EINVAL, &err, "not added");
+    g.accumulate = false, g.m = INT32_MAX;
     CHECK_FAILS(pk_cuda_gemm(q, &g, &err), PK_ESHAPE, &err, "too many rows");
 }
 } // namespace

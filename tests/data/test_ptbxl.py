@@ -378,6 +378,14 @@ def examples(tmp):
     for r in rows:
         if r["strat_fold"] == "10":
             os.remove(os.path.join(tmp, "ptb-xl-1.0.3", r["filename_lr"] + ".hea"))
+    beats = np.sin(np.arange(2500) / 16).round(4)  # for the examples of PPG sources
+    for folder, name in (("bidmc_csv", "bidmc_01_Signals.csv"), ("my_folder", "a.csv")):
+        os.makedirs(os.path.join(tmp, folder))
+        with open(os.path.join(tmp, folder, name), "w") as f:
+            f.write("Time [s], PLETH, II\n" + "".join(
+                f"{i / 125},{v},{v / 2}\n" for i, v in enumerate(beats)))
+    with open(os.path.join(tmp, "my_ppg.yaml"), "w") as f:
+        f.write("name: mine\nrate: 125 Hz\nleads: [{name: PPG, column: PLETH}]\n")
     for command in ("import", "dump"):
         code, text, _ = run("data", command, "--help")
         shown = [line.strip().split()[1:] for line in text.split("examples:")[1].splitlines()
@@ -449,4 +457,5 @@ def main():
     sys.exit(1 if failed or not passed else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

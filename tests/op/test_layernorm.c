@@ -22,6 +22,10 @@ static const struct {
     {5, 2056, 0, "more columns than a warp keeps in registers"},
     {3, 4999, 0, "the same, not aligned"},
     {1, 1536, 0, "one wide row"},
+    {11, 1024, 0, "the widest row that stays in registers"},
+    {37, 520, 0, "one vector into the third (bf16) or second (float) round of lanes"},
+    {19, 136, 0, "one vector beyond half a warp (bf16) or a whole one (float)"},
+    {8500, 136, 0, "more rows than a GPU has warps for (132 SMs of 64): some come to a second"},
 };
 
 static void stats(const double *x, int64_t cols, double eps, sweep_round R, double *mean,
@@ -153,11 +157,12 @@ static void test_backward(size_t s, int wanted)
 
 int main(void)
 {
-    for (size_t s = 0; s < PK_COUNT(shapes); s++) {
+    for (size_t s = 0; s + 1 < PK_COUNT(shapes); s++) {
         for (int bias = 0; bias < 2; bias++)
             for (int two = 0; two < 2; two++)
                 for (int saved = 0; saved < 2; saved++) test_forward(s, two, bias, saved);
         for (int wanted = 1; wanted < 8; wanted++) test_backward(s, wanted);
     }
+    test_forward(PK_COUNT(shapes) - 1, true, true, true); // dear, so once
     return op_test_end();
 }

@@ -1,9 +1,8 @@
 /* pk_host.h -- settings and reports of the host executor, for tests. Plain C.
  *
- * The environment sets the defaults, read at the first use:
- *   PK_CUDA_HOST_ORDER     alternate (default), ascending, descending, random: order of blocks,
- * warps and lanes PK_CUDA_HOST_SCHEDULE  random (default), late, early: when work of other streams
- * runs PK_CUDA_HOST_SEED      of both random ones, default 1 */
+ * The environment sets the defaults, read at the first use: PK_CUDA_HOST_ORDER is alternate
+ * (default), ascending, descending or random; PK_CUDA_HOST_SCHEDULE is random (default), late or
+ * early; PK_CUDA_HOST_SEED, of both random ones, is 1 unless given. */
 #ifndef PK_HOST_H
 #define PK_HOST_H
 
@@ -35,7 +34,7 @@ void pk_host_seed(uint64_t seed);
 
 /* What the executor found wrong last, with kernel, block and thread; "" when nothing. */
 const char *pk_host_error(void);
-/* Forgets errors, also those that stick to the context. Pending work is dropped. */
+/* Forgets errors, also those that stick to the context. Pending work and captures are dropped. */
 void pk_host_reset(void);
 /* Messages also go to stderr unless quiet. */
 void pk_host_quiet(bool quiet);
