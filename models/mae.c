@@ -10,6 +10,13 @@ struct pk_token_grid pk_token_grid(const struct pk_signal *s, enum pk_tokenise t
     return (struct pk_token_grid){1, t == PK_TOKENISE_LEAD ? s->leads : s->tokens};
 }
 
+int32_t pk_record_tokens(const struct pk_signal *s, enum pk_tokenise t)
+{
+    struct pk_token_grid g = pk_token_grid(s, t);
+    if (t == PK_TOKENISE_REGISTER) return g.tokens + 1;
+    return g.runs * (g.tokens + (t == PK_TOKENISE_PATCH ? 2 : 0));
+}
+
 enum pk_layout pk_token_layout(enum pk_tokenise t)
 {
     if (t == PK_TOKENISE_PATCH) return PK_LAYOUT_PATCH;

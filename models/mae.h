@@ -7,8 +7,9 @@
  * and every token of a lead gets that lead's embedding.
  *
  * Leads that a record does not have (gain 0) keep their places, so that shapes stay static and
- * attention needs no mask: in the encoder a learnable `absent` token takes the place of their
- * content, and neither the loss nor the mean of the tokens counts them. See docs/decisions/. */
+ * attention needs no mask (docs/decisions/012-absent-leads.md). PATCH: a learnable `absent` token
+ * takes the place of their content, and neither the loss nor the mean of the tokens counts them.
+ * LEAD: their samples are zeros, and the loss does not count them. TIME: they are zeros. */
 #ifndef PK_MAE_H
 #define PK_MAE_H
 
@@ -27,6 +28,8 @@ struct pk_token_grid {
     int32_t runs, tokens;
 };
 struct pk_token_grid pk_token_grid(const struct pk_signal *s, enum pk_tokenise t);
+/* Tokens that the encoder sees of a whole record: register and separators included. */
+int32_t pk_record_tokens(const struct pk_signal *s, enum pk_tokenise t);
 /* The layout of patches that a tokenisation wants. */
 enum pk_layout pk_token_layout(enum pk_tokenise t);
 

@@ -160,8 +160,9 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
     if (f->eval.window != f->in.shape.samples)
         s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                     pk_recipe_origin(r, "evaluation.window"));
+    const struct pk_token_grid grid = pk_token_grid(&f->model.signal, f->model.encoder.tokenise);
     if (s == PK_OK)
-        s = pk_micro_batch(r, f->batch, f->model.signal.tokens, f->model.encoder.width,
+        s = pk_micro_batch(r, f->batch, grid.runs * grid.tokens, f->model.encoder.width,
                            f->t.backend != NULL, &f->micro, err);
     if (s == PK_OK) s = pk_trainer_precision(&f->t, err);
     f->micros = f->batch / f->micro;

@@ -130,11 +130,12 @@ static enum pk_status plan_pretext(struct pk_recipe_plan *out, const struct pk_r
 static double classifier_flops(const struct pk_classifier *c)
 {
     const struct pk_vit *e = &c->encoder;
-    double width = e->width, tokens = c->signal.tokens, classes = c->classes;
-    double encoder =
-        pk_vit_flops(e, tokens + 1) + 2 * tokens * c->signal.leads * c->signal.patch * width;
+    double width = e->width, classes = c->classes;
+    double tokens = pk_record_tokens(&c->signal, e->tokenise);
+    double encoder = pk_vit_flops(e, tokens) +
+                     2.0 * c->signal.tokens * c->signal.leads * c->signal.patch * width;
     double head = 2 * width * classes;
-    if (c->head == PK_HEAD_ATTENTIVE) head += (tokens + 1) * (4 * width * width + 4 * width);
+    if (c->head == PK_HEAD_ATTENTIVE) head += tokens * (4 * width * width + 4 * width);
     return (c->frozen ? 1 : 3) * encoder + 3 * head;
 }
 
@@ -209,7 +210,8 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
     PK_TRY(configure_classifier(out, r, in, here, classes, err));
     out->encoder = &c->encoder;
     out->signal = &c->signal;
-    PK_TRY(pk_micro_batch(r, out->batch, c->signal.tokens, c->encoder.width, out->backend != NULL,
+    const struct pk_token_grid g = pk_token_grid(&c->signal, c->encoder.tokenise);
+    PK_TRY(pk_micro_batch(r, out->batch, g.runs * g.tokens, c->encoder.width, out->backend != NULL,
                           &out->micro, err));
     return plan_stages(out, r, err);
 }
