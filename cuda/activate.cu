@@ -53,7 +53,7 @@ enum map { VALUE, SLOPE, GATE };
 template <typename S, int N, int MAP>
 __device__ __forceinline__ void map_values(const flat &f, int64_t at, const vec<S, N> &first)
 {
-    float x[N], y[N], before[N] = {0};
+    float x[N], y[N], before[N] = {};
     to_floats(x, first);
     if (f.add) to_floats(before, load<S, N>((const S *)f.to + at));
     if constexpr (MAP == SLOPE) to_floats(y, load<S, N>((const S *)f.dy + at));
