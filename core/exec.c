@@ -76,7 +76,8 @@ static enum pk_status check_storage(const struct pk_exec *x, const struct pk_pro
     bool uses = false; // a program without parameters may have been built over another table
     for (int64_t v = 0; v < p->values; v++) {
         enum pk_storage s = p->value[v].storage;
-        uses |= s == PK_STORE_PARAM || s == PK_STORE_EMA || s == PK_STORE_GRAD;
+        uses |=
+            s == PK_STORE_PARAM || s == PK_STORE_EMA || s == PK_STORE_GRAD || s == PK_STORE_STATE;
     }
     if ((uses && p->params != x->params) || x->params->elements != x->elements)
         return pk_fail(err, PK_EINTERNAL,
