@@ -229,7 +229,7 @@ static void test_parity(const struct batch *b)
     finish(&z);
 }
 
-/* Five steps again and again: in graphs, eagerly, in two parts, resumed. */
+/* A few steps again and again: in graphs, eagerly, resumed. */
 static void test_bits(const struct batch *b, const struct how *h)
 {
     enum { FEW = 3 };
