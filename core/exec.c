@@ -6,7 +6,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static enum pk_status alloc_arenas(struct pk_exec *x, const struct pk_exec_spec *spec,
                                    struct pk_err *err)
@@ -33,7 +32,7 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
                               struct pk_err *err)
 {
     enum pk_status s;
-    int threads = spec->threads > 0 ? spec->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int threads = spec->threads > 0 ? spec->threads : pk_threads_available();
     *x = (struct pk_exec){.params = spec->params,
                           .threads = PK_MAX(threads, 1),
                           .elements = spec->params->elements,

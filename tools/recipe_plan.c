@@ -1,11 +1,11 @@
 /* recipe_plan.c -- planning a recipe without running it (see recipe_plan.h). */
 #include "tools/recipe_plan.h"
+#include "core/thread.h"
 #include "tools/evaluate.h"
 #include "tools/shape.h"
 #include "tools/trainer.h"
 
 #include <string.h>
-#include <unistd.h>
 
 enum { SYNTHETIC_MAX = 64 << 20 }; // bytes of synthetic records that are worth making to count them
 
@@ -259,7 +259,7 @@ enum pk_status pk_recipe_plan_make(struct pk_recipe_plan *out, const struct pk_r
         .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
         .batch = pk_recipe_i64(r, "train.batch_size"),
         .parts = pk_recipe_i64(r, "train.accumulate"),
-        .threads = (int)(threads ? threads : PK_MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L))};
+        .threads = (int)(threads ? threads : pk_threads_available())};
     if (backend && strcmp(pk_recipe_str(r, "train.precision"), "fp32"))
         out->params.storage = PK_BF16;
     bool here = look_at_data(&in, out, r);
