@@ -157,7 +157,7 @@ static void decide(struct pk_heartbeat *h, const struct pk_verdict *v)
         memcpy(b.what, v->what, sizeof b.what);
         send_to_all(h, &b);
     }
-    if (h->hooks.abort) h->hooks.abort(h->hooks.ctx, v);
+    if (h->hooks.decided) h->hooks.decided(h->hooks.ctx, v);
 }
 
 /* A verdict about a rank of which this one has heard. */

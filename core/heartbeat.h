@@ -44,7 +44,7 @@ struct pk_verdict {
 
 /* Called by the heartbeat's thread. */
 struct pk_heartbeat_hooks {
-    void (*abort)(void *ctx, const struct pk_verdict *v);
+    void (*decided)(void *ctx, const struct pk_verdict *v);
     void (*overdue)(void *ctx, const struct pk_verdict *v);
     void *ctx;
 };

@@ -212,8 +212,11 @@ static void reap(struct launch *l)
             k->ended = pk_seconds();
             l->alive--;
             kill(-pid, SIGKILL); // what it left of its group
-            if (is_clean(status) || l->first_bad >= 0 || k->by_us) continue;
-            l->first_bad = r;
+            if (is_clean(status) || k->by_us) continue;
+            // ranks that fail as a consequence can be reaped first; they end with an exit code
+            if (l->first_bad < 0 ||
+                (WIFSIGNALED(status) && !WIFSIGNALED(l->rank[l->first_bad].status)))
+                l->first_bad = r;
             if (l->failed_at <= 0) l->failed_at = k->ended;
         }
 }
@@ -290,7 +293,10 @@ static void tell(const struct launch *l)
 {
     char text[PK_ERR_MAX], name[32], how[256];
     struct pk_verdict v = l->verdict;
-    int r = l->first_bad;
+    int r = l->first_bad, blamed = l->has_verdict ? v.rank : -1;
+    if (blamed >= 0 && blamed < l->spec->ranks && !l->rank[blamed].by_us &&
+        WIFSIGNALED(l->rank[blamed].status))
+        r = blamed; // of several that were killed
     bool signaled = r >= 0 && WIFSIGNALED(l->rank[r].status);
     if (!signaled && l->has_verdict) r = v.rank; // others fail as a consequence
     if (!l->has_verdict || v.rank != r) v = (struct pk_verdict){.rank = r, .step = -1};
@@ -350,12 +356,17 @@ static void announce(const struct launch *l)
 {
     int n = l->spec->ranks, threads = pk_bind_threads(&l->bind, 0);
     const char *said = getenv("PURKINJE_THREADS");
-    char text[384], count[32];
-    if (l->spec->quiet) return;
+    char count[32];
     snprintf(count, sizeof count, "%d", threads);
-    fprintf(stderr, "launch: %d rank%s on %s, %s thread%s each\n", n, n > 1 ? "s" : "", l->host,
-            said ? said : count, !said && threads == 1 ? "" : "s");
-    for (int r = 0; r < n && l->bind.bind != PK_BIND_NONE; r++) {
+    if (!l->spec->quiet)
+        fprintf(stderr, "launch: %d rank%s on %s, %s thread%s each\n", n, n > 1 ? "s" : "", l->host,
+                said ? said : count, !said && threads == 1 ? "" : "s");
+}
+
+static void say_cores(const struct launch *l)
+{
+    char text[384];
+    for (int r = 0; r < l->spec->ranks && l->bind.bind != PK_BIND_NONE && !l->spec->quiet; r++) {
         pk_bind_text(&l->bind, r, text, sizeof text);
         fprintf(stderr, "launch: rank %d (process %lld) on %s\n", r, (long long)l->rank[r].pid,
                 text);
@@ -367,9 +378,10 @@ enum pk_status pk_launch_run(const struct pk_launch_spec *spec, int *code, struc
     struct launch l = {.spec = spec, .first_bad = -1, .signals = -1, .listener = {.fd = -1}};
     bool failed = false;
     enum pk_status s = prepare(&l, err);
+    if (s == PK_OK) announce(&l);
     for (int r = 0; r < spec->ranks && s == PK_OK; r++) s = start_rank(&l, r, err);
     if (s == PK_OK)
-        announce(&l);
+        say_cores(&l);
     else if (l.rank)
         signal_all(&l, SIGKILL, true);
     pk_listen_close(&l.listener); // rank 0 has it

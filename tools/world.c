@@ -103,7 +103,7 @@ enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *
     if (s == PK_OK)
         s = pk_heartbeat_start(
             &job->heartbeat, &job->world, &limits,
-            &(struct pk_heartbeat_hooks){.abort = on_abort, .overdue = on_overdue, .ctx = job},
+            &(struct pk_heartbeat_hooks){.decided = on_abort, .overdue = on_overdue, .ctx = job},
             err);
     if (s != PK_OK && job->world.told && err) err->said = true; // rank 0 says it
     if (s != PK_OK) pk_world_leave(&job->world);
