@@ -6,6 +6,7 @@
 #include "core/npy.h"
 #include "core/stop.h"
 #include "tools/evaluate.h"
+#include "tools/objective.h"
 #include "tools/trainer.h"
 
 #include <math.h>
@@ -105,6 +106,7 @@ static void describe(struct finetune *f)
     snprintf(m->task, sizeof m->task, "%.31s", f->in.task->name);
     snprintf(m->aggregation, sizeof m->aggregation, "%.31s",
              pk_recipe_str(r, "evaluation.aggregation"));
+    m->hidden = f->model.hidden;
     m->single_label = pk_recipe_bool(r, "objective.single_label");
     m->window = f->eval.window / m->rate;
     m->stride = f->eval.stride / m->rate;
@@ -112,8 +114,10 @@ static void describe(struct finetune *f)
     for (int32_t k = 0; k < m->classes; k++)
         memcpy(m->class_name[k], f->in.task->class_name[k], sizeof m->class_name[k]);
     if (f->t.quiet) return;
-    fprintf(stderr, "model: ViT %d wide, %d deep, %d heads; head %s, task %s with %d classes\n",
-            m->encoder.width, m->encoder.depth, m->encoder.heads, m->head, m->task, m->classes);
+    char encoder[96];
+    pk_encoder_describe(&m->encoder, encoder);
+    fprintf(stderr, "model: %s; head %s, task %s with %d classes\n", encoder, m->head, m->task,
+            m->classes);
 }
 
 /* Program and optimizer of the current stage. What is trained differs between stages, so the flags
@@ -126,7 +130,7 @@ static enum pk_status build_stage(struct finetune *f, struct pk_err *err)
     pk_prog_free(&f->prog);
     for (int64_t i = 0; i < f->t.params.count; i++) f->t.params.item[i].trained = false;
     f->model.frozen = pk_recipe_bool(r, stage_key(path, f->stage, "freeze_encoder"));
-    f->model.encoder.dropout = (float)pk_recipe_f64(r, stage_key(path, f->stage, "dropout"));
+    f->model.encoder.vit.dropout = (float)pk_recipe_f64(r, stage_key(path, f->stage, "dropout"));
     PK_TRY(pk_classifier_build(&f->prog, &f->t.params, &f->model, f->micro, true, err));
     struct pk_optim_spec spec = pk_recipe_optimizer(r, stage_key(path, f->stage, "optimizer"));
     if (!f->t.exec.weight) PK_TRY(pk_trainer_arenas(&f->t, false, err));
@@ -160,10 +164,9 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
     if (f->eval.window != f->in.shape.samples)
         s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                     pk_recipe_origin(r, "evaluation.window"));
-    const struct pk_token_grid grid = pk_token_grid(&f->model.signal, f->model.encoder.tokenise);
     if (s == PK_OK)
-        s = pk_micro_batch(r, f->batch, grid.runs * grid.tokens, f->model.encoder.width,
-                           f->t.backend != NULL, &f->micro, err);
+        s = pk_micro_batch(r, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
+                           &f->model.encoder, f->t.backend != NULL, &f->micro, err);
     if (s == PK_OK) s = pk_trainer_precision(&f->t, err);
     f->micros = f->batch / f->micro;
     if (s == PK_OK) s = build_stage(f, err);
@@ -472,7 +475,7 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
     PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
     PK_TRY(pk_trainer_resident(&f->t, &f->in.data, err));
-    PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task,
+    PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task, PK_PAIR_NONE,
                             f->t.resident.memory != NULL, err));
     PK_TRY(pk_trainer_pin(&f->t, f->loader, err));
     describe(f);

@@ -212,9 +212,13 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
 
 enum pk_status pk_inputs_loader(struct pk_loader **out, const struct pk_inputs *in,
                                 const struct pk_recipe *r, int64_t batch,
-                                const struct pk_task *task, bool plan_only, struct pk_err *err)
+                                const struct pk_task *task, enum pk_pair pair, bool plan_only,
+                                struct pk_err *err)
 {
     struct pk_loader_spec spec = {.data = &in->data,
+                                  .pair = pair,
+                                  .pair_all = pair == PK_PAIR_PARTICIPANT &&
+                                              !pk_recipe_bool(r, "objective.single_records"),
                                   .plan_only = plan_only,
                                   .rows = in->train.row,
                                   .row_count = in->train.count,
