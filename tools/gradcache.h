@@ -20,7 +20,9 @@ struct pk_gradcache {
     struct pk_bound *embed, *loss, *back; // as models/contrastive.h names and shapes them
     int64_t records, micros, width;       // of a micro-batch; of a batch; of a projection
     bool keys;                            // embed has "key" and loss wants it
-    float *projected, *gradient, *key;    // [records * micros, width]; key NULL without keys
+    /* [records * micros, width]; key NULL without keys. gradient: by the projections, as the third
+     * program takes it, which is raised by micros. */
+    float *projected, *gradient, *key;
 };
 
 /* Allocates the rows of a batch. PK_ENOMEM. */

@@ -320,7 +320,9 @@ static void dump_all(const char *dir, const struct batch *b, bool momentum)
     if (momentum) dump_arena(dir, x, "ema.f32", s.exec.ema);
     CHECK_OK(step_run(&s, b, false, &first, &err), &err);
     dump(dir, "projected.f32", s.cache.projected, sizeof(float) * RECORDS * OUT);
-    dump(dir, "d_projected.f32", s.cache.gradient, sizeof(float) * RECORDS * OUT);
+    float d[RECORDS * OUT];
+    for (int i = 0; i < RECORDS * OUT; i++) d[i] = s.cache.gradient[i] / (float)s.cache.micros;
+    dump(dir, "d_projected.f32", d, sizeof d);
     dump_arena(dir, x, "grad.f32", s.exec.grad);
     CHECK_OK(train(&s, b, STEPS, &plan, loss, &err), &err);
     dump_arena(dir, x, "weight_after.f32", s.exec.weight);
