@@ -100,8 +100,7 @@ static enum pk_status check_leaks(const struct pk_inputs *in, const struct pk_ro
     PK_TRY(pk_alloc(&s, (size_t)in->train.count, sizeof *s, "participants", err));
     for (int64_t i = 0; i < in->train.count; i++) {
         const int64_t row = in->train.row[i];
-        if (in->data.record[row].patient)
-            s[n++] = (struct seen){in->data.record[row].patient, row};
+        if (in->data.record[row].patient) s[n++] = (struct seen){in->data.record[row].patient, row};
     }
     qsort(s, n, sizeof *s, by_patient);
     for (int64_t i = 0; i < held->count && status == PK_OK; i++) {
