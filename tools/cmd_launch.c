@@ -14,19 +14,6 @@ enum { RANKS_MAX = 1024 };
 
 /* ---- --check ---- */
 
-/* What rank r measured, on rank 0. */
-static enum pk_status gather(const struct pk_job *job, double *ms, struct pk_err *err)
-{
-    const struct pk_world *w = &job->world;
-    size_t row = (size_t)w->size * sizeof *ms;
-    double end = pk_seconds() + 30;
-    for (int r = 0; r < w->size; r++) ms[w->rank * w->size + r] = w->peer[r].connect_ms;
-    if (w->rank != 0) return pk_send_all(w->fd[0], ms + w->rank * w->size, row, end, "rank 0", err);
-    for (int r = 1; r < w->size; r++)
-        PK_TRY(pk_receive_all(w->fd[r], ms + r * w->size, row, end, w->peer[r].host, err));
-    return PK_OK;
-}
-
 static void add_rank(struct pk_text *t, const struct pk_world *w, int r, const double *ms)
 {
     const struct pk_peer *p = &w->peer[r];
@@ -48,9 +35,11 @@ static enum pk_status report(const struct pk_job *job, struct pk_err *err)
 {
     const struct pk_world *w = &job->world;
     struct pk_text t = {0};
-    double *ms;
-    PK_TRY(pk_alloc(&ms, (size_t)w->size * (size_t)w->size, sizeof *ms, "times", err));
-    enum pk_status s = w->size > 1 ? gather(job, ms, err) : PK_OK;
+    double *ms; // [size][size], how long rank r took to connect to rank k
+    size_t size = (size_t)w->size;
+    PK_TRY(pk_alloc(&ms, size * size, sizeof *ms, "times", err));
+    for (int r = 0; r < w->size; r++) ms[w->rank * w->size + r] = w->peer[r].connect_ms;
+    enum pk_status s = pk_comm_all_gather(job->comm, ms, size * sizeof *ms, err);
     if (s == PK_OK && w->rank == 0) {
         pk_text_add(&t, "launched by  %s\n", pk_launch_source_name(job->launch.source));
         for (int r = 0; r < w->size; r++) add_rank(&t, w, r, ms);

@@ -74,7 +74,7 @@ static void on_abort(void *ctx, const struct pk_verdict *v)
     if (job->report_fd >= 0 && write(job->report_fd, &report, sizeof report) < 0)
         job->report_fd = -1;
     pk_verdict_text(v, text, sizeof text);
-    if (job->options.abort) job->options.abort(job->options.ctx, text);
+    pk_comm_abort(job->comm, text);
 }
 
 /* The training thread did not come back: it is stuck somewhere that the abort does not reach. */
@@ -85,6 +85,22 @@ static void on_overdue(void *ctx, const struct pk_verdict *v)
     pk_verdict_text(v, text, sizeof text);
     if (speaks(job, v)) fprintf(stderr, "error: %s\n", text);
     _exit(pk_exit_code(PK_ERANK));
+}
+
+static enum pk_status open_comm(struct pk_job *job, struct pk_err *err)
+{
+    struct pk_world *w = &job->world;
+    if (w->size == 1) return pk_comm_single(&job->comm, err);
+    PK_TRY(pk_comm_tcp(&job->comm, w->rank, w->size, w->fd, 0, err));
+    for (int r = 0; r < w->size; r++) w->fd[r] = -1; // the comm's now
+    return PK_OK;
+}
+
+static void leave(struct pk_job *job)
+{
+    pk_comm_free(job->comm);
+    job->comm = NULL;
+    pk_world_leave(&job->world);
 }
 
 enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *options,
@@ -100,13 +116,14 @@ enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *
     struct pk_world_identity mine = {.recipe = options->recipe, .say = say, .ctx = job};
     if (job->launch.size > 1) mine.binary = hash_program();
     enum pk_status s = pk_world_join(&job->world, &job->launch, &mine, err);
+    if (s == PK_OK) s = open_comm(job, err);
     if (s == PK_OK)
         s = pk_heartbeat_start(
             &job->heartbeat, &job->world, &limits,
             &(struct pk_heartbeat_hooks){.decided = on_abort, .overdue = on_overdue, .ctx = job},
             err);
     if (s != PK_OK && job->world.told && err) err->said = true; // rank 0 says it
-    if (s != PK_OK) pk_world_leave(&job->world);
+    if (s != PK_OK) leave(job);
     return s;
 }
 
@@ -116,7 +133,7 @@ enum pk_status pk_world_close(struct pk_job *job, enum pk_status s, struct pk_er
     double wait = s == PK_ERANK ? VERDICT_SECONDS : 0;
     bool failed = s != PK_OK && s != PK_ESTOPPED;
     if (!job->heartbeat) {
-        pk_world_leave(&job->world);
+        leave(job);
         return s;
     }
     // an error of its own that this rank was about to report goes before what it led to
@@ -129,6 +146,6 @@ enum pk_status pk_world_close(struct pk_job *job, enum pk_status s, struct pk_er
     }
     pk_heartbeat_stop(job->heartbeat, s, failed && err ? err->message : NULL);
     job->heartbeat = NULL;
-    pk_world_leave(&job->world);
+    leave(job);
     return s;
 }

@@ -3,16 +3,14 @@
  * With the argument "rank" this program is such a rank under `purkinje launch` or anything else
  * that sets RANK (test_launch.py):
  *     test_heartbeat rank STEPS MILLISECONDS [hang=RANK:STEP] [fail=RANK:STEP] [busy=RANK:STEP]
- * It steps as training does: computes, then exchanges with all others over blocking sockets. hang
+ * It steps as training does: computes, then sums over all ranks. hang
  * computes for ever, fail ends with an error of its own, busy ignores the abort, too. */
 #include "core/stop.h"
 #include "tests/test.h"
 #include "tools/world.h"
 
 #include <signal.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,35 +23,7 @@ struct loop {
     int64_t steps;
     double pause;
     int64_t hang[2], fail[2], busy[2]; // rank and step, -1 for never
-    atomic_bool aborted;
 };
-
-static void close_mesh(void *ctx, const char *why)
-{
-    struct loop *l = ctx;
-    (void)why;
-    atomic_store(&l->aborted, true);
-    for (int r = 0; r < l->job.world.size; r++)
-        if (l->job.world.fd && l->job.world.fd[r] >= 0) shutdown(l->job.world.fd[r], SHUT_RDWR);
-}
-
-/* Everybody tells everybody whether to stop; blocking, like a collective. */
-static enum pk_status exchange(struct loop *l, int64_t mine, int64_t *any, struct pk_err *err)
-{
-    struct pk_world *w = &l->job.world;
-    *any = mine;
-    for (int r = 0; r < w->size; r++)
-        if (r != w->rank && send(w->fd[r], &mine, sizeof mine, MSG_NOSIGNAL) != sizeof mine)
-            return pk_fail(err, PK_ERANK, "rank %d took nothing", r);
-    for (int r = 0; r < w->size; r++) {
-        int64_t theirs = 0;
-        if (r == w->rank) continue;
-        if (recv(w->fd[r], &theirs, sizeof theirs, MSG_WAITALL) != sizeof theirs)
-            return pk_fail(err, PK_ERANK, "rank %d sent nothing", r);
-        *any |= theirs;
-    }
-    return PK_OK;
-}
 
 static bool now(const int64_t when[2], const struct loop *l, int64_t step)
 {
@@ -62,18 +32,20 @@ static bool now(const int64_t when[2], const struct loop *l, int64_t step)
 
 static enum pk_status train(struct loop *l, struct pk_err *err)
 {
-    int64_t stop = 0;
-    for (int64_t step = 0; step < l->steps && !stop; step++) {
+    float stop = 0;
+    for (int64_t step = 0; step < l->steps && stop == 0; step++) {
         pk_heartbeat_at(l->job.heartbeat, step, "compute");
         pk_pause(l->pause);
-        while (now(l->hang, l, step) && !atomic_load(&l->aborted)) pk_pause(0.01);
+        while (now(l->hang, l, step) && !pk_heartbeat_verdict(l->job.heartbeat, 0.01, NULL))
+            continue;
         while (now(l->busy, l, step)) pk_pause(0.01);
         if (now(l->fail, l, step)) return pk_fail(err, PK_EDATA, "record 7 is damaged");
         pk_heartbeat_at(l->job.heartbeat, step, "all-reduce");
-        PK_TRY(exchange(l, pk_stop_requested() != 0, &stop, err));
+        stop = pk_stop_requested() != 0;
+        PK_TRY(pk_comm_sum(l->job.comm, &stop, 1, err)); // everybody stops when one is asked to
         if (step == 0 && l->job.world.rank == 0) fprintf(stderr, "training\n");
     }
-    return stop ? pk_fail(err, PK_ESTOPPED, "stopped") : PK_OK;
+    return stop != 0 ? pk_fail(err, PK_ESTOPPED, "stopped") : PK_OK;
 }
 
 static bool parse_when(const char *word, const char *name, int64_t out[2])
@@ -98,7 +70,7 @@ static int be_rank(int argc, char **argv)
             return 2;
     l.pause = (double)ms * 1e-3;
     enum pk_status s = pk_stop_install(&err);
-    struct pk_world_options options = {.recipe = 1, .abort = close_mesh, .ctx = &l};
+    struct pk_world_options options = {.recipe = 1};
     if (s == PK_OK) s = pk_world_open(&l.job, &options, &err);
     if (s == PK_OK) s = train(&l, &err);
     s = pk_world_close(&l.job, s, &err);
