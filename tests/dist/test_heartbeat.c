@@ -193,8 +193,8 @@ static void test_verdicts(const char *folder)
     static const struct pk_heartbeat_limits quick = {0.05, 0.6, 5, 2}, dog = {0.05, 30, 0.6, 2},
                                             late = {0.05, 30, 5, 0.2}, calm = {0.05, 30, 30, 2};
     static const struct scene scenes[] = {
-        {"death", quick, 2, DIES, "died at step ", 2, 1},
-        {"death of rank 0", quick, 0, DIES, "died at step ", 0, 1},
+        {"death", quick, 2, DIES, "died at step ", 2, 3},
+        {"death of rank 0", quick, 0, DIES, "died at step ", 0, 3},
         {"silence", quick, 3, STOPS, "sent no heartbeat for 0.", 3, 2},
         {"silence of rank 0", quick, 0, STOPS, "sent no heartbeat for 0.", 0, 2},
         {"stopped", dog, 1, STOPS, "stopped answering and made no progress for", 1, 2.6},
@@ -204,7 +204,7 @@ static void test_verdicts(const char *folder)
         {"all hang", dog, -1, ALL_HANG, "the ranks made no progress", -1, 2.6},
         {"error", calm, 1, FAILS, "ended with an error (record 7 is damaged) at step 12", 1, 3},
         {"error of rank 0", calm, 0, FAILS, "ended with an error (record 7", 0, 3},
-        {"overdue", late, 2, DIES, "died", 2, 1},
+        {"overdue", late, 2, DIES, "died", 2, 3},
         {"all well", quick, 1, LEAVES, NULL, -1, 0},
     };
     for (size_t i = 0; i < PK_COUNT(scenes); i++) play(&scenes[i], folder);
