@@ -164,7 +164,7 @@ static enum pk_status parse_option(struct pk_args *a, int argc, char **argv, int
     size_t n = eq ? (size_t)(eq - s) : strlen(s);
     const struct pk_option *o = a->command->options;
     for (int k = 0; o && o[k].name && k < (int)PK_COUNT(a->given); k++) {
-        if (strlen(o[k].name) != n || strncmp(o[k].name, s, n) || letter != (n == 1)) continue;
+        if (strlen(o[k].name) != n || strncmp(o[k].name, s, n) || (letter && n > 1)) continue;
         if (!o[k].value) {
             if (eq) return pk_fail(err, PK_EUSAGE, "--%s takes no value", o[k].name);
             a->given[k] = "";

@@ -8,7 +8,7 @@
 #include "core/base.h"
 
 struct pk_option {
-    const char *name;  // without dashes, one of which stands before a name of one letter
+    const char *name;  // without dashes; a name of one letter is given as -n or --n
     const char *value; // NULL for a flag, else what the value is, e.g. "N", "FILE"
     const char *help;  // one line
 };

@@ -213,7 +213,7 @@ def test_command_line():
     assert code == 2 and "rank 1: error: unknown option" in err, (out, err)
     for args, text in (((), "how many ranks"), (("-n", "2"), "which command"), (("-n", "0", "true"), "from 1 to"),
                        (("-n", "2", "nonesuch"), "neither a command"), (("-n", "2", "/etc/passwd"), "cannot run"),
-                       (("-n", "2", "--bind", "all", "true"), "none, core or numa"), (("--n", "2", "true"), "unknown option"),
+                       (("-n", "2", "--bind", "all", "true"), "none, core or numa"), (("-bind", "core", "true"), "unknown option"),
                        (("-n", "2", "--rank", "0", "true"), "go with"), (("--check", "true"), "runs no command")):
         code, _, err = run("launch", *args)
         assert code == 2 and text in err, (args, code, err)
