@@ -282,8 +282,10 @@ enum pk_status pk_comm_same(struct pk_comm *c, uint64_t value, const char *what,
         if (all[k] != right) pk_text_add(&who, "%s%d", bad++ ? ", " : "", k);
     free(all);
     if (bad)
-        s = pk_fail(err, PK_ERANK, "%s of rank%s %.500s %s not that of the other %d", what,
-                    bad > 1 ? "s" : "", who.s ? who.s : "?", bad > 1 ? "are" : "is", c->size - bad);
+        s = pk_fail(err, PK_ERANK,
+                    "all ranks should have the same %s: rank%s %.500s differ%s from the other %d",
+                    what, bad > 1 ? "s" : "", who.s ? who.s : "?", bad > 1 ? "" : "s",
+                    c->size - bad);
     pk_text_free(&who);
     return s;
 }

@@ -118,9 +118,8 @@ enum pk_status pk_comm_gather(struct pk_comm *c, int root, const void *mine, voi
  * out of each rank, and as many in. */
 enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct pk_err *err);
 
-/* All ranks must have the same value. Else PK_ERANK on all of them: "`what` of rank 2 is not that
- * of the other ranks", where the value that most ranks have, or else rank 0's, is held for right.
- */
+/* All ranks must have the same value. Else PK_ERANK on all of them, with the ranks that differ: the
+ * value that most ranks have, or else rank 0's, is held for right. what: "weights". */
 enum pk_status pk_comm_same(struct pk_comm *c, uint64_t value, const char *what,
                             struct pk_err *err);
 /* Did a part that each rank did by itself succeed everywhere? All get PK_OK, or the ranks that

@@ -95,13 +95,13 @@ static inline void check_agreement(struct pk_comm *c)
 {
     struct pk_err err = {0};
     char text[64];
-    CHECK_OK(pk_comm_same(c, 42, "the seed", &err), &err);
+    CHECK_OK(pk_comm_same(c, 42, "seed", &err), &err);
     CHECK_OK(pk_comm_agree(c, PK_OK, &err), &err);
     if (c->size < 3) return;
-    CHECK_FAILS(pk_comm_same(c, c->rank == 1 ? 41 : 42, "the seed", &err), PK_ERANK, &err,
-                "the seed of rank 1 is not that of the other");
-    CHECK_FAILS(pk_comm_same(c, c->rank == 0 ? 41 : 42, "the seed", &err), PK_ERANK, &err,
-                "the seed of rank 0 is not");
+    CHECK_FAILS(pk_comm_same(c, c->rank == 1 ? 41 : 42, "seed", &err), PK_ERANK, &err,
+                "same seed: rank 1 differs from the other");
+    CHECK_FAILS(pk_comm_same(c, c->rank == 0 ? 41 : 42, "seed", &err), PK_ERANK, &err,
+                "same seed: rank 0 differs");
     enum pk_status s = PK_OK;
     if (c->rank == 2) s = pk_fail(&err, PK_EDATA, "the shelf is empty");
     snprintf(text, sizeof text, "%sthe shelf is empty",
