@@ -217,10 +217,12 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
     while (*step < p->s.steps) {
         const struct pk_batch *b;
         double waited, begun = pk_seconds();
+        pk_heartbeat_at(p->t.heartbeat, *step, "reading data");
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         p->batch[*step % 2] = b;
         bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
         p->t.exec.vote = vote(p, *step + 1);
+        pk_heartbeat_at(p->t.heartbeat, *step, "computing");
         PK_TRY(pk_step_run(&p->s, *step, p->s.objective->keep(&p->s.model, *step), b, log, err));
         ++*step;
         const uint32_t votes = p->t.comm ? p->t.exec.votes : vote(p, *step);
@@ -232,6 +234,7 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         p->since += pk_seconds() - begun;
         if (log) PK_TRY(end_interval(p, *step, err));
         if (save || *step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&p->t, err));
+        if (save) pk_heartbeat_at(p->t.heartbeat, *step, "writing a checkpoint");
         if (save) PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop) return pk_trainer_stopped(&p->t, *step, err);
     }
@@ -329,6 +332,7 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     p->t.recipe = r;
     p->t.quiet = o->quiet;
     p->t.backend = o->backend;
+    p->t.heartbeat = o->heartbeat;
     enum pk_status s = start(p, o, &step, err);
     if (s == PK_OK) s = loop(p, &step, err);
     /* What ends all ranks alike needs no word; any other failure ends the others' waiting. */

@@ -205,6 +205,7 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
         .weight_decay = pk_schedule_at(&s->decay, step),
         .ema_momentum = pk_schedule_at(&s->momentum, step),
         .beta1 = pk_recipe_beta1(s->t->recipe, "train.learning_rate", s->steps, step)};
+    pk_heartbeat_at(s->t->heartbeat, step, "the gradient sum");
     double begun = pk_seconds();
     enum pk_status status = pk_exec_update(&s->t->exec, &o, err);
     s->optimizer_seconds += pk_seconds() - begun;

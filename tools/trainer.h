@@ -5,6 +5,7 @@
 #include "core/ckpt_async.h"
 #include "core/comm.h"
 #include "core/exec.h"
+#include "core/heartbeat.h"
 #include "core/loader.h"
 #include "core/optim.h"
 #include "core/progress.h"
@@ -19,6 +20,7 @@ struct pk_trainer {
     struct pk_params params;
     struct pk_exec exec;
     struct pk_comm *comm;             // the ranks that train together, or NULL: this process alone
+    struct pk_heartbeat *heartbeat;   // of the ranks, borrowed; NULL without
     const struct pk_backend *backend; // NULL: the CPU
     struct pk_resident resident;      // all records, in a device's memory
     float *best;                      // fine-tuning: weights of the best validation, or NULL
