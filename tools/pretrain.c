@@ -314,9 +314,9 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     if (s == PK_OK && leads)
         s = o->mode == PK_RUN_RESUME ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
                                      : pk_run_check(dir, o->mode, err);
-    PK_TRY(pk_trainer_agree(&p->t, s, err));
-    PK_TRY(pk_trainer_agree(&p->t, prepare(p, err), err));
-    PK_TRY(pk_trainer_agree(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
+    PK_TRY(pk_trainer_together(&p->t, s, err));
+    PK_TRY(pk_trainer_together(&p->t, prepare(p, err), err));
+    PK_TRY(pk_trainer_together(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
     PK_TRY(share_state(p, step, err));
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, p->t.quiet,
                       pk_seconds());
@@ -336,7 +336,7 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     enum pk_status s = start(p, o, &step, err);
     if (s == PK_OK) s = loop(p, &step, err);
     /* What ends all ranks alike needs no word; any other failure ends the others' waiting. */
-    if (p->t.comm && s != PK_OK && s != PK_ESTOPPED && s != PK_EDIVERGED)
+    if (p->t.comm && !p->t.agreed && s != PK_OK && s != PK_ESTOPPED && s != PK_EDIVERGED)
         pk_comm_abort(p->t.comm, err->message);
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);
