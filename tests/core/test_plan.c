@@ -162,7 +162,7 @@ static void test_classifier_plans(void)
             struct pk_err err = {0};
             struct pk_jepa j = published(192, 8, 4, 96);
             struct pk_classifier c = {.signal = j.signal,
-                                      .encoder = j.encoder,
+                                      .encoder = pk_encoder_of_vit(&j.encoder),
                                       .head = (enum pk_head)head,
                                       .classes = 71};
             CHECK_OK(pk_classifier_build(&p, &params, &c, 4, train, &err), &err);
