@@ -85,6 +85,12 @@ static int64_t draw_mixture(const struct pk_loader_spec *s, const int64_t *count
     return (int64_t)pk_rng_below(&r, (uint64_t)count[*source]);
 }
 
+/* Both of a pair are of one record. */
+static bool one_record(const struct pk_loader_spec *s)
+{
+    return s->pair == PK_PAIR_RECORD || s->pair == PK_PAIR_ADJACENT;
+}
+
 /* Samples that a record must have. */
 static int32_t need_of(const struct pk_loader_spec *s)
 {
@@ -126,7 +132,7 @@ static int64_t locate_row(const struct pk_loader *l, int64_t g)
         const int64_t *first = l->first + pair_participant(s, l->participants, g);
         return l->pool[first[0] + pair_row(s, first[1] - first[0], g)];
     }
-    if (s->pair == PK_PAIR_ADJACENT) g /= 2;
+    if (one_record(s)) g /= 2;
     if (!s->weight)
         return row_of(s, (int64_t)pk_bijection((uint64_t)(g % l->rows), (uint64_t)l->rows,
                                                epoch_key(s->seed, g / l->rows)));
@@ -171,7 +177,7 @@ void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row
 {
     int64_t n = count_rows(spec), count[256] = {0}, sample = g;
     int32_t source;
-    if (spec->pair == PK_PAIR_ADJACENT) g /= 2;
+    if (one_record(spec)) g /= 2;
     if (spec->pair == PK_PAIR_PARTICIPANT) {
         *row = locate_pair(spec, g);
     } else if (!spec->weight) {
@@ -396,7 +402,7 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
     if (s->pair == PK_PAIR_PARTICIPANT && s->weight)
         return pk_fail(err, PK_EINVAL,
                        "pairs by participant cannot be drawn from a mixture of sources");
-    if (n < (s->pair == PK_PAIR_ADJACENT ? s->batch / 2 : s->batch))
+    if (n < (one_record(s) ? s->batch / 2 : s->batch))
         return pk_fail(err, PK_EDATA,
                        "data smaller than a batch: %lld records of %s are selected, a "
                        "batch has %d; choose a smaller batch_size or more data",

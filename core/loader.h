@@ -7,6 +7,8 @@
  * (seed, step) is the whole state: resume is O(1), and any world size sees the same samples.
  *
  * Pairs, for contrastive objectives: samples 2p and 2p + 1 belong together.
+ * PK_PAIR_RECORD: two crops of one record, drawn each by itself; the record is drawn as without
+ *     pairs, for p in place of g.
  * PK_PAIR_PARTICIPANT: two different records of one participant, pk_record.patient. Participants
  *     are numbered by that hash and permuted as records are, afresh every epoch of one pair each;
  *     which two of the participant's c rows is drawn from Philox(seed, p), all c (c - 1) ordered
@@ -24,7 +26,7 @@
 
 #include "core/data.h"
 
-enum pk_pair { PK_PAIR_NONE, PK_PAIR_PARTICIPANT, PK_PAIR_ADJACENT };
+enum pk_pair { PK_PAIR_NONE, PK_PAIR_RECORD, PK_PAIR_PARTICIPANT, PK_PAIR_ADJACENT };
 
 struct pk_loader_spec {
     const struct pk_dataset *data; // borrowed

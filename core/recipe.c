@@ -40,7 +40,18 @@ bool pk_recipe_applies(const struct pk_recipe *r, const struct pk_key *key)
 {
     switch (key->when) {
     case PK_WHEN_PRETRAIN:
-        return text_is(r, "objective.kind", "jepa") || text_is(r, "objective.kind", "mae");
+        return !text_is(r, "objective.kind", "classify");
+    case PK_WHEN_CONTRASTIVE:
+        return text_is(r, "objective.kind", "contrastive");
+    case PK_WHEN_EMA:
+        return text_is(r, "objective.kind", "jepa") || text_is(r, "objective.kind", "contrastive");
+    case PK_WHEN_AUGMENT:
+        return text_is(r, "objective.kind", "contrastive") ||
+               text_is(r, "objective.kind", "classify");
+    case PK_WHEN_VIT:
+        return text_is(r, "model.encoder.kind", "vit");
+    case PK_WHEN_CONVOLUTION:
+        return !text_is(r, "model.encoder.kind", "vit");
     case PK_WHEN_MAE:
         return text_is(r, "objective.kind", "mae");
     case PK_WHEN_JEPA:

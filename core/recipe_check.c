@@ -142,9 +142,21 @@ static void check_hidden(const struct check *c, int64_t tokens)
                 (long long)tokens, kept < 1 ? "see" : "predict");
 }
 
+/* What a convolutional encoder reads. */
+static void check_samples(const struct check *c)
+{
+    samples(c, "data.crop", "a crop");
+    if (!is(c, "objective.kind", "classify")) return;
+    samples(c, "evaluation.window", "a window");
+    samples(c, "evaluation.stride", "a stride");
+}
+
 static void check_tokens(const struct check *c)
 {
-    if (f64(c, "data.rate") == 0 || f64(c, "model.encoder.patch") == 0) return; // of init_from
+    const bool vit = is(c, "model.encoder.kind", "vit");
+    if (f64(c, "data.rate") == 0) return; // of init_from
+    if (!vit) check_samples(c);
+    if (!vit || f64(c, "model.encoder.patch") == 0) return;
     int64_t patch = samples(c, "model.encoder.patch", "a patch");
     int64_t crop = samples(c, "data.crop", "a crop");
     if (!patch || !crop) return;
@@ -170,6 +182,7 @@ static void check_tokens(const struct check *c)
         check_hidden(c, tokens);
         return;
     }
+    if (is(c, "objective.kind", "contrastive")) return;
     double low = pk_recipe_item_f64(c->r, "objective.mask.keep", 0);
     double high = pk_recipe_item_f64(c->r, "objective.mask.keep", 1);
     if (!(low > 0 && low <= high && high < 1)) {
@@ -196,6 +209,16 @@ static void check_schedule(const struct check *c, const char *section)
     snprintf(end, sizeof end, "%s.learning_rate.end", section);
     snprintf(shape, sizeof shape, "%s.learning_rate.shape", section);
     snprintf(steps, sizeof steps, "%s.steps", section);
+    const bool cycle = is(c, shape, "one_cycle");
+    if (cycle && i64(c, warmup)) {
+        pk_diag_add(c->d, at(c, warmup, shape),
+                    "'%s' %lld has no meaning with '%s: one_cycle', whose rise is its warm-up",
+                    warmup, i64(c, warmup), shape);
+        pk_diag_help(c->d, "set it to 0, and 'rise' to a share of the steps");
+    }
+    if (cycle && f64(c, start) > f64(c, peak))
+        pk_diag_add(c->d, at(c, start, peak), "'%s' %g is above '%s' %g", start, f64(c, start),
+                    peak, f64(c, peak));
     if (i64(c, warmup) > i64(c, steps)) {
         pk_diag_add(c->d, at(c, warmup, steps), "'%s' %lld is more than '%s' %lld", warmup,
                     i64(c, warmup), steps, i64(c, steps));
@@ -204,7 +227,7 @@ static void check_schedule(const struct check *c, const char *section)
     if (i64(c, warmup) && f64(c, start) > f64(c, peak))
         pk_diag_add(c->d, at(c, start, peak), "'%s' %g is above '%s' %g", start, f64(c, start),
                     peak, f64(c, peak));
-    if (is(c, shape, "cosine") && f64(c, end) > f64(c, peak))
+    if (!is(c, shape, "constant") && f64(c, end) > f64(c, peak))
         pk_diag_add(c->d, at(c, end, peak), "'%s' %g is above '%s' %g", end, f64(c, end), peak,
                     f64(c, peak));
 }
@@ -230,23 +253,83 @@ static void check_inherited(const struct check *c)
     if (*pk_recipe_str(c->r, "init_from")) return;
     for (size_t i = 0; i < PK_COUNT(paths); i++) {
         if (pk_recipe_value(c->r, paths[i])->set) continue;
+        if (i && !is(c, "model.encoder.kind", "vit")) return;
         pk_diag_add(c->d, at(c, i ? "model.encoder" : "data", NULL),
                     "missing key '%s' (only with 'init_from' it may be left out)", paths[i]);
     }
 }
 
-static void check_jepa(const struct check *c)
+/* Only a transformer has tokens that can be hidden. */
+static void check_hideable(const struct check *c)
 {
-    check_width(c, "objective.predictor");
-    check_schedule(c, "train");
+    if (is(c, "model.encoder.kind", "vit")) return;
+    pk_diag_add(c->d, at(c, "model.encoder.kind", "objective.kind"),
+                "'objective.kind: %s' hides tokens, which '%s' does not have",
+                pk_recipe_str(c->r, "objective.kind"), pk_recipe_str(c->r, "model.encoder.kind"));
+    pk_diag_help(c->d, "'model.encoder.kind: vit', or 'objective.kind: contrastive'");
+}
+
+static void check_ema(const struct check *c)
+{
     if (f64(c, "objective.ema.start") > f64(c, "objective.ema.end"))
         pk_diag_add(c->d, at(c, "objective.ema.start", "objective.ema.end"),
                     "'objective.ema.start' %g is above 'objective.ema.end' %g",
                     f64(c, "objective.ema.start"), f64(c, "objective.ema.end"));
 }
 
+static void check_jepa(const struct check *c)
+{
+    check_hideable(c);
+    check_width(c, "objective.predictor");
+    check_schedule(c, "train");
+    check_ema(c);
+}
+
+/* [], [probability] of those without a range, [probability, low, high] of the others. */
+static void check_augment(const struct check *c)
+{
+    static const struct {
+        const char *path;
+        double high; // 0: no range
+    } all[] = {{"objective.augment.time_warp", 0.99}, {"objective.augment.crop_resize", 1},
+               {"objective.augment.permute", 0},      {"objective.augment.negate", 0},
+               {"objective.augment.magnitude", 100},  {"objective.augment.wander", 100},
+               {"objective.augment.powerline", 100},  {"objective.augment.noise", 100},
+               {"objective.augment.lead_mask", 1},    {"objective.augment.cut_out", 1}};
+    for (size_t i = 0; i < PK_COUNT(all); i++) {
+        const int64_t n = pk_recipe_count(c->r, all[i].path);
+        const double p = n ? pk_recipe_item_f64(c->r, all[i].path, 0) : 0;
+        const double low = n == 3 ? pk_recipe_item_f64(c->r, all[i].path, 1) : 0;
+        const double high = n == 3 ? pk_recipe_item_f64(c->r, all[i].path, 2) : 0;
+        if (n == 0) continue;
+        if (n == (all[i].high > 0 ? 3 : 1) && p <= 1 && low <= high && high <= all[i].high)
+            continue;
+        pk_diag_add(c->d, at(c, all[i].path, NULL),
+                    all[i].high > 0 ? "'%s' must be [probability, low, high], with a probability "
+                                      "up to 1 and low <= high <= %g"
+                                    : "'%s' must be [probability], up to 1",
+                    all[i].path, all[i].high);
+    }
+}
+
+static void check_contrastive(const struct check *c)
+{
+    const long long batch = i64(c, "train.batch_size"), parts = i64(c, "train.accumulate");
+    check_schedule(c, "train");
+    check_ema(c);
+    check_augment(c);
+    if (batch % parts == 0 && (batch / parts % 2 || batch / parts < 4)) {
+        pk_diag_add(c->d, at(c, "train.batch_size", "train.accumulate"),
+                    "%lld records at once cannot be compared: an even number of 4 or more is "
+                    "needed, two for each pair",
+                    batch / parts);
+        pk_diag_help(c->d, "'train.batch_size' counts both records of a pair");
+    }
+}
+
 static void check_mae(const struct check *c)
 {
+    check_hideable(c);
     check_width(c, "objective.decoder");
     check_schedule(c, "train");
     const struct pk_value *registers = pk_recipe_value(c->r, "model.encoder.registers");
@@ -256,8 +339,35 @@ static void check_mae(const struct check *c)
                     "set it to 0");
 }
 
+/* Settings of one loss that another one would not read. */
+static void check_loss(const struct check *c)
+{
+    const bool focal = is(c, "objective.loss", "focal");
+    const bool asymmetric = is(c, "objective.loss", "asymmetric");
+    const int64_t powers = pk_recipe_count(c->r, "objective.gamma");
+    if (powers && !focal && !asymmetric)
+        pk_diag_add(c->d, at(c, "objective.gamma", "objective.loss"),
+                    "'objective.gamma' is of the losses focal and asymmetric, not of '%s'",
+                    pk_recipe_str(c->r, "objective.loss"));
+    if (powers == 1)
+        pk_diag_add(c->d, at(c, "objective.gamma", NULL),
+                    "'objective.gamma' must be [of positives, of negatives], or empty");
+    if (f64(c, "objective.alpha") > 0 && !focal)
+        pk_diag_add(c->d, at(c, "objective.alpha", "objective.loss"),
+                    "'objective.alpha' is of the loss focal, not of '%s'",
+                    pk_recipe_str(c->r, "objective.loss"));
+    if (f64(c, "objective.mixup") > 0 && i64(c, "train.micro_batch") == 1)
+        pk_diag_add(c->d, at(c, "objective.mixup", "train.micro_batch"),
+                    "'objective.mixup' mixes records of a micro-batch, and this has one");
+}
+
 static void check_classify(const struct check *c)
 {
+    check_augment(c);
+    check_loss(c);
+    if (is(c, "objective.head.kind", "register_linear") && !is(c, "model.encoder.kind", "vit"))
+        pk_diag_add(c->d, at(c, "objective.head.kind", "model.encoder.kind"),
+                    "'objective.head.kind: register_linear' needs a transformer");
     for (int i = 0; i < c->r->stages; i++) {
         char section[32];
         snprintf(section, sizeof section, "stages.%d", i);
@@ -280,13 +390,15 @@ void pk_recipe_check(const struct pk_recipe *r, struct pk_diags *d)
     check_data(&c);
     check_folds(&c);
     check_inherited(&c);
-    check_width(&c, "model.encoder");
+    if (is(&c, "model.encoder.kind", "vit")) check_width(&c, "model.encoder");
     check_tokens(&c);
     check_batch(&c);
     if (is(&c, "objective.kind", "jepa"))
         check_jepa(&c);
     else if (is(&c, "objective.kind", "mae"))
         check_mae(&c);
+    else if (is(&c, "objective.kind", "contrastive"))
+        check_contrastive(&c);
     else
         check_classify(&c);
 }

@@ -537,8 +537,10 @@ static void refuse_useless(struct load *l)
         if (pk_recipe_applies(l->r, &keys[i]) || !v->given || !v->origin) continue;
         bool main = v->key_at.source == 0 || l->r->sources.item[v->key_at.source].override;
         if (!main || keys[i].type == PK_KEY_SECTION || strchr(keys[i].path, '*')) continue;
-        pk_diag_add(&l->d, v->key_at, "'%s' has no meaning when objective.kind is %s", keys[i].path,
-                    kind);
+        const bool encoder = keys[i].when == PK_WHEN_VIT || keys[i].when == PK_WHEN_CONVOLUTION;
+        pk_diag_add(&l->d, v->key_at, "'%s' has no meaning when %s is %s", keys[i].path,
+                    encoder ? "model.encoder.kind" : "objective.kind",
+                    encoder ? pk_recipe_str(l->r, "model.encoder.kind") : kind);
     }
 }
 
@@ -585,6 +587,7 @@ enum pk_status pk_recipe_inherit(struct pk_recipe *r, const struct pk_recipe *fr
     static const char *const paths[] = {"data.rate",
                                         "data.leads",
                                         "model.encoder.kind",
+                                        "model.encoder.channels",
                                         "model.encoder.width",
                                         "model.encoder.depth",
                                         "model.encoder.heads",

@@ -45,7 +45,13 @@
         NUMBER(p ".warmup", INT, STEPS, w, 0, 1e9, "0", "steps of linear warm-up from start"),     \
         NUMBER(p ".start", FLOAT, NONE, w, 0, 100, "1e-6", "learning rate before the warm-up"),    \
         NUMBER(p ".end", FLOAT, NONE, w, 0, 100, "1e-6", "learning rate at the end of a cosine"),  \
-        CHOICE(p ".shape", w, "constant|cosine", "cosine", "what follows the warm-up")
+        CHOICE(p ".shape", w, "constant|cosine|one_cycle", "cosine",                               \
+               "what follows the warm-up; one_cycle: half a cosine up from start, another down "   \
+               "to end"),                                                                          \
+        NUMBER(p ".rise", FLOAT, NONE, w, 0, 0.99, "0.3",                                          \
+               "one_cycle: share of the steps before the top"),                                    \
+        LIST(p ".beta1", FLOATS, w, 0, 0.999999, 0, 2, "[]",                                       \
+             "one_cycle: beta1 at both ends and at the top; empty: as the optimizer has it")
 #define DECAY_KEYS(p, w)                                                                           \
     SECTION(p, w, "decoupled weight decay, of weights of linear and convolution only"),            \
         NUMBER(p ".start", FLOAT, NONE, w, 0, 100, "0.01", "weight decay at the first step"),      \
@@ -90,18 +96,19 @@ static const struct pk_key keys[] = {
 
     SECTION("model", ALWAYS, "the network"),
     SECTION("model.encoder", ALWAYS, "the encoder; width, depth, heads and patch may be left to init_from"),
-    CHOICE("model.encoder.kind", ALWAYS, "vit", "vit", "family"),
-    NUMBER("model.encoder.width", INT, NONE, ALWAYS, 2, 16384, NULL, "channels; even, a multiple of heads"),
-    NUMBER("model.encoder.depth", INT, NONE, ALWAYS, 1, 256, NULL, "blocks"),
-    NUMBER("model.encoder.heads", INT, NONE, ALWAYS, 1, 256, NULL, "attention heads"),
-    NUMBER("model.encoder.patch", FLOAT, TIME, ALWAYS, 1e-4, 3600, NULL, "length of one token over all leads; a whole number of samples"),
-    NUMBER("model.encoder.registers", INT, NONE, ALWAYS, 0, 16, "1", "learnable tokens put in front"),
-    NUMBER("model.encoder.mlp_ratio", INT, NONE, ALWAYS, 1, 16, "4", "hidden width of the MLP over the width"),
-    BOOLEAN("model.encoder.qkv_bias", ALWAYS, "false", "a bias on queries, keys and values, in the decoder too"),
-    NUMBER("model.encoder.dropout", FLOAT, NONE, ALWAYS, 0, 0.95, "0", "after attention and twice in the MLP, in pretraining; stages have their own"),
+    CHOICE("model.encoder.kind", ALWAYS, "vit|resnet1d_wang|xresnet1d50|xresnet1d101|efficientnet1d", "vit", "family; all but vit are convolutional, and their tokens are samples"),
+    NUMBER("model.encoder.channels", INT, NONE, CONVOLUTION, 0, 16384, "0", "channels of the blocks of resnet1d_wang and xresnet1d; 0: as published"),
+    NUMBER("model.encoder.width", INT, NONE, VIT, 2, 16384, NULL, "channels; even, a multiple of heads"),
+    NUMBER("model.encoder.depth", INT, NONE, VIT, 1, 256, NULL, "blocks"),
+    NUMBER("model.encoder.heads", INT, NONE, VIT, 1, 256, NULL, "attention heads"),
+    NUMBER("model.encoder.patch", FLOAT, TIME, VIT, 1e-4, 3600, NULL, "length of one token over all leads; a whole number of samples"),
+    NUMBER("model.encoder.registers", INT, NONE, VIT, 0, 16, "1", "learnable tokens put in front"),
+    NUMBER("model.encoder.mlp_ratio", INT, NONE, VIT, 1, 16, "4", "hidden width of the MLP over the width"),
+    BOOLEAN("model.encoder.qkv_bias", VIT, "false", "a bias on queries, keys and values, in the decoder too"),
+    NUMBER("model.encoder.dropout", FLOAT, NONE, VIT, 0, 0.95, "0", "after attention and twice in the MLP, in pretraining; stages have their own"),
 
     SECTION("objective", ALWAYS, "what is learned"),
-    {.path = "objective.kind", .type = PK_KEY_ENUM, .choices = "jepa|mae|classify", .required = true, .doc = "jepa and mae pretrain, classify learns data.task"},
+    {.path = "objective.kind", .type = PK_KEY_ENUM, .choices = "jepa|mae|contrastive|classify", .required = true, .doc = "jepa, mae and contrastive pretrain, classify learns data.task"},
     SECTION("objective.predictor", JEPA, "the predictor of hidden tokens"),
     NEEDED("objective.predictor.width", INT, NONE, JEPA, 2, 16384, "channels; even, a multiple of heads"),
     NEEDED("objective.predictor.depth", INT, NONE, JEPA, 1, 256, "blocks"),
@@ -109,18 +116,45 @@ static const struct pk_key keys[] = {
     SECTION("objective.mask", JEPA, "which tokens are hidden"),
     NUMBER("objective.mask.min_block", INT, NONE, JEPA, 1, 1000000, "10", "shortest block of hidden tokens"),
     LIST("objective.mask.keep", FLOATS, JEPA, 0, 1, 2, 2, "[0.15, 0.25]", "share of tokens kept, drawn per batch from this interval"),
-    SECTION("objective.ema", JEPA, "momentum of the target encoder, linear over the run"),
-    NUMBER("objective.ema.start", FLOAT, NONE, JEPA, 0, 1, "0.998", "momentum at the first step"),
-    NUMBER("objective.ema.end", FLOAT, NONE, JEPA, 0, 1, "0.9995", "momentum at the last step"),
+    SECTION("objective.ema", EMA, "momentum of the target encoder, linear over the run; contrastive: where objective.momentum asks for one"),
+    NUMBER("objective.ema.start", FLOAT, NONE, EMA, 0, 1, "0.998", "momentum at the first step"),
+    NUMBER("objective.ema.end", FLOAT, NONE, EMA, 0, 1, "0.9995", "momentum at the last step"),
     CHOICE("objective.variant", MAE, "patch|time|lead", "patch", "a token is a patch of one lead (ST-MEM), a patch of all leads (MTAE), or a whole lead (MLAE: patch = crop)"),
     NUMBER("objective.mask_ratio", FLOAT, NONE, MAE, 0, 1, "0.75", "share of the tokens that are hidden, of each lead's (patch) or of all; the kept number is rounded down"),
     SECTION("objective.decoder", MAE, "what reconstructs hidden tokens, each lead on its own (patch)"),
     NUMBER("objective.decoder.width", INT, NONE, MAE, 2, 16384, "256", "channels; even, a multiple of heads"),
     NUMBER("objective.decoder.depth", INT, NONE, MAE, 1, 256, "4", "blocks"),
     NUMBER("objective.decoder.heads", INT, NONE, MAE, 1, 256, "4", "attention heads"),
+    CHOICE("objective.pairs", CONTRASTIVE, "record|adjacent|participant", "record", "what belongs together: two crops of a record (SimCLR), two adjacent crops (CMSC), crops of two records of a participant"),
+    BOOLEAN("objective.single_records", CONTRASTIVE, "true", "pairs of participants: leave out those with one record; false refuses them"),
+    NUMBER("objective.temperature", FLOAT, NONE, CONTRASTIVE, 1e-3, 100, "0.1", "cosines are divided by it"),
+    BOOLEAN("objective.momentum", CONTRASTIVE, "false", "keys come from a moving average of the encoder, and the online side has a predictor (MoCo v3)"),
+    NUMBER("objective.koleo", FLOAT, NONE, CONTRASTIVE, 0, 1000, "0", "weight of the KoLeo term, which spreads embeddings"),
+    SECTION("objective.projection", CONTRASTIVE, "linear, GELU, linear on the mean of the tokens; dropped after pretraining"),
+    NUMBER("objective.projection.hidden", INT, NONE, CONTRASTIVE, 1, 65536, "1024", "hidden width"),
+    NUMBER("objective.projection.width", INT, NONE, CONTRASTIVE, 2, 4096, "128", "numbers that are compared"),
+    SECTION("objective.augment", AUGMENT, "random changes of training signals, each [probability, low, high]; [] is off; docs/augmentations.svg shows them"),
+    LIST("objective.augment.time_warp", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "speed varies by this share"),
+    LIST("objective.augment.crop_resize", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the crop, stretched to all of it"),
+    LIST("objective.augment.permute", FLOATS, AUGMENT, 0, 1, 0, 1, "[]", "leads in random order; [probability]"),
+    LIST("objective.augment.negate", FLOATS, AUGMENT, 0, 1, 0, 1, "[]", "the sign changes; [probability]"),
+    LIST("objective.augment.magnitude", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "amplitude times a smooth curve that deviates from 1 by this"),
+    LIST("objective.augment.wander", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "baseline wander of this amplitude, in standard deviations"),
+    LIST("objective.augment.powerline", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "50 or 60 Hz of this amplitude, in standard deviations"),
+    LIST("objective.augment.noise", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "Gaussian noise of this standard deviation"),
+    LIST("objective.augment.lead_mask", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the leads becomes zeros"),
+    LIST("objective.augment.cut_out", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the crop, in one piece, becomes zeros"),
     SECTION("objective.head", CLASSIFY, "from tokens to classes"),
-    CHOICE("objective.head.kind", CLASSIFY, "attentive|register_linear|mean_linear", "attentive", "one query attending to all tokens, the register, or the mean of the patches"),
-    CHOICE("objective.loss", CLASSIFY, "bce|softmax", "bce", "per-class sigmoid, or cross-entropy over classes (single_label)"),
+    CHOICE("objective.head.kind", CLASSIFY, "attentive|register_linear|mean_linear|concat_pool", "attentive", "one query attending to all tokens, the register, the mean of the patches, or their maximum and mean through a hidden layer"),
+    NUMBER("objective.head.hidden", INT, NONE, CLASSIFY, 0, 65536, "128", "width of the hidden layer of concat_pool; 0: none"),
+    NUMBER("objective.head.dropout", FLOAT, NONE, CLASSIFY, 0, 0.95, "0.5", "of concat_pool, before its last layer; half of it before the hidden one"),
+    CHOICE("objective.loss", CLASSIFY, "bce|focal|asymmetric|softmax", "bce", "per-class sigmoid (bce; focal: Lin et al. 2017; asymmetric: Ridnik et al. 2021), or cross-entropy over classes (softmax, with single_label)"),
+    LIST("objective.gamma", FLOATS, CLASSIFY, 0, 20, 0, 2, "[]", "focusing powers of positives and negatives; empty: [2, 2] of focal, [0, 4] of asymmetric"),
+    NUMBER("objective.alpha", FLOAT, NONE, CLASSIFY, 0, 1, "0", "focal: weight of positives, 1 - alpha of negatives; 0: none"),
+    NUMBER("objective.margin", FLOAT, NONE, CLASSIFY, 0, 0.99, "0.05", "asymmetric: taken off the probability of negatives"),
+    NUMBER("objective.smoothing", FLOAT, NONE, CLASSIFY, 0, 0.99, "0", "share of a label that goes to the other classes"),
+    CHOICE("objective.class_weights", CLASSIFY, "none|balanced", "none", "balanced: rare classes count more, by the training rows (bce family: positives by negatives / positives; softmax: inverse frequency)"),
+    NUMBER("objective.mixup", FLOAT, NONE, CLASSIFY, 0, 10, "0", "alpha of mixup between neighbours in a micro-batch; 0: none"),
     BOOLEAN("objective.single_label", CLASSIFY, "false", "use only records with exactly one label of the task"),
 
     {.path = "stages", .type = PK_KEY_SECTIONS, .when = PK_WHEN_CLASSIFY, .required = true, .count_low = 1, .count_high = PK_STAGES_MAX, .doc = "what is trained, one stage after the other, each from the best checkpoint of the last"},

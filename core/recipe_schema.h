@@ -32,11 +32,17 @@ enum pk_key_unit {
  * recipe and of its hash. */
 enum pk_key_when {
     PK_WHEN_ALWAYS,
-    PK_WHEN_PRETRAIN, // objective.kind is jepa or mae
-    PK_WHEN_JEPA,     // objective.kind is jepa
-    PK_WHEN_MAE,      // objective.kind is mae
-    PK_WHEN_CLASSIFY, // objective.kind is classify
-    PK_WHEN_SYNTHETIC // data.synthetic is given
+    PK_WHEN_PRETRAIN,    // objective.kind is jepa, mae or contrastive
+    PK_WHEN_JEPA,        // objective.kind is jepa
+    PK_WHEN_MAE,         // objective.kind is mae
+    PK_WHEN_CONTRASTIVE, // objective.kind is contrastive
+    PK_WHEN_EMA,         // objective.kind is jepa or contrastive
+    PK_WHEN_AUGMENT,     // objective.kind is contrastive or classify
+    PK_WHEN_CLASSIFY,    // objective.kind is classify
+    PK_WHEN_SYNTHETIC,   // data.synthetic is given
+    PK_WHEN_VIT,         // model.encoder.kind is vit
+    PK_WHEN_CONVOLUTION, // model.encoder.kind is another one
+    PK_WHEN_COUNT
 };
 
 struct pk_key {

@@ -181,3 +181,40 @@ done:
     free(value);
     return s;
 }
+
+static double distance2(const double *a, const double *b, int64_t width)
+{
+    double sum = 0;
+    for (int64_t c = 0; c < width; c++) sum += (a[c] - b[c]) * (a[c] - b[c]);
+    return sum;
+}
+
+enum pk_status pk_pair_stats(struct pk_pair_stats *out, const float *x, int64_t rows, int64_t width,
+                             struct pk_err *err)
+{
+    double *unit, near = 0, spread = 0;
+    if (rows < 4 || rows % 2 || width < 1)
+        return pk_fail(err, PK_EINVAL, "pair statistics of %lld rows of %lld numbers",
+                       (long long)rows, (long long)width);
+    const int64_t n = PK_MIN(rows, (int64_t)PK_PAIR_ROWS);
+    PK_TRY(pk_alloc(&unit, (size_t)(n * width), sizeof *unit, "unit rows", err));
+    for (int64_t i = 0; i < n; i++) {
+        double square = 0;
+        for (int64_t c = 0; c < width; c++)
+            square += (double)x[i * width + c] * (double)x[i * width + c];
+        const double scale = square > 0 ? 1 / sqrt(square) : 0;
+        for (int64_t c = 0; c < width; c++) unit[i * width + c] = scale * (double)x[i * width + c];
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < i; k++) {
+            const double d = distance2(unit + i * width, unit + k * width, width);
+            if (i % 2 && k == i - 1)
+                near += d;
+            else
+                spread += exp(-2 * d);
+        }
+    out->alignment = near / (double)(n / 2);
+    out->uniformity = log(spread / (double)(n * (n - 1) / 2 - n / 2));
+    free(unit);
+    return PK_OK;
+}

@@ -25,6 +25,20 @@ struct pk_embedding_stats {
 enum pk_status pk_embedding_stats(struct pk_embedding_stats *out, const float *x, int64_t rows,
                                   int64_t width, struct pk_err *err);
 
+/* How embeddings of pairs lie on the sphere (Wang & Isola 2020, arXiv 2005.10242), after
+ * normalisation, over the first at most PK_PAIR_ROWS rows:
+ *   alignment   mean over pairs of |a - b|^2: 0 when pairs coincide, 2 when they are unrelated
+ *   uniformity  log mean over all two rows that are no pair of exp(-2 |x - y|^2): 0 when all
+ *               coincide, near -4 when they spread over many dimensions */
+enum { PK_PAIR_ROWS = 1024 };
+struct pk_pair_stats {
+    double alignment, uniformity;
+};
+/* x [rows, width], rows 2i and 2i + 1 a pair. A row of zeros stays zeros. Errors  PK_EINVAL rows
+ * odd or below 4, PK_ENOMEM */
+enum pk_status pk_pair_stats(struct pk_pair_stats *out, const float *x, int64_t rows, int64_t width,
+                             struct pk_err *err);
+
 /* Eigenvalues of a symmetric matrix a [n, n] (lower triangle read, all destroyed), rising, into
  * value [n]. Absolute error a few 1e-14 of the largest magnitude; finite input only. */
 enum pk_status pk_symmetric_eigenvalues(double *value, double *a, int64_t n, struct pk_err *err);

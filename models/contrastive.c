@@ -13,33 +13,30 @@ static struct pk_val mlp(struct pk_build *b, struct pk_val x, const struct pk_co
     return x;
 }
 
-/* patches [B, T, values] -> projections [B, width]; the mean of the tokens goes to *pooled. */
+enum pk_status pk_contrastive_config(struct pk_contrastive *out, const struct pk_recipe *r,
+                                     const struct pk_batch_shape *shape, struct pk_err *err)
+{
+    *out =
+        (struct pk_contrastive){.hidden = (int32_t)pk_recipe_i64(r, "objective.projection.hidden"),
+                                .width = (int32_t)pk_recipe_i64(r, "objective.projection.width"),
+                                .momentum = pk_recipe_bool(r, "objective.momentum"),
+                                .temperature = (float)pk_recipe_f64(r, "objective.temperature"),
+                                .koleo = (float)pk_recipe_f64(r, "objective.koleo"),
+                                .seed = (uint64_t)pk_recipe_i64(r, "seed")};
+    out->augmented = pk_signal_ranges(out->range, r);
+    PK_TRY(pk_signal_config(&out->signal, r, shape, err));
+    return pk_encoder_config(&out->encoder, r, &out->signal, err);
+}
+
+/* The batch -> projections [B, width]; the mean of the tokens goes to *pooled. */
 static struct pk_val tower(struct pk_build *b, const struct pk_signal_in *in,
                            const struct pk_contrastive *c, struct pk_val *pooled)
 {
     pk_scope(b, "encoder");
-    struct pk_val h = pk_vit_encode(b, in->patches, PK_NONE, in->sample, &c->encoder);
+    const struct pk_encoded h = pk_encode(b, in, &c->signal, &c->encoder, true);
     pk_scope_end(b);
-    *pooled = pk_mean_pool(b, h, 1);
+    *pooled = pk_encoder_pool(b, &h, &c->encoder);
     return mlp(b, *pooled, c, "projector");
-}
-
-/* The batch as patches, augmented as a whole signal before it is cut. */
-static struct pk_signal_in inputs(struct pk_build *b, const struct pk_contrastive *c,
-                                  int64_t records)
-{
-    struct pk_signal whole = c->signal;
-    if (!c->range) return pk_signal_inputs(b, &c->signal, records);
-    whole.tokens = 1;
-    whole.patch = c->signal.tokens * c->signal.patch;
-    const struct pk_augment a = {.leads = whole.leads,
-                                 .patch = c->signal.patch,
-                                 .rate = (float)whole.shape.rate,
-                                 .seed = c->seed,
-                                 .range = c->range};
-    struct pk_signal_in in = pk_signal_inputs(b, &whole, records);
-    in.patches = pk_augment(b, in.patches, in.sample, &a);
-    return in;
 }
 
 static struct pk_val online(struct pk_build *b, const struct pk_signal_in *in,
@@ -55,7 +52,7 @@ static struct pk_val momentum_key(struct pk_build *b, const struct pk_signal_in 
 {
     struct pk_contrastive still = *c;
     struct pk_val pooled;
-    still.encoder.dropout = 0;
+    still.encoder.vit.dropout = 0;
     pk_scope_ema(b, true);
     struct pk_val k = tower(b, in, &still, &pooled);
     pk_scope_ema(b, false);
@@ -97,7 +94,8 @@ static enum pk_status build_embed(struct pk_prog *out, struct pk_params *params,
     struct pk_build *b;
     struct pk_val pooled;
     PK_TRY(pk_build_begin(&b, out, params, err));
-    struct pk_signal_in in = inputs(b, c, records);
+    struct pk_signal_in in =
+        pk_signal_augmented(b, &c->signal, records, c->augmented ? c->range : NULL, c->seed);
     struct pk_val z = online(b, &in, c, &pooled);
     if (back) {
         int64_t dim[] = {records, c->width};

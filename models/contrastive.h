@@ -11,21 +11,25 @@
 #ifndef PK_CONTRASTIVE_H
 #define PK_CONTRASTIVE_H
 
-#include "models/signal.h"
-#include "models/vit.h"
+#include "models/encoder.h"
 
 struct pk_contrastive {
     struct pk_signal signal;
-    struct pk_vit encoder;
+    struct pk_encoder encoder;
     int32_t hidden, width; // of the projection, linear - GELU - linear, and of its result
     bool momentum;         // keys from the EMA copies of encoder and projection, and a predictor on
                            // the online side; else all rows are each other's keys
     float temperature;
-    float koleo;                          // weight of the KoLeo term, 0 for none
-    const struct pk_augment_range *range; // [PK_AUGMENT_KINDS] borrowed; NULL: no augmentation
-    uint64_t seed;                        // of it. It is keyed by "sample", so two views of one
-                                          // record need two sample numbers, such as 2 n and 2 n + 1
+    float koleo; // weight of the KoLeo term, 0 for none
+    bool augmented;
+    struct pk_augment_range range[PK_AUGMENT_KINDS];
+    uint64_t seed; // of it. It is keyed by "sample", so two views of one record need two sample
+                   // numbers, such as 2 n and 2 n + 1
 };
+
+/* Reads objective.*, and what signal and encoder need. */
+enum pk_status pk_contrastive_config(struct pk_contrastive *out, const struct pk_recipe *r,
+                                     const struct pk_batch_shape *shape, struct pk_err *err);
 
 struct pk_contrastive_progs { // where the three programs go
     struct pk_prog *embed, *loss, *back;

@@ -2,6 +2,8 @@
 #include "models/signal.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 #include <strings.h>
 
 int32_t pk_shape_lead(const struct pk_batch_shape *s, const char *name)
@@ -39,6 +41,11 @@ enum pk_status pk_signal_config(struct pk_signal *out, const struct pk_recipe *r
                                 const struct pk_batch_shape *shape, struct pk_err *err)
 {
     *out = (struct pk_signal){.shape = *shape, .clip = 5};
+    if (strcmp(pk_recipe_str(r, "model.encoder.kind"), "vit")) {
+        out->patch = 1;
+        out->tokens = shape->samples;
+        return select_leads(out, r, err);
+    }
     double patch = pk_recipe_f64(r, "model.encoder.patch") * shape->rate;
     out->patch = (int32_t)lround(patch);
     if (out->patch < 1 || fabs(patch - out->patch) > 1e-6)
@@ -72,4 +79,46 @@ struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal 
                               .gain = gain};
     in.sample = pk_input(b, "sample", PK_I64, 1, &records);
     return in;
+}
+
+struct pk_signal_in pk_signal_augmented(struct pk_build *b, const struct pk_signal *s,
+                                        int64_t records, const struct pk_augment_range *range,
+                                        uint64_t seed)
+{
+    struct pk_signal whole = *s;
+    if (!range) return pk_signal_inputs(b, s, records);
+    whole.tokens = 1;
+    whole.patch = s->tokens * s->patch;
+    const struct pk_augment a = {.leads = whole.leads,
+                                 .patch = s->patch,
+                                 .rate = (float)whole.shape.rate,
+                                 .seed = seed,
+                                 .range = range};
+    struct pk_signal_in in = pk_signal_inputs(b, &whole, records);
+    in.patches = pk_augment(b, in.patches, in.sample, &a);
+    return in;
+}
+
+bool pk_signal_ranges(struct pk_augment_range range[PK_AUGMENT_KINDS], const struct pk_recipe *r)
+{
+    static const char *const name[PK_AUGMENT_KINDS] = {
+        [PK_AUGMENT_TIME_WARP] = "time_warp", [PK_AUGMENT_CROP_RESIZE] = "crop_resize",
+        [PK_AUGMENT_PERMUTE] = "permute",     [PK_AUGMENT_NEGATE] = "negate",
+        [PK_AUGMENT_MAGNITUDE] = "magnitude", [PK_AUGMENT_WANDER] = "wander",
+        [PK_AUGMENT_POWERLINE] = "powerline", [PK_AUGMENT_NOISE] = "noise",
+        [PK_AUGMENT_LEAD_MASK] = "lead_mask", [PK_AUGMENT_CUT_OUT] = "cut_out"};
+    bool any = false;
+    for (int k = 0; k < PK_AUGMENT_KINDS; k++) {
+        char path[64];
+        snprintf(path, sizeof path, "objective.augment.%s", name[k]);
+        const int64_t n = pk_recipe_count(r, path); // 0, or 1 and 3 as recipe_check.c demands
+        range[k] = (struct pk_augment_range){0, 0, 0};
+        if (n) range[k].probability = (float)pk_recipe_item_f64(r, path, 0);
+        if (n == 3) {
+            range[k].low = (float)pk_recipe_item_f64(r, path, 1);
+            range[k].high = (float)pk_recipe_item_f64(r, path, 2);
+        }
+        any |= range[k].probability > 0;
+    }
+    return any;
 }

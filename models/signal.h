@@ -22,7 +22,8 @@ struct pk_signal {
 
 /* Index of the lead of this name, in capital or small letters; -1 when there is none. */
 int32_t pk_shape_lead(const struct pk_batch_shape *s, const char *name);
-/* Reads data.leads, data.crop, data.rate and model.encoder.patch. */
+/* Reads data.leads, data.crop, data.rate and, of a transformer, model.encoder.patch; tokens of
+ * other encoders are samples. */
 enum pk_status pk_signal_config(struct pk_signal *out, const struct pk_recipe *r,
                                 const struct pk_batch_shape *shape, struct pk_err *err);
 struct pk_signal_in {
@@ -33,5 +34,12 @@ struct pk_signal_in {
 /* Declares the inputs signal, gain, offset, start, sample and cuts the patches. */
 struct pk_signal_in pk_signal_inputs(struct pk_build *b, const struct pk_signal *s,
                                      int64_t records);
+/* The same, augmented as a whole signal before it is cut into patches of all leads. range
+ * [PK_AUGMENT_KINDS], borrowed; NULL: no augmentation. Keyed by seed and "sample". */
+struct pk_signal_in pk_signal_augmented(struct pk_build *b, const struct pk_signal *s,
+                                        int64_t records, const struct pk_augment_range *range,
+                                        uint64_t seed);
+/* Reads objective.augment.* into range; false when all are off. */
+bool pk_signal_ranges(struct pk_augment_range range[PK_AUGMENT_KINDS], const struct pk_recipe *r);
 
 #endif

@@ -71,7 +71,7 @@ static enum pk_status build_programs(struct bench *b, struct pk_err *err)
 
 static enum pk_status start_profile(struct bench *b, struct pk_err *err)
 {
-    for (int32_t k = 0; k <= b->s.objective->keep_max(&b->s.model); k++) {
+    for (int32_t k = 0; k < b->s.programs; k++) {
         struct pk_step_program *v = &b->s.program[k];
         if (v->built)
             PK_TRY(pk_alloc(&v->bound.seconds, (size_t)v->prog.nodes, sizeof *v->bound.seconds,
@@ -181,7 +181,7 @@ static int collect(const struct bench *b, struct line line[PK_OP_COUNT])
 {
     int lines = 0;
     for (int i = 0; i < PK_OP_COUNT; i++) line[i] = (struct line){.op = (enum pk_op)i};
-    for (int32_t k = 0; k <= b->s.objective->keep_max(&b->s.model); k++) {
+    for (int32_t k = 0; k < b->s.programs; k++) {
         const struct pk_step_program *v = &b->s.program[k];
         for (int64_t i = 0; v->bound.seconds && i < v->prog.nodes; i++) {
             const struct pk_node *n = &v->prog.node[i];

@@ -33,7 +33,8 @@ static double roofline_seconds(const struct pk_recipe_plan *p, const struct ceil
 static enum pk_status measure(struct ceiling *out, const struct pk_recipe_plan *p,
                               struct pk_err *err)
 {
-    struct pk_probe_tower tower[PK_TOWERS] = {{p->encoder, p->micro * (p->signal->tokens + 1), 1}};
+    const struct pk_vit layers = pk_encoder_stand_in(&p->encoder);
+    struct pk_probe_tower tower[PK_TOWERS] = {{&layers, p->micro * (p->signal->tokens + 1), 1}};
     int towers = 1;
     if (p->objective) towers = p->objective->towers(&p->model, p->micro, p->keep[1], tower);
     enum { STREAM_MAX = 4 << 20 }; // a node's values, not all that ever lived in the arena
@@ -52,6 +53,15 @@ static void print_size(const char *name, int64_t bytes, const char *note)
     printf("  %-16s %16lld  %s\n", name, (long long)bytes, note);
 }
 
+/* Running statistics of batch norm; they lie among the parameters. */
+static int64_t state_bytes(const struct pk_recipe_plan *p)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < p->params.count; i++)
+        if (p->params.item[i].state) n += p->params.item[i].count;
+    return n * (int64_t)sizeof(float);
+}
+
 static void print_memory(const struct pk_recipe_plan *p)
 {
     char act[160], grad[64];
@@ -68,9 +78,8 @@ static void print_memory(const struct pk_recipe_plan *p)
              p->threads, (long long)p->arena, (long long)p->arena_bound);
     printf("memory, bytes\n");
     print_size("IN", p->in, "batches that the loader holds");
-    print_size("PARAM", p->weight, "fp32, padded");
+    print_size("PARAM", p->weight, "fp32, padded; running statistics are among them");
     print_size("GRAD", p->grad, grad);
-    print_size("STATE", 0, "this model has none");
     print_size("ACT", p->arena * p->threads, act);
     print_size("CONST", p->constants, "position tables of all programs");
     print_size("AdamW m, v", p->moments, "");
@@ -82,25 +91,25 @@ static void print_memory(const struct pk_recipe_plan *p)
 
 static void print_model(const struct pk_recipe_plan *p, const char *name)
 {
-    const struct pk_vit *e = p->encoder;
+    char encoder_text[96], partner[96];
+    pk_encoder_describe(&p->encoder, encoder_text);
     int64_t encoder = pk_params_total(&p->params, "encoder.");
     int64_t all = pk_params_total(&p->params, "");
-    printf("%s\nparameters\n  %-16s %16lld  ViT %d wide, %d deep, %d heads\n", name, "encoder",
-           (long long)encoder, e->width, e->depth, e->heads);
-    if (p->objective)
-        printf("  %-16s %16lld  %d wide, %d deep, %d heads\n", p->objective->partner,
-               (long long)(all - encoder), p->model.partner.width, p->model.partner.depth,
-               p->model.partner.heads);
-    else
+    printf("%s\nparameters\n  %-16s %16lld  %s\n", name, "encoder", (long long)encoder,
+           encoder_text);
+    if (p->objective) {
+        p->objective->describe(&p->model, partner);
+        printf("  %-16s %16lld  %s\n", p->objective->partner, (long long)(all - encoder), partner);
+    } else
         printf("  %-16s %16lld  %d classes\n", "head", (long long)(all - encoder),
                p->classifier.classes);
     printf("  %-16s %16lld\n", "total", (long long)all);
     printf("input\n  %d leads, %d samples at %g Hz: %d tokens of %d samples", p->signal->leads,
            p->signal->shape.samples, p->signal->shape.rate, p->signal->tokens, p->signal->patch);
-    if (p->encoder->tokenise == PK_TOKENISE_PATCH) printf(" of each lead");
+    if (p->encoder.vit.tokenise == PK_TOKENISE_PATCH) printf(" of each lead");
     if (p->objective && p->keep[0] < p->keep[2])
         printf(", %d to %d kept (mean %d)", p->keep[0], p->keep[2], p->keep[1]);
-    else if (p->objective)
+    else if (p->objective && p->keep[1])
         printf(", %d kept", p->keep[1]);
     printf("\n  batch %lld", (long long)p->batch);
     if (p->parts > 1) printf(" in %lld parts", (long long)p->parts);
@@ -198,7 +207,7 @@ static void put_memory(const struct pk_recipe_plan *p, struct pk_json_writer *w)
     pk_json_put_i64(w, "in", p->in);
     pk_json_put_i64(w, "param", p->weight);
     pk_json_put_i64(w, "grad", p->grad);
-    pk_json_put_i64(w, "state", 0);
+    pk_json_put_i64(w, "state", state_bytes(p));
     pk_json_put_i64(w, "act_per_thread", p->arena);
     pk_json_put_i64(w, "act_bound", p->arena_bound);
     pk_json_put_i64(w, "threads", p->threads);

@@ -273,12 +273,18 @@ static const char *default_text(const struct pk_key *k)
 /* When a key means anything, "" for always. */
 static const char *when_text(const struct pk_key *k)
 {
-    static const char *const when[] = {"",
-                                       "objective.kind=jepa|mae",
-                                       "objective.kind=jepa",
-                                       "objective.kind=mae",
-                                       "objective.kind=classify",
-                                       "data.synthetic"};
+    static const char *const when[PK_WHEN_COUNT] = {
+        [PK_WHEN_ALWAYS] = "",
+        [PK_WHEN_PRETRAIN] = "objective.kind=jepa|mae|contrastive",
+        [PK_WHEN_JEPA] = "objective.kind=jepa",
+        [PK_WHEN_MAE] = "objective.kind=mae",
+        [PK_WHEN_CONTRASTIVE] = "objective.kind=contrastive",
+        [PK_WHEN_EMA] = "objective.kind=jepa|contrastive",
+        [PK_WHEN_AUGMENT] = "objective.kind=contrastive|classify",
+        [PK_WHEN_CLASSIFY] = "objective.kind=classify",
+        [PK_WHEN_SYNTHETIC] = "data.synthetic",
+        [PK_WHEN_VIT] = "model.encoder.kind=vit",
+        [PK_WHEN_CONVOLUTION] = "model.encoder.kind of a convolutional network"};
     return when[k->when];
 }
 

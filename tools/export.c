@@ -98,7 +98,7 @@ static enum pk_status write_weights(const struct pk_model *m, float *weight, con
     struct pk_tensor_ref *ref;
     int64_t count;
     PK_TRY(pk_path(path, err, "%s/model.safetensors", dir));
-    PK_TRY(pk_weights_refs(&ref, &count, &m->params, "", weight, err));
+    PK_TRY(pk_weights_refs(&ref, &count, &m->params, false, weight, err));
     rename_tensors(ref, count, &m->file.info);
     snprintf(step, sizeof step, "%lld", (long long)m->file.step);
     struct pk_metadata meta[] = {{"format", "pt"}, // what transformers asks for

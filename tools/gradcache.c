@@ -30,53 +30,73 @@ void pk_gradcache_free(struct pk_gradcache *g)
     g->projected = g->gradient = g->key = NULL;
 }
 
-static enum pk_status embed(struct pk_gradcache *g, const struct pk_feed *feed, int feeds,
-                            const struct pk_fetch *fetch, int fetches, struct pk_err *err)
+static enum pk_status embed(struct pk_gradcache *g, const struct pk_exec_batch *run,
+                            struct pk_err *err)
 {
     struct pk_fetch out[FETCHES];
-    struct pk_exec_batch run = {
-        .feed = feed, .feeds = feeds, .fetch = out, .micros = g->micros, .loss_scale = 1};
-    if (fetches > FETCHES - 2)
+    struct pk_exec_batch forward = *run;
+    if (run->fetches > FETCHES - 2)
         return pk_fail(err, PK_EINTERNAL, "%d outputs of an embedding program are asked for",
-                       fetches);
-    for (int i = 0; i < fetches; i++) out[run.fetches++] = fetch[i];
-    out[run.fetches++] = (struct pk_fetch){"projected", g->projected};
-    if (g->keys) out[run.fetches++] = (struct pk_fetch){"key", g->key};
-    return pk_exec_run(g->x, g->embed, &run, err);
+                       run->fetches);
+    for (int i = 0; i < run->fetches; i++) out[i] = run->fetch[i];
+    forward.fetch = out;
+    forward.micros = g->micros;
+    forward.loss_scale = 1;
+    forward.add = false;
+    out[forward.fetches++] = (struct pk_fetch){"projected", g->projected};
+    if (g->keys) out[forward.fetches++] = (struct pk_fetch){"key", g->key};
+    return pk_exec_run(g->x, g->embed, &forward, err);
 }
 
-static enum pk_status lose(struct pk_gradcache *g, const int64_t *group, bool add, double *loss,
-                           struct pk_err *err)
+static enum pk_status lose(struct pk_gradcache *g, const int64_t *group,
+                           const struct pk_exec_batch *run, double *loss, struct pk_err *err)
 {
     float value;
     const struct pk_feed feed[] = {
         {"projected", g->projected, 0}, {"group", group, 0}, {"key", g->key, 0}};
     const struct pk_fetch fetch[] = {{"d_projected", g->gradient}, {"loss", &value}};
-    const struct pk_exec_batch run = {.feed = feed,
-                                      .feeds = g->keys ? 3 : 2,
-                                      .fetch = fetch,
-                                      .fetches = 2,
-                                      .micros = 1,
-                                      .loss_scale = 1,
-                                      .add = add};
-    PK_TRY(pk_exec_run(g->x, g->loss, &run, err));
+    const struct pk_exec_batch once = {.feed = feed,
+                                       .feeds = g->keys ? 3 : 2,
+                                       .fetch = fetch,
+                                       .fetches = 2,
+                                       .micros = 1,
+                                       .loss_scale = run->loss_scale,
+                                       .add = run->add};
+    PK_TRY(pk_exec_run(g->x, g->loss, &once, err));
     if (loss) *loss = (double)value;
     return PK_OK;
 }
 
-enum pk_status pk_gradcache_run(struct pk_gradcache *g, const struct pk_feed *feed, int feeds,
-                                const int64_t *group, const struct pk_fetch *fetch, int fetches,
-                                bool add, double *loss, struct pk_err *err)
+/* The third program's scale is a micro-batch's share of the step, as everywhere, since running
+ * statistics are moved by it. The gradient of the loss is already the whole batch's: it is raised
+ * by what that share will take away. */
+static enum pk_status back(struct pk_gradcache *g, const struct pk_exec_batch *run,
+                           struct pk_err *err)
 {
     struct pk_feed in[FEEDS];
-    if (feeds > FEEDS - 1)
-        return pk_fail(err, PK_EINTERNAL, "%d inputs of an embedding program", feeds);
-    PK_TRY(embed(g, feed, feeds, fetch, fetches, err));
-    PK_TRY(lose(g, group, add, loss, err)); // also clears the gradient arena, unless it adds
-    memcpy(in, feed, (size_t)feeds * sizeof *in);
-    in[feeds] = (struct pk_feed){"d_projected", g->gradient,
-                                 (size_t)(g->records * g->width) * sizeof(float)};
-    const struct pk_exec_batch run = {
-        .feed = in, .feeds = feeds + 1, .micros = g->micros, .loss_scale = 1, .add = true};
-    return pk_exec_run(g->x, g->back, &run, err);
+    struct pk_exec_batch again = *run;
+    const int64_t count = g->records * g->micros * g->width;
+    const float raise = (float)((double)g->micros / run->loss_scale);
+    for (int64_t i = 0; i < count; i++) g->gradient[i] *= raise;
+    memcpy(in, run->feed, (size_t)run->feeds * sizeof *in);
+    in[run->feeds] = (struct pk_feed){"d_projected", g->gradient,
+                                      (size_t)(g->records * g->width) * sizeof(float)};
+    again.feed = in;
+    again.feeds = run->feeds + 1;
+    again.fetch = NULL;
+    again.fetches = 0;
+    again.micros = g->micros;
+    again.loss_scale = run->loss_scale / (double)g->micros;
+    again.add = true;
+    return pk_exec_run(g->x, g->back, &again, err);
+}
+
+enum pk_status pk_gradcache_run(struct pk_gradcache *g, const struct pk_exec_batch *run,
+                                const int64_t *group, double *loss, struct pk_err *err)
+{
+    if (run->feeds > FEEDS - 1)
+        return pk_fail(err, PK_EINTERNAL, "%d inputs of an embedding program", run->feeds);
+    PK_TRY(embed(g, run, err));
+    PK_TRY(lose(g, group, run, loss, err)); // also clears the gradient arena, unless it adds
+    return back(g, run, err);
 }

@@ -6,7 +6,10 @@
  *
  * The loss must not depend on the length of an embedding (it normalises its rows), so that
  * <embedding, gradient> = 0: the third program's "loss" then adds rounding alone to the loss that
- * pk_exec_result tells. pk_gradcache_run reports the exact one. */
+ * pk_exec_result tells. pk_gradcache_run reports the exact one.
+ *
+ * Batch norm in its training mode takes the statistics of a micro-batch, which both passes cut
+ * alike, so this holds for it too; its running statistics move once, with the third program. */
 #ifndef PK_GRADCACHE_H
 #define PK_GRADCACHE_H
 
@@ -17,19 +20,21 @@ struct pk_gradcache {
     struct pk_bound *embed, *loss, *back; // as models/contrastive.h names and shapes them
     int64_t records, micros, width;       // of a micro-batch; of a batch; of a projection
     bool keys;                            // embed has "key" and loss wants it
-    float *projected, *gradient, *key;    // [records * micros, width]; key NULL without keys
+    /* [records * micros, width]; key NULL without keys. gradient: by the projections, as the third
+     * program takes it, which is raised by micros. */
+    float *projected, *gradient, *key;
 };
 
 /* Allocates the rows of a batch. PK_ENOMEM. */
 enum pk_status pk_gradcache_create(struct pk_gradcache *out, const struct pk_gradcache *spec,
                                    struct pk_err *err);
 void pk_gradcache_free(struct pk_gradcache *g);
-/* feed: inputs of embed, for micro-batch i at i * stride; also those of back, but "d_projected".
- * group: as the loss program has it. fetch: further outputs of embed, filled like pk_exec_run does.
- * add: the gradients are added to those of the run before. Afterwards the gradient sum is where
- * pk_exec_run leaves it, and *loss (may be NULL) is the batch's. On a device this waits twice. */
-enum pk_status pk_gradcache_run(struct pk_gradcache *g, const struct pk_feed *feed, int feeds,
-                                const int64_t *group, const struct pk_fetch *fetch, int fetches,
-                                bool add, double *loss, struct pk_err *err);
+/* run->feed, cut: inputs of embed, for micro-batch i at i * stride; also those of back, but
+ * "d_projected". fetch: further outputs of embed, filled like pk_exec_run does. loss_scale: of this
+ * batch in the step. add: the gradients are added to those of the run before. micros is ignored.
+ * group: as the loss program has it. Afterwards the gradient sum is where pk_exec_run leaves it,
+ * and *loss (may be NULL) is the batch's, unscaled. On a device this waits twice. */
+enum pk_status pk_gradcache_run(struct pk_gradcache *g, const struct pk_exec_batch *run,
+                                const int64_t *group, double *loss, struct pk_err *err);
 
 #endif

@@ -25,11 +25,12 @@ enum pk_status pk_inputs_open(struct pk_inputs *out, const struct pk_recipe *r, 
 enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r,
                                 struct pk_err *err);
 /* Random crops of the training rows in batches of `batch`, by the recipe's seed, threads and
- * read-ahead. task: labels to deliver, or NULL. plan_only: as in pk_loader_spec. `in` must outlive
- * the loader. */
+ * read-ahead. task: labels to deliver, or NULL. pair: as in pk_loader_spec. plan_only: as in
+ * pk_loader_spec. `in` must outlive the loader. */
 enum pk_status pk_inputs_loader(struct pk_loader **out, const struct pk_inputs *in,
                                 const struct pk_recipe *r, int64_t batch,
-                                const struct pk_task *task, bool plan_only, struct pk_err *err);
+                                const struct pk_task *task, enum pk_pair pair, bool plan_only,
+                                struct pk_err *err);
 void pk_inputs_close(struct pk_inputs *in);
 
 #endif

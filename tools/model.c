@@ -12,6 +12,7 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
 {
     *out = (struct pk_classifier){.head = PK_HEAD_NONE,
                                   .classes = m->classes,
+                                  .hidden = m->hidden,
                                   .softmax = !strcmp(m->loss, "softmax"),
                                   .encoder = m->encoder,
                                   .signal = {.shape = *shape, .patch = m->patch, .clip = m->clip}};
@@ -24,13 +25,16 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
         return pk_fail(err, PK_EINVAL,
                        "a window of %d samples is not a whole number of the model's patches of %d",
                        shape->samples, m->patch);
-    out->signal.tokens = out->encoder.tokens = shape->samples / m->patch;
-    if (m->encoder.tokenise == PK_TOKENISE_LEAD && out->signal.tokens != 1)
+    out->signal.tokens = shape->samples / m->patch;
+    if (pk_encoder_convolves(&m->encoder)) return pk_model_info_leads(&out->signal, m, err);
+    const enum pk_tokenise tokenise = m->encoder.vit.tokenise;
+    if (tokenise == PK_TOKENISE_LEAD && out->signal.tokens != 1)
         return pk_fail(err, PK_EINVAL,
                        "the model's tokens are whole leads of %d samples; a window has %d",
                        m->patch, shape->samples);
-    out->signal.layout = pk_token_layout(m->encoder.tokenise);
-    out->encoder.dropout = 0;
+    out->signal.layout = pk_token_layout(tokenise);
+    out->encoder.vit.tokens = out->signal.tokens;
+    out->encoder.vit.dropout = 0;
     return pk_model_info_leads(&out->signal, m, err);
 }
 

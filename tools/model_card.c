@@ -70,8 +70,9 @@ static void front_matter(struct pk_text *out, const struct pk_model_info *m)
 {
     const char *licence = licence_of(m);
     pk_text_add(out,
-                "---\nlibrary_name: purkinje\nlicense: other\ntags:\n  - ecg\n  - vit\n"
+                "---\nlibrary_name: purkinje\nlicense: other\ntags:\n  - ecg\n  - %s\n"
                 "  - %s\n",
+                pk_encoder_name(m->encoder.kind),
                 m->head[0] ? "ecg-classification" : "self-supervised");
     pk_text_add(out, "datasets_used:\n  - ");
     yaml_string(out, m->data[0] ? m->data : "unknown");
@@ -83,12 +84,15 @@ static void front_matter(struct pk_text *out, const struct pk_model_info *m)
 static void say_what(struct pk_text *out, const struct pk_model *model, const char *name)
 {
     const struct pk_model_info *m = &model->file.info;
+    char encoder[96];
+    pk_encoder_describe(&m->encoder, encoder);
     pk_text_add(out, "# %s\n\n", name);
-    pk_text_add(out,
-                "A vision transformer over ECG patches (width %d, depth %d, %d heads, %lld "
-                "parameters, patches of %d samples, one register token), written by purkinje %s.\n",
-                m->encoder.width, m->encoder.depth, m->encoder.heads,
-                (long long)pk_params_total(&model->params, ""), m->patch, PK_VERSION);
+    pk_text_add(out, "An encoder of cardiac signals: %s, %lld parameters, ", encoder,
+                (long long)pk_params_total(&model->params, ""));
+    if (!pk_encoder_convolves(&m->encoder))
+        pk_text_add(out, "patches of %d samples%s, ", m->patch,
+                    m->registers ? ", one register token" : "");
+    pk_text_add(out, "written by purkinje %s.\n", PK_VERSION);
     if (!m->head[0]) {
         pk_text_add(out, "It computes embeddings; it has no head and classifies nothing.\n");
         return;

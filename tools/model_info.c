@@ -8,6 +8,7 @@ static void write_head(struct pk_json_writer *w, const struct pk_model_info *m)
 {
     pk_json_open(w, "head", '{');
     pk_json_put_string(w, "kind", m->head);
+    if (!strcmp(m->head, "concat_pool")) pk_json_put_i64(w, "hidden", m->hidden);
     pk_json_put_string(w, "task", m->task);
     pk_json_put_string(w, "loss", m->loss);
     pk_json_put_bool(w, "single_label", m->single_label);
@@ -20,6 +21,24 @@ static void write_head(struct pk_json_writer *w, const struct pk_model_info *m)
     pk_json_close(w);
 }
 
+static void write_encoder(struct pk_json_writer *w, const struct pk_model_info *m)
+{
+    const struct pk_encoder *e = &m->encoder;
+    pk_json_put_string(w, "kind", pk_encoder_name(e->kind));
+    pk_json_put_i64(w, "width", e->width);
+    if (pk_encoder_convolves(e)) {
+        pk_json_put_i64(w, "channels", e->channels);
+        return;
+    }
+    pk_json_put_i64(w, "depth", e->vit.depth);
+    pk_json_put_i64(w, "heads", e->vit.heads);
+    pk_json_put_i64(w, "mlp_ratio", e->vit.mlp_ratio);
+    pk_json_put_i64(w, "registers", m->registers);
+    pk_json_put_string(w, "tokenisation", pk_tokenise_name(e->vit.tokenise));
+    pk_json_put_bool(w, "qkv_bias", e->vit.qkv_bias);
+    pk_json_put_f64(w, "layer_norm_eps", (double)e->vit.eps);
+}
+
 void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct pk_model_info *m)
 {
     pk_json_open(w, key, '{');
@@ -28,15 +47,7 @@ void pk_model_info_write(struct pk_json_writer *w, const char *key, const struct
     pk_json_put_string(w, "version", PK_VERSION);
     pk_json_put_string(w, "objective", m->objective);
     pk_json_open(w, "encoder", '{');
-    pk_json_put_string(w, "kind", "vit");
-    pk_json_put_i64(w, "width", m->encoder.width);
-    pk_json_put_i64(w, "depth", m->encoder.depth);
-    pk_json_put_i64(w, "heads", m->encoder.heads);
-    pk_json_put_i64(w, "mlp_ratio", m->encoder.mlp_ratio);
-    pk_json_put_i64(w, "registers", m->registers);
-    pk_json_put_string(w, "tokenisation", pk_tokenise_name(m->encoder.tokenise));
-    pk_json_put_bool(w, "qkv_bias", m->encoder.qkv_bias);
-    pk_json_put_f64(w, "layer_norm_eps", (double)m->encoder.eps);
+    write_encoder(w, m);
     pk_json_put_i64(w, "patch_samples", m->patch);
     pk_json_put_i64(w, "tokens", m->tokens);
     pk_json_close(w);
@@ -114,24 +125,38 @@ static int32_t bounded(const struct pk_json *j, const char *key, int64_t fallbac
 
 /* The bounds are far above any model there is; they keep a damaged file from asking for terabytes.
  */
+static bool read_vit(struct pk_model_info *m, const struct pk_json *j)
+{
+    struct pk_vit *v = &m->encoder.vit;
+    v->width = m->encoder.width;
+    v->depth = bounded(j, "depth", 0, 1, 1024);
+    v->heads = bounded(j, "heads", 0, 1, 1024);
+    v->mlp_ratio = bounded(j, "mlp_ratio", 4, 1, 64);
+    v->eps = (float)pk_json_f64(j, "layer_norm_eps", 1e-6);
+    v->tokenise = pk_tokenise_named(pk_json_string(j, "tokenisation", "register"));
+    const struct pk_json *bias = pk_json_get(j, "qkv_bias");
+    v->qkv_bias = bias && bias->boolean;
+    v->tokens = m->tokens;
+    const bool front = v->tokenise == PK_TOKENISE_REGISTER;
+    m->registers = bounded(j, "registers", front, front, front);
+    return v->width > 0 && v->depth > 0 && v->heads > 0 && v->width % v->heads == 0 &&
+           v->mlp_ratio > 0 && v->eps > 0 && m->registers >= 0 && v->tokenise < PK_TOKENISE_COUNT;
+}
+
 static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
 {
-    m->encoder.width = bounded(j, "width", 0, 2, 1 << 16);
-    m->encoder.depth = bounded(j, "depth", 0, 1, 1024);
-    m->encoder.heads = bounded(j, "heads", 0, 1, 1024);
-    m->encoder.mlp_ratio = bounded(j, "mlp_ratio", 4, 1, 64);
-    m->encoder.eps = (float)pk_json_f64(j, "layer_norm_eps", 1e-6);
-    m->encoder.tokenise = pk_tokenise_named(pk_json_string(j, "tokenisation", "register"));
-    const struct pk_json *bias = pk_json_get(j, "qkv_bias");
-    m->encoder.qkv_bias = bias && bias->boolean;
-    const bool front = m->encoder.tokenise == PK_TOKENISE_REGISTER;
-    m->registers = bounded(j, "registers", front, front, front);
+    const enum pk_encoder_kind kind = pk_encoder_named(pk_json_string(j, "kind", ""));
+    const int32_t width = bounded(j, "width", 0, 2, 1 << 16);
     m->patch = bounded(j, "patch_samples", 0, 1, 1 << 20);
-    m->tokens = m->encoder.tokens = bounded(j, "tokens", 0, 1, 1 << 20);
-    return m->encoder.width > 0 && m->encoder.depth > 0 && m->encoder.heads > 0 &&
-           m->encoder.width % m->encoder.heads == 0 && m->encoder.mlp_ratio > 0 &&
-           m->encoder.eps > 0 && m->registers >= 0 && m->encoder.tokenise < PK_TOKENISE_COUNT &&
-           m->patch > 0 && m->tokens > 0 && !strcmp(pk_json_string(j, "kind", ""), "vit");
+    m->tokens = bounded(j, "tokens", 0, 1, 1 << 20);
+    if (kind == PK_ENCODER_KINDS || width < 0 || m->patch < 0 || m->tokens < 0) return false;
+    m->encoder = (struct pk_encoder){.kind = kind, .width = width};
+    if (!pk_encoder_convolves(&m->encoder)) return read_vit(m, j);
+    struct pk_err why;
+    const int32_t channels = bounded(j, "channels", 0, 0, 1 << 14);
+    return channels >= 0 && m->patch == 1 &&
+           pk_encoder_convolution(&m->encoder, kind, channels, &why) == PK_OK &&
+           m->encoder.width == width;
 }
 
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
@@ -145,6 +170,7 @@ enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_jso
               read_encoder(m, pk_json_get(j, "encoder")) && read_input(m, pk_json_get(j, "input"));
     if (ok && head) {
         snprintf(m->head, sizeof m->head, "%s", pk_json_string(head, "kind", ""));
+        m->hidden = bounded(head, "hidden", 0, 0, 1 << 16);
         snprintf(m->task, sizeof m->task, "%s", pk_json_string(head, "task", ""));
         snprintf(m->loss, sizeof m->loss, "%s", pk_json_string(head, "loss", "bce"));
         snprintf(m->aggregation, sizeof m->aggregation, "%s",
@@ -153,7 +179,7 @@ enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_jso
         m->single_label = single ? single->boolean : !strcmp(m->loss, "softmax");
         m->window = pk_json_f64(head, "window_s", 0);
         m->stride = pk_json_f64(head, "stride_s", m->window);
-        ok = positive(&m->window, 1) && positive(&m->stride, 1) &&
+        ok = m->hidden >= 0 && positive(&m->window, 1) && positive(&m->stride, 1) &&
              read_names(m->class_name[0], sizeof m->class_name[0], PK_CLASSES_MAX, &m->classes,
                         pk_json_get(head, "classes"));
     }
@@ -170,7 +196,8 @@ void pk_model_info_input(struct pk_model_info *m, const struct pk_signal *s,
     m->tokens = s->tokens;
     m->leads = s->leads;
     m->clip = s->clip;
-    m->registers = m->encoder.tokenise == PK_TOKENISE_REGISTER;
+    m->registers =
+        !pk_encoder_convolves(&m->encoder) && m->encoder.vit.tokenise == PK_TOKENISE_REGISTER;
     for (int32_t l = 0; l < s->leads; l++) {
         memcpy(m->lead_name[l], s->shape.lead_name[s->lead[l]], sizeof m->lead_name[l]);
         m->mean[l] = in->mean[0][s->lead[l]];
@@ -211,20 +238,28 @@ enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct 
         return pk_fail(err, PK_ERECIPE,
                        "%s: the crop of %d samples is not a multiple of the encoder's patch of %d",
                        pk_recipe_origin(r, "data.crop"), s->shape.samples, m->patch);
-    if (m->encoder.tokenise == PK_TOKENISE_LEAD && s->tokens != 1)
+    const struct pk_vit *v = &m->encoder.vit;
+    const bool convolves = pk_encoder_convolves(&m->encoder);
+    if (!convolves && v->tokenise == PK_TOKENISE_LEAD && s->tokens != 1)
         return pk_fail(err, PK_ERECIPE,
                        "%s: the encoder's tokens are whole leads of %d samples; crops and windows "
                        "must be as long, not %d samples",
                        pk_recipe_origin(r, "data.crop"), m->patch, s->shape.samples);
-    if (m->encoder.tokenise != PK_TOKENISE_REGISTER && c->head == PK_HEAD_REGISTER_LINEAR)
+    if ((convolves || v->tokenise != PK_TOKENISE_REGISTER) && c->head == PK_HEAD_REGISTER_LINEAR)
         return pk_fail(err, PK_ERECIPE,
                        "%s: the encoder has no register; take attentive or mean_linear",
                        pk_recipe_origin(r, "objective.head.kind"));
-    uint64_t seed = c->encoder.seed;
+    if (c->augmented && !convolves && pk_token_layout(v->tokenise) != PK_LAYOUT_JOINT)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: augmentation needs tokens of all leads; the encoder's are of the kind "
+                       "'%s'",
+                       pk_recipe_origin(r, "objective.augment"), pk_tokenise_name(v->tokenise));
+    uint64_t seed = c->encoder.vit.seed;
     c->encoder = m->encoder;
-    s->layout = pk_token_layout(m->encoder.tokenise);
-    c->encoder.tokens = s->tokens;
-    c->encoder.seed = seed;
-    c->encoder.residual_std = 0.02f / sqrtf(2.0f * (float)m->encoder.depth);
+    if (convolves) return PK_OK;
+    s->layout = pk_token_layout(v->tokenise);
+    c->encoder.vit.tokens = s->tokens;
+    c->encoder.vit.seed = seed;
+    c->encoder.vit.residual_std = 0.02f / sqrtf(2.0f * (float)v->depth);
     return PK_OK;
 }

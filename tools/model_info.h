@@ -8,14 +8,13 @@
 #include "core/data.h"
 #include "core/json.h"
 #include "models/classifier.h"
-#include "models/mae.h"
 #include "tools/inputs.h"
 
 enum { PK_CLASSES_MAX = 512 };
 
 struct pk_model_info {
-    char objective[PK_NAME_MAX]; // "jepa", "mae", "classify"
-    struct pk_vit encoder;       // tokenise, qkv_bias, width, depth, heads, mlp_ratio, eps
+    char objective[PK_NAME_MAX]; // "jepa", "mae", "contrastive", "classify"
+    struct pk_encoder encoder;   // of vit: tokenise, qkv_bias, width, depth, heads, mlp_ratio, eps
     int32_t registers;
     double rate;           // Hz
     int32_t patch, tokens; // samples of a patch; positions trained on
@@ -28,6 +27,7 @@ struct pk_model_info {
     char units[16]; // of mean and std
     /* with a head: */
     char head[PK_NAME_MAX]; // "" without
+    int32_t hidden;         // of concat_pool
     char task[PK_NAME_MAX], loss[PK_NAME_MAX];
     int32_t classes;
     char class_name[PK_CLASSES_MAX][PK_NAME_MAX];

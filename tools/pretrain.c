@@ -34,13 +34,14 @@ static enum pk_status init_weights(struct pretrain *p, struct pk_err *err)
     if (*pk_recipe_str(r, "init_from")) {
         PK_TRY(pk_model_open_init(&file, r, err));
         enum pk_status s = pk_trainer_agrees(&file.info, r, err);
-        if (s == PK_OK && file.info.encoder.tokenise != p->s.model.encoder.tokenise)
+        const struct pk_encoder *from = &file.info.encoder, *to = &p->s.encoder;
+        if (s == PK_OK && (from->kind != to->kind || from->vit.tokenise != to->vit.tokenise))
             s = pk_fail(err, PK_ERECIPE,
-                        "%s: the tokens of that encoder are of the kind '%s', those of this recipe "
-                        "of the kind '%s'",
-                        pk_recipe_origin(r, "init_from"),
-                        pk_tokenise_name(file.info.encoder.tokenise),
-                        pk_tokenise_name(p->s.model.encoder.tokenise));
+                        "%s: that encoder is %s with tokens of the kind '%s', this recipe's %s "
+                        "with '%s'",
+                        pk_recipe_origin(r, "init_from"), pk_encoder_name(from->kind),
+                        pk_tokenise_name(from->vit.tokenise), pk_encoder_name(to->kind),
+                        pk_tokenise_name(to->vit.tokenise));
         if (s == PK_OK) s = pk_model_read(&file, &p->t.params, "encoder.", p->t.exec.weight, err);
         pk_model_close(&file);
         PK_TRY(s);
@@ -53,10 +54,12 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                                    struct pk_err *err)
 {
     struct pk_embedding_stats e;
-    int64_t width = p->s.model.encoder.width, rows = PK_MIN(p->s.batch / p->s.parts, 4 * width);
+    int64_t width = p->s.encoder.width, rows = PK_MIN(p->s.batch / p->s.parts, 4 * width);
     PK_TRY(pk_embedding_stats(&e, p->s.embedding, rows, width, err));
-    const bool ema = p->s.objective->ema;
-    double variance = ema ? pk_step_target_variance(&p->s) : 0, interval = fmax(p->since, 1e-9);
+    const bool ema = p->s.ema, targets = p->s.objective->moments, pairs = p->s.objective->coupled;
+    struct pk_pair_stats pair = {0, 0};
+    if (pairs) PK_TRY(pk_step_pairs(&p->s, &pair, err));
+    double variance = targets ? pk_step_target_variance(&p->s) : 0, interval = fmax(p->since, 1e-9);
     double loss = p->loss_count ? p->loss_sum / (double)p->loss_count : NAN;
     double rate = pk_schedule_at(&p->s.rate, step - 1);
     double decay = pk_schedule_at(&p->s.decay, step - 1);
@@ -73,7 +76,9 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                {true, {"train/grad_norm", p->norm}},
                {true, {"embedding/embedding_std", e.mean_std}},
                {true, {"embedding/effective_rank", e.effective_rank}},
-               {ema, {"embedding/target_variance", variance}},
+               {targets, {"embedding/target_variance", variance}},
+               {pairs, {"embedding/alignment", pair.alignment}},
+               {pairs, {"embedding/uniformity", pair.uniformity}},
                {true, {"speed/records_per_s", records}},
                {true, {"speed/data_wait", waited}},
                {true, {"speed/peak_memory", memory}},
@@ -85,12 +90,17 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
     for (size_t i = 0; i < PK_COUNT(all); i++)
         if (all[i].there) scalar[scalars++] = all[i].scalar;
     PK_TRY(pk_trainer_metrics(&p->t, step, "train", scalar, scalars, err));
-    if (ema && (variance < 1e-4 || e.effective_rank < 2))
+    if (targets && (variance < 1e-4 || e.effective_rank < 2))
         pk_progress_print(&p->t.progress,
                           "warning: the encoder collapses: target variance %.2g, effective rank "
                           "%.1f of %lld; lower the learning rate or raise the EMA momentum",
                           variance, e.effective_rank, (long long)width);
-    struct pk_progress_field field[12];
+    if (pairs && e.effective_rank < 2)
+        pk_progress_print(&p->t.progress,
+                          "warning: the encoder collapses: effective rank %.1f of %lld; lower the "
+                          "learning rate, or take larger batches",
+                          e.effective_rank, (long long)width);
+    struct pk_progress_field field[14];
     int fields = 0;
     const struct {
         bool there;
@@ -102,7 +112,9 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
                  {true, {"grad", p->norm, PK_FORMAT_GENERAL}},
                  {true, {"std", e.mean_std, PK_FORMAT_GENERAL}},
                  {true, {"rank", e.effective_rank, PK_FORMAT_GENERAL}},
-                 {ema, {"tvar", variance, PK_FORMAT_GENERAL}},
+                 {targets, {"tvar", variance, PK_FORMAT_GENERAL}},
+                 {pairs, {"align", pair.alignment, PK_FORMAT_GENERAL}},
+                 {pairs, {"unif", pair.uniformity, PK_FORMAT_GENERAL}},
                  {true, {"rec/s", records, PK_FORMAT_GENERAL}},
                  {true, {"mfu", mfu, PK_FORMAT_PERCENT}},
                  {true, {"wait", waited, PK_FORMAT_PERCENT}},
@@ -190,22 +202,23 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
 static void describe(struct pretrain *p)
 {
     const struct pk_objective *o = p->s.objective;
-    char partner[32];
-    snprintf(partner, sizeof partner, "%s.", o->partner);
+    char encoder[96], partner[96];
+    pk_encoder_describe(&p->s.encoder, encoder);
+    o->describe(&p->s.model, partner);
+    const int64_t all = pk_params_total(&p->t.params, "");
+    const int64_t own = pk_params_total(&p->t.params, "encoder.");
     snprintf(p->t.info.objective, sizeof p->t.info.objective, "%s", o->kind);
-    p->t.info.encoder = p->s.model.encoder;
+    p->t.info.encoder = p->s.encoder;
     pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
     struct pk_text where = {0};
     pk_exec_describe(&p->t.exec, &where);
     fprintf(stderr,
-            "model: ViT %d wide, %d deep, %d heads, %lld parameters (+ %lld %s); %d tokens of "
-            "%d samples\nbatch: %lld records, micro-batches of %lld on %s\n",
-            p->s.model.encoder.width, p->s.model.encoder.depth, p->s.model.encoder.heads,
-            (long long)pk_params_total(&p->t.params, "encoder."),
-            (long long)pk_params_total(&p->t.params, partner), o->partner, p->s.model.signal.tokens,
-            p->s.model.signal.patch, (long long)p->s.batch, (long long)p->s.micro,
-            where.s ? where.s : "");
+            "model: %s, %lld parameters (+ %lld %s: %s); %d tokens of %d samples\n"
+            "batch: %lld records, micro-batches of %lld on %s\n",
+            encoder, (long long)own, (long long)(all - own), o->partner, partner,
+            p->s.model.signal.tokens, p->s.model.signal.patch, (long long)p->s.batch,
+            (long long)p->s.micro, where.s ? where.s : "");
     pk_text_free(&where);
 }
 
@@ -224,7 +237,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     PK_TRY(pk_step_ceiling(&p->s, p->s.objective->keep_max(&p->s.model), 0.1, &p->ceiling, err));
     PK_TRY(pk_trainer_resident(&p->t, &p->in.data, err));
     PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL,
-                            p->t.resident.memory != NULL, err));
+                            p->s.objective->pairs(p->t.recipe), p->t.resident.memory != NULL, err));
     PK_TRY(pk_trainer_pin(&p->t, p->loader, err));
     describe(p);
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));

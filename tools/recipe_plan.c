@@ -99,6 +99,31 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
     return PK_OK;
 }
 
+/* The three programs of an objective whose loss couples the batch; the third, which computes most
+ * of the work, is the one that is listed. */
+static enum pk_status plan_coupled(struct pk_recipe_plan *out, struct pk_plan_part *part,
+                                   struct pk_err *err)
+{
+    struct pk_prog prog[3] = {{0}};
+    struct pk_params none = {0};
+    const int64_t total = out->batch / out->parts;
+    const struct pk_contrastive_progs progs = {&prog[0], &prog[1], &prog[2]};
+    enum pk_status s = out->objective->build_coupled(&progs, &out->params, &none, &out->model,
+                                                     out->micro, total, err);
+    struct pk_plan_part one = {0};
+    for (int i = 0; s == PK_OK && i < 3; i++) {
+        out->constants += prog[i].constant_len;
+        s = measure(out, &prog[i], &one, i == 1 ? total : out->micro, i == 2, err);
+        prog[i] = (struct pk_prog){0};
+        part->program_flops += one.program_flops;
+        part->program_bytes += one.program_bytes;
+        part->nodes += one.nodes;
+    }
+    for (int i = 0; i < 3; i++) pk_prog_free(&prog[i]);
+    pk_params_free(&none);
+    return s;
+}
+
 static enum pk_status plan_pretext(struct pk_recipe_plan *out, const struct pk_recipe *r,
                                    const struct pk_batch_shape *shape, struct pk_err *err)
 {
@@ -106,17 +131,18 @@ static enum pk_status plan_pretext(struct pk_recipe_plan *out, const struct pk_r
     union pk_pretext *m = &out->model;
     struct pk_plan_part *part = &out->part[out->part_count++];
     PK_TRY(o->config(m, r, shape, err));
-    out->encoder = &m->encoder;
+    out->encoder = o->encoder(m);
     out->signal = &m->signal;
     out->keep[0] = o->keep_min(m);
     out->keep[2] = o->keep_max(m);
     out->keep[1] = (out->keep[0] + out->keep[2]) / 2;
-    PK_TRY(pk_micro_batch(r, out->batch, o->tokens(m), m->encoder.width, out->backend != NULL,
+    PK_TRY(pk_micro_batch(r, out->batch, o->tokens(m), &out->encoder, out->backend != NULL,
                           &out->micro, err));
     out->works = o->work(m, out->keep[1], out->work);
     for (int i = 0; i < out->works; i++) part->record_flops += out->work[i].flops;
     part->steps = pk_recipe_i64(r, "train.steps");
     snprintf(part->name, sizeof part->name, "pretrain");
+    if (o->coupled) return plan_coupled(out, part, err);
     for (int32_t k = out->keep[0]; k <= out->keep[2]; k++) { // every one has its own constants
         struct pk_prog prog = {0};
         bool mean = k == out->keep[1];
@@ -127,16 +153,17 @@ static enum pk_status plan_pretext(struct pk_recipe_plan *out, const struct pk_r
     return PK_OK;
 }
 
-static double classifier_flops(const struct pk_classifier *c)
+static enum pk_status classifier_flops(double *out, const struct pk_classifier *c,
+                                       struct pk_err *err)
 {
-    const struct pk_vit *e = &c->encoder;
-    double width = e->width, classes = c->classes;
-    double tokens = pk_record_tokens(&c->signal, e->tokenise);
-    double encoder = pk_vit_flops(e, tokens) +
-                     2.0 * c->signal.tokens * c->signal.leads * c->signal.patch * width;
+    double width = c->encoder.width, classes = c->classes, encoder;
+    PK_TRY(pk_encoder_flops(&encoder, &c->signal, &c->encoder, err));
     double head = 2 * width * classes;
-    if (c->head == PK_HEAD_ATTENTIVE) head += tokens * (4 * width * width + 4 * width);
-    return (c->frozen ? 1 : 3) * encoder + 3 * head;
+    if (c->head == PK_HEAD_ATTENTIVE)
+        head += pk_encoder_tokens(&c->signal, &c->encoder) * (4 * width * width + 4 * width);
+    if (c->head == PK_HEAD_CONCAT && c->hidden) head = 2 * c->hidden * (2 * width + classes);
+    *out = (c->frozen ? 1 : 3) * encoder + 3 * head;
+    return PK_OK;
 }
 
 static enum pk_status configure_classifier(struct pk_recipe_plan *out, const struct pk_recipe *r,
@@ -184,10 +211,10 @@ static enum pk_status plan_stages(struct pk_recipe_plan *out, const struct pk_re
         snprintf(path, sizeof path, "stages.%lld.freeze_encoder", (long long)i);
         c->frozen = pk_recipe_bool(r, path);
         snprintf(path, sizeof path, "stages.%lld.dropout", (long long)i);
-        c->encoder.dropout = (float)pk_recipe_f64(r, path);
+        c->encoder.vit.dropout = (float)pk_recipe_f64(r, path);
         PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, out->micro, true, err)));
         constants = PK_MAX(constants, prog.constant_len);
-        part->record_flops = classifier_flops(c);
+        PK_TRY(classifier_flops(&part->record_flops, c, err));
         PK_TRY(measure(out, &prog, part, out->micro, i == 0, err));
         prog = (struct pk_prog){0};
     }
@@ -208,11 +235,10 @@ static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct p
                        "--classes N",
                        pk_recipe_str(r, "data.task"), out->data_note);
     PK_TRY(configure_classifier(out, r, in, here, classes, err));
-    out->encoder = &c->encoder;
+    out->encoder = c->encoder;
     out->signal = &c->signal;
-    const struct pk_token_grid g = pk_token_grid(&c->signal, c->encoder.tokenise);
-    PK_TRY(pk_micro_batch(r, out->batch, g.runs * g.tokens, c->encoder.width, out->backend != NULL,
-                          &out->micro, err));
+    PK_TRY(pk_micro_batch(r, out->batch, pk_encoder_tokens(&c->signal, &c->encoder), &c->encoder,
+                          out->backend != NULL, &out->micro, err));
     return plan_stages(out, r, err);
 }
 
@@ -223,10 +249,12 @@ static void add_memory(struct pk_recipe_plan *out, const struct pk_recipe *r)
     const struct pk_batch_shape *shape = &out->signal->shape;
     int64_t record = (int64_t)shape->leads * shape->samples * 2 + (int64_t)shape->leads * 8 + 16;
     int64_t trained = pk_params_total(&out->params, "") * (int64_t)sizeof(float);
-    int64_t encoder = pk_params_total(&out->params, "encoder.") * (int64_t)sizeof(float);
+    int64_t averaged = 0;
+    for (int64_t i = 0; i < out->params.count; i++)
+        if (out->params.item[i].ema) averaged += out->params.item[i].count * (int64_t)sizeof(float);
     out->in = (pk_recipe_i64(r, "data.read_ahead") + 2) * out->batch * (record + classes);
     out->weight = flat;
-    const bool ema = out->objective && out->objective->ema;
+    const bool ema = out->objective && out->objective->ema(&out->model);
     out->ema = ema ? flat : 0;
     out->grad = flat * PK_SHARDS;
     out->moments = 2 * flat;
@@ -237,7 +265,7 @@ static void add_memory(struct pk_recipe_plan *out, const struct pk_recipe *r)
     out->need.train = true;
     out->need.arena = out->arena;
     out->need.constants = out->constants;
-    out->checkpoint = 3 * trained + (ema ? encoder : out->objective ? 0 : trained);
+    out->checkpoint = 3 * trained + (ema ? averaged : out->objective ? 0 : trained);
 }
 
 int64_t pk_recipe_plan_memory(const struct pk_recipe_plan *p)

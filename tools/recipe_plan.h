@@ -24,7 +24,7 @@ struct pk_recipe_plan {
     struct pk_params params;
     union pk_pretext model;          // of pretraining
     struct pk_classifier classifier; // else
-    const struct pk_vit *encoder;
+    struct pk_encoder encoder;
     const struct pk_signal *signal;
     int32_t keep[3]; // least, mean, most; 0 for a classifier
     int64_t batch, parts, micro, micros;

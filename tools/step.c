@@ -9,11 +9,58 @@ enum pk_status pk_step_program(struct pk_step *s, int32_t keep, struct pk_step_p
                                struct pk_err *err)
 {
     struct pk_step_program *v = *out = &s->program[keep];
-    if (v->built) return PK_OK;
+    if (v->built || s->objective->coupled) return PK_OK;
     PK_TRY(s->objective->build(&v->prog, &s->t->params, &s->model, s->micro, keep, err));
     if (s->t->exec.weight) PK_TRY(pk_exec_bind(&s->t->exec, &v->bound, &v->prog, err));
     v->built = s->t->exec.weight != NULL;
     return PK_OK;
+}
+
+/* The three programs of a coupled objective; binding follows when there are arenas. */
+static enum pk_status build_coupled(struct pk_step *s, struct pk_err *err)
+{
+    const struct pk_contrastive_progs progs = {&s->program[0].prog, &s->program[1].prog,
+                                               &s->program[2].prog};
+    return s->objective->build_coupled(&progs, &s->t->params, &s->none, &s->model, s->micro,
+                                       s->batch / s->parts, err);
+}
+
+static enum pk_status bind_programs(struct pk_step *s, struct pk_err *err)
+{
+    const int32_t first = s->objective->coupled ? 0 : s->programs - 1;
+    for (int32_t i = first; i < s->programs; i++) {
+        PK_TRY(pk_exec_bind(&s->t->exec, &s->program[i].bound, &s->program[i].prog, err));
+        s->program[i].built = true;
+    }
+    if (!s->objective->coupled) return PK_OK;
+    const struct pk_gradcache spec = {.x = &s->t->exec,
+                                      .embed = &s->program[0].bound,
+                                      .loss = &s->program[1].bound,
+                                      .back = &s->program[2].bound,
+                                      .records = s->micro,
+                                      .micros = s->micros,
+                                      .width = s->model.contrastive.width,
+                                      .keys = s->ema};
+    PK_TRY(pk_gradcache_create(&s->cache, &spec, err));
+    return pk_alloc(&s->group, (size_t)(s->batch / s->parts), sizeof *s->group, "pairs", err);
+}
+
+/* Parameter table, programs, arenas, optimizer. */
+static enum pk_status prepare(struct pk_step *s, struct pk_err *err)
+{
+    struct pk_step_program *v;
+    const struct pk_recipe *r = s->t->recipe;
+    const int32_t most = s->objective->keep_max(&s->model);
+    s->programs = s->objective->coupled ? 3 : most + 1;
+    PK_TRY(pk_alloc(&s->program, (size_t)s->programs, sizeof *s->program, "programs", err));
+    if (s->objective->coupled)
+        PK_TRY(build_coupled(s, err));
+    else
+        PK_TRY(pk_step_program(s, most, &v, err)); // makes the parameter table
+    PK_TRY(pk_trainer_arenas(s->t, s->ema, err));
+    PK_TRY(bind_programs(s, err));
+    struct pk_optim_spec spec = pk_recipe_optimizer(r, "train.optimizer");
+    return pk_exec_optim(&s->t->exec, &spec, err);
 }
 
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
@@ -21,7 +68,6 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
 {
     const struct pk_recipe *r = t->recipe;
     struct pk_step *s = out;
-    struct pk_step_program *v;
     *s = (struct pk_step){.t = t,
                           .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
                           .batch = pk_recipe_i64(r, "train.batch_size"),
@@ -31,28 +77,23 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
         return pk_fail(err, PK_ERECIPE, "%s: this recipe is not one of pretraining",
                        pk_recipe_origin(r, "objective.kind"));
     PK_TRY(s->objective->config(&s->model, r, shape, err));
+    s->encoder = s->objective->encoder(&s->model);
+    s->ema = s->objective->ema(&s->model);
     PK_TRY(pk_trainer_precision(t, err));
-    PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), s->model.encoder.width,
+    PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), &s->encoder,
                           t->backend != NULL, &s->micro, err));
     s->micros = s->batch / s->parts / s->micro;
-    int32_t most = s->objective->keep_max(&s->model);
-    PK_TRY(pk_alloc(&s->program, (size_t)most + 1, sizeof *s->program, "programs", err));
-    PK_TRY(pk_step_program(s, most, &v, err)); // makes the parameter table
-    PK_TRY(pk_trainer_arenas(t, s->objective->ema, err));
-    PK_TRY(pk_exec_bind(&t->exec, &v->bound, &v->prog, err));
-    v->built = true;
-    struct pk_optim_spec spec = pk_recipe_optimizer(r, "train.optimizer");
-    PK_TRY(pk_exec_optim(&t->exec, &spec, err));
+    PK_TRY(prepare(s, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);
-    if (s->objective->ema)
+    if (s->ema)
         s->momentum = (struct pk_schedule){.shape = PK_SHAPE_LINEAR,
                                            .peak = pk_recipe_f64(r, "objective.ema.start"),
                                            .end = pk_recipe_f64(r, "objective.ema.end"),
                                            .steps = s->steps};
-    size_t width = (size_t)s->model.encoder.width, micros = (size_t)s->micros;
+    size_t width = (size_t)s->encoder.width, micros = (size_t)s->micros;
     PK_TRY(pk_alloc(&s->start, (size_t)s->batch, sizeof *s->start, "crop starts", err));
-    if (s->objective->ema)
+    if (s->objective->moments)
         PK_TRY(pk_alloc(&s->moments, micros * 2 * width, sizeof *s->moments, "moments", err));
     return pk_alloc(&s->embedding, micros * (size_t)s->micro * width, sizeof *s->embedding,
                     "embeddings", err);
@@ -60,10 +101,13 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
 
 void pk_step_free(struct pk_step *s)
 {
-    for (int32_t k = 0; s->program && k <= s->objective->keep_max(&s->model); k++) {
+    for (int32_t k = 0; s->program && k < s->programs; k++) {
         pk_bound_free(&s->program[k].bound);
         pk_prog_free(&s->program[k].prog);
     }
+    pk_gradcache_free(&s->cache);
+    pk_params_free(&s->none);
+    free(s->group);
     free(s->program);
     free(s->start);
     free(s->moments);
@@ -71,25 +115,43 @@ void pk_step_free(struct pk_step *s)
     *s = (struct pk_step){0};
 }
 
+/* Which rows are positives: crops of one record, or records of one participant. With keys from a
+ * moving average pairs are compared as a whole. */
+static void fill_groups(struct pk_step *s, const struct pk_batch *b, int64_t first)
+{
+    const bool record = s->objective->pairs(s->t->recipe) == PK_PAIR_RECORD;
+    const int64_t every = s->ema ? 2 : 1, n = s->batch / s->parts / every;
+    for (int64_t i = 0; i < n; i++) s->group[i] = (record ? b->row : b->group)[first + every * i];
+}
+
 /* Forward and backward of one part of the batch (all of it without accumulation). */
 static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
                                const struct pk_batch *b, int64_t part, bool detail,
                                struct pk_err *err)
 {
+    const int64_t first = part * (s->batch / s->parts);
+    const bool coupled = s->objective->coupled;
     struct pk_feed feed[PK_BATCH_FEEDS];
-    pk_batch_feed(feed, b, part * (s->batch / s->parts), s->micro, s->start);
+    pk_batch_feed(feed, b, first, s->micro, s->start);
     struct pk_fetch fetch[] = {{"embedding", s->embedding}, {"target_moments", s->moments}};
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
-                                .cut = pk_batch_cut(s->t, b, part * (s->batch / s->parts)),
+                                .cut = pk_batch_cut(s->t, b, first),
                                 .fetch = fetch,
-                                .fetches = !detail             ? 0
-                                           : s->objective->ema ? 2
-                                                               : 1,
+                                .fetches = !detail                 ? 0
+                                           : s->objective->moments ? 2
+                                                                   : 1,
                                 .micros = s->micros,
-                                .loss_scale = 1.0 / (double)(s->micros * s->parts),
                                 .add = part > 0};
-    return pk_exec_run(&s->t->exec, &v->bound, &run, err);
+    run.loss_scale = 1.0 / (double)((coupled ? 1 : s->micros) * s->parts);
+    if (!coupled) return pk_exec_run(&s->t->exec, &v->bound, &run, err);
+    fill_groups(s, b, first);
+    return pk_gradcache_run(&s->cache, &run, s->group, NULL, err);
+}
+
+enum pk_status pk_step_pairs(const struct pk_step *s, struct pk_pair_stats *out, struct pk_err *err)
+{
+    return pk_pair_stats(out, s->cache.projected, s->batch / s->parts, s->cache.width, err);
 }
 
 enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,
@@ -107,13 +169,18 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
 {
     struct pk_step_program *v;
     PK_TRY(pk_step_program(s, keep, &v, err));
+    if (s->objective->coupled)
+        s->flops += s->program[1].bound.plan.flops * (double)s->parts +
+                    s->program[2].bound.plan.flops * (double)(s->micros * s->parts);
     s->flops += v->bound.plan.flops * (double)(s->micros * s->parts);
     for (int64_t part = 0; part < s->parts; part++)
         PK_TRY(run_part(s, v, b, part, detail && part == s->parts - 1, err));
-    struct pk_optim_step o = {.step = step,
-                              .learning_rate = pk_schedule_at(&s->rate, step),
-                              .weight_decay = pk_schedule_at(&s->decay, step),
-                              .ema_momentum = pk_schedule_at(&s->momentum, step)};
+    struct pk_optim_step o = {
+        .step = step,
+        .learning_rate = pk_schedule_at(&s->rate, step),
+        .weight_decay = pk_schedule_at(&s->decay, step),
+        .ema_momentum = pk_schedule_at(&s->momentum, step),
+        .beta1 = pk_recipe_beta1(s->t->recipe, "train.learning_rate", s->steps, step)};
     double begun = pk_seconds();
     enum pk_status status = pk_exec_update(&s->t->exec, &o, err);
     s->optimizer_seconds += pk_seconds() - begun;
@@ -123,7 +190,7 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
 /* The mean of the micro-batches' variances plus the variance of their means. */
 double pk_step_target_variance(const struct pk_step *s)
 {
-    int64_t width = s->model.encoder.width;
+    int64_t width = s->encoder.width;
     double sum = 0;
     for (int64_t c = 0; c < width; c++) {
         double mean = 0, square = 0, within = 0;

@@ -2,15 +2,18 @@
  *
  * Pretraining and 'purkinje bench step' run the same code. The number of kept tokens may differ
  * from batch to batch, so there is one program for each number, built when it first occurs; all
- * share weights and arenas. */
+ * share weights and arenas. An objective whose loss couples the batch has three programs, which
+ * tools/gradcache.h runs. */
 #ifndef PK_STEP_H
 #define PK_STEP_H
 
 #include "core/loader.h"
+#include "core/stats.h"
+#include "tools/gradcache.h"
 #include "tools/objective.h"
 #include "tools/trainer.h"
 
-struct pk_step_program { // for one number of kept tokens
+struct pk_step_program { // for one number of kept tokens, or one of three
     struct pk_prog prog;
     struct pk_bound bound;
     bool built;
@@ -20,10 +23,16 @@ struct pk_step {
     struct pk_trainer *t; // borrowed: parameters, arenas, moments, optimizer
     const struct pk_objective *objective;
     union pk_pretext model;
-    struct pk_step_program *program; // [keep_max + 1]
-    int64_t batch, parts;            // records of a step, computed in `parts` one after the other
-    int64_t micro, micros;           // records of a micro-batch, micro-batches of a part
-    int64_t steps;                   // of the run, for the schedules
+    struct pk_encoder encoder;
+    bool ema;
+    struct pk_step_program *program; // [programs], by kept tokens; or embed, loss, back
+    int32_t programs;
+    struct pk_params none;     // of the loss by itself, which has no parameters
+    struct pk_gradcache cache; // of a coupled objective
+    int64_t *group;            // its positives, [records of a part]
+    int64_t batch, parts;      // records of a step, computed in `parts` one after the other
+    int64_t micro, micros;     // records of a micro-batch, micro-batches of a part
+    int64_t steps;             // of the run, for the schedules
     struct pk_schedule rate, decay, momentum;
     int32_t *start;   // [batch] zeros: the loader delivers the crop itself
     float *moments;   // [micros, 2, width] of targets, last part of a step with detail; or NULL
@@ -37,7 +46,8 @@ struct pk_step {
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                               const struct pk_batch_shape *shape, struct pk_err *err);
 void pk_step_free(struct pk_step *s);
-/* The program for this number of kept tokens, at most objective->keep_max; built if need be. */
+/* The program for this number of kept tokens, at most objective->keep_max; built if need be. Of a
+ * coupled objective the first of three. */
 enum pk_status pk_step_program(struct pk_step *s, int32_t keep, struct pk_step_program **out,
                                struct pk_err *err);
 /* Forward, backward, AdamW, EMA. b has s->batch records and stays unchanged until the step's
@@ -48,8 +58,11 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
  * device at its best shape. */
 enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,
                                double *flops_per_s, struct pk_err *err);
+/* Alignment and uniformity of the projections of the last part, of a coupled objective. */
+enum pk_status pk_step_pairs(const struct pk_step *s, struct pk_pair_stats *out,
+                             struct pk_err *err);
 /* Mean over channels of the variance of the targets over records and hidden tokens, of the last
- * part of the last step with detail; of objectives with an EMA only. */
+ * part of the last step with detail; of objectives with moments only. */
 double pk_step_target_variance(const struct pk_step *s);
 
 #endif

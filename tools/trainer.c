@@ -19,7 +19,10 @@ static enum pk_shape shape(const struct pk_recipe *r, const char *prefix)
 {
     char path[128];
     snprintf(path, sizeof path, "%s.shape", prefix);
-    return strcmp(pk_recipe_str(r, path), "constant") ? PK_SHAPE_COSINE : PK_SHAPE_CONSTANT;
+    const char *name = pk_recipe_str(r, path);
+    return !strcmp(name, "constant")    ? PK_SHAPE_CONSTANT
+           : !strcmp(name, "one_cycle") ? PK_SHAPE_ONE_CYCLE
+                                        : PK_SHAPE_COSINE;
 }
 
 struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix, int64_t steps)
@@ -29,7 +32,23 @@ struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix,
                                 .peak = number(r, prefix, "peak"),
                                 .end = number(r, prefix, "end"),
                                 .warmup = (int64_t)number(r, prefix, "warmup"),
-                                .steps = steps};
+                                .steps = steps,
+                                .rise = number(r, prefix, "rise")};
+}
+
+double pk_recipe_beta1(const struct pk_recipe *r, const char *prefix, int64_t steps, int64_t step)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s.beta1", prefix);
+    if (shape(r, prefix) != PK_SHAPE_ONE_CYCLE || pk_recipe_count(r, path) != 2) return 0;
+    const double ends = pk_recipe_item_f64(r, path, 0);
+    const struct pk_schedule s = {.shape = PK_SHAPE_ONE_CYCLE,
+                                  .start = ends,
+                                  .peak = pk_recipe_item_f64(r, path, 1),
+                                  .end = ends,
+                                  .steps = steps,
+                                  .rise = number(r, prefix, "rise")};
+    return pk_schedule_at(&s, step);
 }
 
 struct pk_schedule pk_recipe_decay(const struct pk_recipe *r, const char *prefix, int64_t steps)
@@ -51,7 +70,8 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
 }
 
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
-                              int32_t width, bool whole, int64_t *micro, struct pk_err *err)
+                              const struct pk_encoder *encoder, bool whole, int64_t *micro,
+                              struct pk_err *err)
 {
     int64_t parts = pk_recipe_i64(r, "train.accumulate");
     int64_t share = batch / parts, want = pk_recipe_i64(r, "train.micro_batch");
@@ -60,7 +80,9 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
                        "%s: %lld parts of micro-batches of %lld do not divide a batch of %lld",
                        pk_recipe_origin(r, "train.micro_batch"), (long long)parts, (long long)want,
                        (long long)batch);
-    int64_t target = PK_MIN((int64_t)width * PK_MICRO_TOKENS_PER_CHANNEL, PK_MICRO_TOKENS);
+    const int64_t width = encoder->width;
+    int64_t target = PK_MIN(width * PK_MICRO_TOKENS_PER_CHANNEL, (int64_t)PK_MICRO_TOKENS);
+    if (pk_encoder_convolves(encoder)) target = share * tokens;
     *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
     if (whole && !want) *micro = share;
     while (share % *micro) --*micro;
@@ -222,18 +244,19 @@ static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[
                                  struct pk_tensor_ref *refs[FILES], int *count, struct pk_err *err)
 {
     const struct {
-        const char *name, *prefix;
+        const char *name;
+        bool ema;
         float *arena;
-    } all[FILES] = {{"model.safetensors", "", t->exec.weight},
-                    {"moment1.safetensors", "", t->exec.m},
-                    {"moment2.safetensors", "", t->exec.v},
-                    {"ema.safetensors", "encoder.", t->exec.ema},
-                    {"best.safetensors", "", t->best}};
+    } all[FILES] = {{"model.safetensors", false, t->exec.weight},
+                    {"moment1.safetensors", false, t->exec.m},
+                    {"moment2.safetensors", false, t->exec.v},
+                    {"ema.safetensors", true, t->exec.ema},
+                    {"best.safetensors", false, t->best}};
     *count = 0;
     for (int i = 0; i < FILES; i++) {
         int64_t n;
         if (!all[i].arena) continue;
-        PK_TRY(pk_weights_refs(&refs[*count], &n, &t->params, all[i].prefix, all[i].arena, err));
+        PK_TRY(pk_weights_refs(&refs[*count], &n, &t->params, all[i].ema, all[i].arena, err));
         file[*count] =
             (struct pk_ckpt_file){.name = all[i].name, .tensor = refs[*count], .count = n};
         ++*count;
@@ -470,18 +493,25 @@ enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_
         double have;
     } all[] = {{"data.rate", m->rate},
                {"model.encoder.width", m->encoder.width},
-               {"model.encoder.depth", m->encoder.depth},
-               {"model.encoder.heads", m->encoder.heads},
-               {"model.encoder.mlp_ratio", m->encoder.mlp_ratio},
+               {"model.encoder.channels", m->encoder.channels},
+               {"model.encoder.depth", m->encoder.vit.depth},
+               {"model.encoder.heads", m->encoder.vit.heads},
+               {"model.encoder.mlp_ratio", m->encoder.vit.mlp_ratio},
                {"model.encoder.registers", m->registers},
                {"model.encoder.patch", m->patch / m->rate},
                {"data.leads", m->leads}};
+    const char *kind = pk_encoder_name(m->encoder.kind);
+    if (pk_recipe_given(r, "model.encoder.kind") &&
+        strcmp(pk_recipe_str(r, "model.encoder.kind"), kind))
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: the encoder of init_from is of the kind %s; leave the key out",
+                       pk_recipe_origin(r, "model.encoder.kind"), kind);
     if (pk_recipe_given(r, "model.encoder.qkv_bias") &&
-        pk_recipe_bool(r, "model.encoder.qkv_bias") != m->encoder.qkv_bias)
+        pk_recipe_bool(r, "model.encoder.qkv_bias") != m->encoder.vit.qkv_bias)
         return pk_fail(err, PK_ERECIPE,
                        "%s: the encoder of init_from was trained %s a qkv bias; leave the key out",
                        pk_recipe_origin(r, "model.encoder.qkv_bias"),
-                       m->encoder.qkv_bias ? "with" : "without");
+                       m->encoder.vit.qkv_bias ? "with" : "without");
     for (size_t i = 0; i < PK_COUNT(all); i++) {
         bool list = !strcmp(all[i].key, "data.leads");
         int64_t leads = list ? pk_recipe_count(r, all[i].key) : 0;

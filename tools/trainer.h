@@ -35,6 +35,9 @@ struct pk_trainer {
 
 /* Reads "PREFIX.start|peak|end|warmup|shape" into a schedule over `steps`. */
 struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix, int64_t steps);
+/* beta1 of a step that goes against a one-cycle learning rate, "PREFIX.beta1"; 0 where it is that
+ * of the optimizer. */
+double pk_recipe_beta1(const struct pk_recipe *r, const char *prefix, int64_t steps, int64_t step);
 /* Weight decay: no warm-up, so its start is the schedule's peak. */
 struct pk_schedule pk_recipe_decay(const struct pk_recipe *r, const char *prefix, int64_t steps);
 struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *prefix);
@@ -47,10 +50,12 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
  * decides the order of summation: a recipe must give the same bits everywhere. */
 enum { PK_MICRO_TOKENS_PER_CHANNEL = 5, PK_MICRO_TOKENS = 800 };
 /* Records of a micro-batch: the recipe's train.micro_batch, or by the rule above; at least
- * PK_SHARDS micro-batches keep all threads busy. tokens: of a record; width: of the encoder. On a
- * device (whole) it is all records of a part. */
+ * PK_SHARDS micro-batches keep all threads busy. tokens: of a record. A convolutional encoder,
+ * whose batch norm needs records to average over, gets PK_SHARDS micro-batches. On a device (whole)
+ * it is all records of a part. */
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
-                              int32_t width, bool whole, int64_t *micro, struct pk_err *err);
+                              const struct pk_encoder *encoder, bool whole, int64_t *micro,
+                              struct pk_err *err);
 
 /* Sets the storage type of the programs to come from train.precision and the backend.
  * Errors  PK_ERECIPE bf16 on the CPU */

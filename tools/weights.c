@@ -6,14 +6,14 @@
 #include <sys/stat.h>
 
 enum pk_status pk_weights_refs(struct pk_tensor_ref **out, int64_t *count,
-                               const struct pk_params *p, const char *prefix, float *arena,
+                               const struct pk_params *p, bool ema, float *arena,
                                struct pk_err *err)
 {
     *count = 0;
     PK_TRY(pk_alloc(out, (size_t)p->count, sizeof **out, "tensor list", err));
     for (int64_t i = 0; i < p->count; i++) {
         const struct pk_param *q = &p->item[i];
-        if (strncmp(q->name, prefix, strlen(prefix))) continue;
+        if (ema && !q->ema) continue;
         struct pk_tensor_ref *t = &(*out)[(*count)++];
         *t = (struct pk_tensor_ref){
             .name = q->name, .type = PK_TENSOR_F32, .rank = q->rank, .data = arena + q->offset};
@@ -152,6 +152,15 @@ static bool another(int64_t *wrongs)
     return ++*wrongs <= WRONG_LISTED;
 }
 
+/* What stands beside an encoder in a checkpoint. */
+static bool is_of_another_part(const char *name)
+{
+    static const char *const part[] = {"head.", "predictor.", "decoder.", "projector."};
+    for (size_t i = 0; i < PK_COUNT(part); i++)
+        if (!strncmp(name, part[i], strlen(part[i]))) return true;
+    return false;
+}
+
 /* Tensors of the file that belong to the wanted part but to no parameter. */
 static void list_unexpected(const struct pk_model_file *m, const struct pk_params *p,
                             const char *prefix, struct pk_text *out, int64_t *wrongs)
@@ -159,9 +168,7 @@ static void list_unexpected(const struct pk_model_file *m, const struct pk_param
     for (int64_t i = 0; i < m->tensors.count; i++) {
         const char *name = m->tensors.tensor[i].name;
         char full[PK_PARAM_NAME_MAX + 16];
-        bool other = !strncmp(name, "head.", 5) || !strncmp(name, "predictor.", 10) ||
-                     !strncmp(name, "decoder.", 8);
-        if (other && *prefix) continue;
+        if (*prefix && is_of_another_part(name)) continue;
         snprintf(full, sizeof full, "encoder.%s", name);
         if (pk_params_find(p, name) < 0 && pk_params_find(p, full) < 0 && another(wrongs))
             pk_text_add(out, "\n  unexpected: %.100s", name);

@@ -7,10 +7,10 @@
 #include "core/safetensors.h"
 #include "tools/model_info.h"
 
-/* Tensors of the parameters whose name starts with prefix, pointing into an arena. Free with free.
- */
+/* Tensors of all parameters, or of those that have a moving average, pointing into an arena. Free
+ * with free. */
 enum pk_status pk_weights_refs(struct pk_tensor_ref **out, int64_t *count,
-                               const struct pk_params *p, const char *prefix, float *arena,
+                               const struct pk_params *p, bool ema, float *arena,
                                struct pk_err *err);
 
 struct pk_model_file {

@@ -79,7 +79,7 @@ help: write '[I]'
 error: recipes/mine.yaml:6:19: 'jeap' is not a choice of 'objective.kind'
   6 | objective: {kind: jeap}
     |                   ^~~~
-help: did you mean 'jepa'? (choices: jepa, mae, classify)
+help: did you mean 'jepa'? (choices: jepa, mae, contrastive, classify)
 error: recipes/mine.yaml:8:16: 'output.tensorboard' must be true or false, found 'no'
   8 |   tensorboard: no
     |                ^~

@@ -197,7 +197,8 @@ static void test_checkpoint(void)
     for (int64_t s = 0; s < STEPS; s++) step(&cut, s, 1);
     float *const arena[] = {cut.exec.weight, cut.exec.m, cut.exec.v};
     for (int i = 0; i < 3; i++) {
-        CHECK_OK(pk_weights_refs(&ref[i], &file[i].count, &cut.params, "", arena[i], &err), &err);
+        CHECK_OK(pk_weights_refs(&ref[i], &file[i].count, &cut.params, false, arena[i], &err),
+                 &err);
         file[i].tensor = ref[i];
     }
     const struct pk_ckpt_content content = {.step = STEPS, .files = 3, .file = file, .state = "{}"};

@@ -25,21 +25,24 @@ struct step {
 
 static struct pk_contrastive tiny(bool momentum, float koleo)
 {
-    return (struct pk_contrastive){.signal = case_signal(),
-                                   .encoder = {.width = 32,
-                                               .depth = 2,
-                                               .heads = 1,
-                                               .mlp_ratio = 4,
-                                               .tokens = 40,
-                                               .eps = 1e-6f,
-                                               .residual_std = 0.01f},
-                                   .hidden = 24,
-                                   .width = OUT,
-                                   .momentum = momentum,
-                                   .temperature = 0.2f,
-                                   .koleo = koleo,
-                                   .range = views,
-                                   .seed = 3};
+    struct pk_contrastive c = {.signal = case_signal(),
+                               .encoder = {.width = 32,
+                                           .vit = {.width = 32,
+                                                   .depth = 2,
+                                                   .heads = 1,
+                                                   .mlp_ratio = 4,
+                                                   .tokens = 40,
+                                                   .eps = 1e-6f,
+                                                   .residual_std = 0.01f}},
+                               .hidden = 24,
+                               .width = OUT,
+                               .momentum = momentum,
+                               .temperature = 0.2f,
+                               .koleo = koleo,
+                               .augmented = true,
+                               .seed = 3};
+    memcpy(c.range, views, sizeof c.range);
+    return c;
 }
 
 static void finish(struct step *s)
@@ -97,8 +100,9 @@ static double run(struct step *s, const struct batch *b, bool add)
                                    {"offset", b->offset, n * sizeof b->offset[0]},
                                    {"start", b->start, n * sizeof b->start[0]},
                                    {"sample", b->sample, n * sizeof b->sample[0]}};
-    CHECK_OK(pk_gradcache_run(&s->cache, feed, PK_COUNT(feed), s->group, NULL, 0, add, &loss, &err),
-             &err);
+    const struct pk_exec_batch run = {
+        .feed = feed, .feeds = (int)PK_COUNT(feed), .loss_scale = 1, .add = add};
+    CHECK_OK(pk_gradcache_run(&s->cache, &run, s->group, &loss, &err), &err);
     return loss;
 }
 

@@ -16,12 +16,13 @@ static struct pk_contrastive tiny(bool momentum, float koleo)
 {
     return (struct pk_contrastive){.signal = case_signal(),
                                    .encoder = {.width = 32,
-                                               .depth = 2,
-                                               .heads = 4,
-                                               .mlp_ratio = 4,
-                                               .tokens = 40,
-                                               .eps = 1e-6f,
-                                               .residual_std = 0.01f},
+                                               .vit = {.width = 32,
+                                                       .depth = 2,
+                                                       .heads = 4,
+                                                       .mlp_ratio = 4,
+                                                       .tokens = 40,
+                                                       .eps = 1e-6f,
+                                                       .residual_std = 0.01f}},
                                    .hidden = HIDDEN,
                                    .width = OUT,
                                    .momentum = momentum,
@@ -90,7 +91,9 @@ static enum pk_status step_run(struct step *s, const struct batch *b, bool add, 
                                    {"offset", b->offset, n * sizeof b->offset[0]},
                                    {"start", b->start, n * sizeof b->start[0]},
                                    {"sample", b->sample, n * sizeof b->sample[0]}};
-    return pk_gradcache_run(&s->cache, feed, PK_COUNT(feed), s->group, NULL, 0, add, loss, err);
+    const struct pk_exec_batch run = {
+        .feed = feed, .feeds = (int)PK_COUNT(feed), .loss_scale = 1, .add = add};
+    return pk_gradcache_run(&s->cache, &run, s->group, loss, err);
 }
 
 static double distance(const float *x, const float *y, int64_t n)
@@ -131,7 +134,7 @@ static enum pk_status build_whole(struct model *m, const struct pk_contrastive *
     PK_TRY(pk_build_begin(&b, &m->prog, &m->params, err));
     struct pk_signal_in in = pk_signal_inputs(b, &c->signal, RECORDS);
     pk_scope(b, "encoder");
-    struct pk_val h = pk_vit_encode(b, in.patches, PK_NONE, in.sample, &c->encoder);
+    struct pk_val h = pk_vit_encode(b, in.patches, PK_NONE, in.sample, &c->encoder.vit);
     pk_scope_end(b);
     pk_scope(b, "projector");
     h = pk_gelu(b, pk_linear_bias(b, pk_mean_pool(b, h, 1), c->hidden, "fc1"));
@@ -145,8 +148,8 @@ static enum pk_status build_whole(struct model *m, const struct pk_contrastive *
 static void test_against_whole(const struct batch *b)
 {
     struct pk_contrastive c = tiny(false, 0);
-    c.encoder.dropout = 0.1f; // the second forward pass must drop the same
-    c.encoder.seed = 11;
+    c.encoder.vit.dropout = 0.1f; // the second forward pass must drop the same
+    c.encoder.vit.seed = 11;
     struct pk_err err = {0};
     struct model whole = {.records = RECORDS};
     struct step s;
@@ -188,6 +191,12 @@ static const struct pk_augment_range views[PK_AUGMENT_KINDS] = {
     [PK_AUGMENT_LEAD_MASK] = {0.5f, 0.34f, 0.67f}, [PK_AUGMENT_CUT_OUT] = {0.5f, 0.1f, 0.4f},
 };
 
+static void augment(struct pk_contrastive *c)
+{
+    c->augmented = true;
+    memcpy(c->range, views, sizeof c->range);
+}
+
 /* Two views of one record differ when their sample numbers do, and are the same when those are. */
 static void test_views(const struct batch *b)
 {
@@ -195,7 +204,7 @@ static void test_views(const struct batch *b)
     struct pk_err err = {0};
     struct step s;
     struct batch twice = *b;
-    c.range = views;
+    augment(&c);
     for (int i = 0; i < RECORDS; i++) {
         memcpy(twice.signal[i], b->signal[i / 2], sizeof b->signal[0]);
         memcpy(twice.gain[i], b->gain[i / 2], sizeof b->gain[0]);
@@ -215,7 +224,7 @@ static void test_views(const struct batch *b)
 static void test_cuts(const struct batch *b, bool momentum, float koleo, bool augmented)
 {
     struct pk_contrastive c = tiny(momentum, koleo);
-    if (augmented) c.range = views;
+    if (augmented) augment(&c);
     // KoLeo's slope is 1 / distance, so that it magnifies the rounding of near rows
     const double most = koleo > 0 ? 3e-5 : 5e-6;
     struct pk_err err = {0};
@@ -272,7 +281,7 @@ static void test_overfit(const struct batch *b)
     struct pk_err err = {0};
     struct step s;
     struct step_plan plan = case_steps();
-    plan.rate = (struct pk_schedule){PK_SHAPE_COSINE, 1e-4, 3e-3, 1e-5, 10, LONG};
+    plan.rate = (struct pk_schedule){PK_SHAPE_COSINE, 1e-4, 3e-3, 1e-5, 10, LONG, 0};
     if (!step_start(&s, &c, 4, 2)) return;
     for (int i = 0; i < RECORDS; i++) s.group[i] = i / 2;
     CHECK_OK(train(&s, b, LONG, &plan, loss, &err), &err);
@@ -311,7 +320,9 @@ static void dump_all(const char *dir, const struct batch *b, bool momentum)
     if (momentum) dump_arena(dir, x, "ema.f32", s.exec.ema);
     CHECK_OK(step_run(&s, b, false, &first, &err), &err);
     dump(dir, "projected.f32", s.cache.projected, sizeof(float) * RECORDS * OUT);
-    dump(dir, "d_projected.f32", s.cache.gradient, sizeof(float) * RECORDS * OUT);
+    float d[RECORDS * OUT];
+    for (int i = 0; i < RECORDS * OUT; i++) d[i] = s.cache.gradient[i] / (float)s.cache.micros;
+    dump(dir, "d_projected.f32", d, sizeof d);
     dump_arena(dir, x, "grad.f32", s.exec.grad);
     CHECK_OK(train(&s, b, STEPS, &plan, loss, &err), &err);
     dump_arena(dir, x, "weight_after.f32", s.exec.weight);
