@@ -12,37 +12,40 @@ struct family {
     const char *name, *title;
     int32_t channels;  // of the blocks as published; 0: they differ and cannot be chosen
     int32_t expansion; // channels out for each of the blocks; without choice: all of them
-    struct pk_val (*encode)(struct pk_build *b, struct pk_val x, int32_t channels, bool train);
+    struct pk_val (*encode)(struct pk_build *b, const struct pk_signal_in *in,
+                            const struct pk_encoder *e, bool train);
 };
 
-static struct pk_val resnet1d_wang(struct pk_build *b, struct pk_val x, int32_t channels,
-                                   bool train)
+static struct pk_val resnet1d_wang(struct pk_build *b, const struct pk_signal_in *in,
+                                   const struct pk_encoder *e, bool train)
 {
     struct pk_resnet1d a = pk_resnet1d_wang(train);
-    a.width = channels;
-    return pk_resnet1d_encode(b, x, &a);
+    a.width = e->channels;
+    return pk_resnet1d_encode(b, in->patches, &a);
 }
 
-static struct pk_val xresnet1d50(struct pk_build *b, struct pk_val x, int32_t channels, bool train)
+static struct pk_val xresnet1d50(struct pk_build *b, const struct pk_signal_in *in,
+                                 const struct pk_encoder *e, bool train)
 {
     struct pk_xresnet1d a = pk_xresnet1d50(train);
-    a.width = channels;
-    return pk_xresnet1d_encode(b, x, &a);
+    a.width = e->channels;
+    return pk_xresnet1d_encode(b, in->patches, &a);
 }
 
-static struct pk_val xresnet1d101(struct pk_build *b, struct pk_val x, int32_t channels, bool train)
+static struct pk_val xresnet1d101(struct pk_build *b, const struct pk_signal_in *in,
+                                  const struct pk_encoder *e, bool train)
 {
     struct pk_xresnet1d a = pk_xresnet1d101(train);
-    a.width = channels;
-    return pk_xresnet1d_encode(b, x, &a);
+    a.width = e->channels;
+    return pk_xresnet1d_encode(b, in->patches, &a);
 }
 
-static struct pk_val efficientnet1d(struct pk_build *b, struct pk_val x, int32_t channels,
-                                    bool train)
+static struct pk_val efficientnet1d(struct pk_build *b, const struct pk_signal_in *in,
+                                    const struct pk_encoder *e, bool train)
 {
-    (void)channels;
     struct pk_efficientnet1d a = pk_efficientnet1d_b0(train);
-    return pk_efficientnet1d_encode(b, x, &a);
+    a.seed = e->vit.seed;
+    return pk_efficientnet1d_encode(b, in->patches, in->sample, &a);
 }
 
 static const struct family families[PK_ENCODER_KINDS] = {
@@ -97,6 +100,7 @@ enum pk_status pk_encoder_config(struct pk_encoder *out, const struct pk_recipe 
     }
     enum pk_status e =
         pk_encoder_convolution(out, kind, (int32_t)pk_recipe_i64(r, "model.encoder.channels"), err);
+    out->vit.seed = (uint64_t)pk_recipe_i64(r, "seed");
     if (e != PK_OK) pk_err_context(err, "%s", pk_recipe_origin(r, "model.encoder.channels"));
     return e;
 }
@@ -106,7 +110,7 @@ struct pk_encoded pk_encode(struct pk_build *b, const struct pk_signal_in *in,
 {
     struct pk_encoded out = {PK_NONE, PK_NONE};
     if (pk_encoder_convolves(e)) {
-        out.tokens = families[e->kind].encode(b, in->patches, e->channels, train);
+        out.tokens = families[e->kind].encode(b, in, e, train);
     } else if (e->vit.tokenise == PK_TOKENISE_REGISTER) {
         out.tokens = pk_vit_encode(b, in->patches, PK_NONE, in->sample, &e->vit);
     } else {
