@@ -69,6 +69,13 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
                                   .clip = number(r, prefix, "clip")};
 }
 
+/* The head that normalises one row of a record: of a single record it would leave nothing. */
+static bool normalises_records(const struct pk_recipe *r)
+{
+    return !strcmp(pk_recipe_str(r, "objective.kind"), "classify") &&
+           !strcmp(pk_recipe_str(r, "objective.head.kind"), "concat_pool");
+}
+
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
                               const struct pk_encoder *encoder, bool whole, int64_t *micro,
                               struct pk_err *err)
@@ -86,7 +93,18 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
     *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
     if (whole && !want) *micro = share;
     while (share % *micro) --*micro;
-    return PK_OK;
+    const bool normalises = normalises_records(r);
+    if (!want && *micro == 1 && (normalises || pk_encoder_convolves(encoder)))
+        for (*micro = 2; *micro < share && share % *micro;) ++*micro;
+    *micro = PK_MIN(*micro, share);
+    if (*micro > 1 || !normalises) return PK_OK;
+    return pk_fail(
+        err, PK_ERECIPE,
+        "%s: a micro-batch of one record, but batch norm in the head 'concat_pool' "
+        "compares records\n"
+        "help: 'train.micro_batch' and 'train.batch_size' / 'train.accumulate' must be 2 "
+        "or more",
+        pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"));
 }
 
 enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err)
