@@ -1,6 +1,7 @@
 /* encoder.c -- the families of encoders (see encoder.h). */
 #include "models/encoder.h"
 #include "models/efficientnet1d.h"
+#include "models/net1d.h"
 #include "models/resnet1d.h"
 #include "models/xresnet1d.h"
 
@@ -48,12 +49,21 @@ static struct pk_val efficientnet1d(struct pk_build *b, const struct pk_signal_i
     return pk_efficientnet1d_encode(b, in->patches, in->sample, &a);
 }
 
+static struct pk_val net1d(struct pk_build *b, const struct pk_signal_in *in,
+                           const struct pk_encoder *e, bool train)
+{
+    struct pk_net1d a = pk_net1d_ecgfounder(train);
+    a.seed = e->vit.seed;
+    return pk_net1d_encode(b, in->patches, in->sample, &a);
+}
+
 static const struct family families[PK_ENCODER_KINDS] = {
     [PK_ENCODER_VIT] = {"vit", "ViT", 0, 0, NULL},
     [PK_ENCODER_RESNET1D_WANG] = {"resnet1d_wang", "ResNet1d (wang)", 128, 1, resnet1d_wang},
     [PK_ENCODER_XRESNET1D50] = {"xresnet1d50", "xresnet1d50", 64, 4, xresnet1d50},
     [PK_ENCODER_XRESNET1D101] = {"xresnet1d101", "xresnet1d101", 64, 4, xresnet1d101},
-    [PK_ENCODER_EFFICIENTNET1D] = {"efficientnet1d", "EfficientNet-1D", 0, 256, efficientnet1d}};
+    [PK_ENCODER_EFFICIENTNET1D] = {"efficientnet1d", "EfficientNet-1D", 0, 256, efficientnet1d},
+    [PK_ENCODER_NET1D] = {"net1d", "Net1D (ECGFounder)", 0, 1024, net1d}};
 
 const char *pk_encoder_name(enum pk_encoder_kind kind)
 {

@@ -13,6 +13,7 @@ enum pk_encoder_kind { // as model.encoder.kind and model descriptions name them
     PK_ENCODER_XRESNET1D50,
     PK_ENCODER_XRESNET1D101,
     PK_ENCODER_EFFICIENTNET1D,
+    PK_ENCODER_NET1D,
     PK_ENCODER_KINDS
 };
 const char *pk_encoder_name(enum pk_encoder_kind kind);

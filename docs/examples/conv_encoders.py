@@ -96,6 +96,64 @@ class Efficient(nn.Module):
         return self.final(self.blocks(self.stem(x)))
 
 
+class Same(nn.Module):  # a convolution that keeps ceil(T / stride) samples, the odd zero behind
+    def __init__(self, before, after, kernel=1, stride=1, groups=1):
+        super().__init__()
+        self.conv = nn.Conv1d(before, after, kernel, stride, groups=groups)
+
+    def forward(self, x):
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        zeros = max((-(-x.shape[2] // stride) - 1) * stride + kernel - x.shape[2], 0)
+        return self.conv(F.pad(x, (zeros // 2, zeros - zeros // 2)))
+
+
+class Net1DBlock(nn.Module):
+    def __init__(self, before, width, halves, first):
+        super().__init__()
+        self.conv1, self.conv3 = Same(before, width), Same(width, width)
+        self.conv2 = Same(width, width, 16, 2 if halves else 1, width // 16)
+        self.se_fc1, self.se_fc2 = nn.Linear(width, width // 2), nn.Linear(width // 2, width)
+        self.halves, self.first, self.more = halves, first, width - before
+
+    def forward(self, x):
+        h = self.conv1(x if self.first else F.silu(x))
+        h = self.conv3(F.silu(self.conv2(F.silu(h))))
+        h = h * self.se_fc2(F.silu(self.se_fc1(h.mean(2)))).sigmoid()[:, :, None]
+        if self.halves:
+            x = F.max_pool1d(F.pad(x, (0, 1)), 2)
+        return F.pad(x, (0, 0, self.more // 2, self.more - self.more // 2)) + h
+
+
+class Net1DStage(nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        self.block_list = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        for block in self.block_list:
+            x = block(x)
+        return x
+
+
+class Net1D(nn.Module):
+    STAGES = (64, 2), (160, 2), (160, 2), (400, 3), (400, 3), (1024, 4), (1024, 4)  # width, blocks
+
+    def __init__(self, leads):
+        super().__init__()
+        self.first_conv, stages, before = Same(leads, 64, 16, 2), [], 64
+        for width, count in self.STAGES:
+            blocks = [Net1DBlock(width if k else before, width, k == 0, not stages and k == 0) for k in range(count)]
+            stages.append(Net1DStage(blocks))
+            before = width
+        self.stage_list = nn.ModuleList(stages)
+
+    def forward(self, x):
+        x = F.silu(self.first_conv(x))
+        for stage in self.stage_list:
+            x = stage(x)
+        return x
+
+
 def of_config(config):
     """The encoder that config.json describes, in evaluation mode, with weights yet to be loaded."""
     e, leads = config["encoder"], len(config["input"]["leads"])
@@ -106,6 +164,8 @@ def of_config(config):
         encoder = xresnet1d(leads, e["channels"], (3, 4, 23 if kind.endswith("101") else 6, 3))
     elif kind == "efficientnet1d":
         encoder = Efficient(leads, e["width"])
+    elif kind == "net1d":
+        encoder = Net1D(leads)
     else:
         raise ValueError(f"an encoder of the kind '{kind}', which this file does not have")
     return encoder.eval()

@@ -14,7 +14,8 @@ from runs import expect, good, refused  # noqa: E402
 
 ENCODERS = {"vit": "kind: vit, width: 16, depth: 1, heads: 2, patch: 50 ms, registers: 1",
             "resnet1d_wang": "kind: resnet1d_wang, channels: 8", "xresnet1d50": "kind: xresnet1d50, channels: 4",
-            "xresnet1d101": "kind: xresnet1d101, channels: 4", "efficientnet1d": "kind: efficientnet1d"}
+            "xresnet1d101": "kind: xresnet1d101, channels: 4", "efficientnet1d": "kind: efficientnet1d",
+            "net1d": "kind: net1d"}
 RECIPE = """schema: 1
 extends: [base/contrastive.yaml]
 seed: 7

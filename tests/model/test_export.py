@@ -23,7 +23,8 @@ sys.path.insert(0, os.path.join(SOURCE, "docs", "examples"))
 from load_model import Model  # noqa: E402
 
 CONVOLUTIONS = {"resnet1d_wang": "{kind: resnet1d_wang, channels: 64}", "xresnet1d50": "{kind: xresnet1d50, channels: 8}",
-                "xresnet1d101": "{kind: xresnet1d101, channels: 8}", "efficientnet1d": "{kind: efficientnet1d}"}
+                "xresnet1d101": "{kind: xresnet1d101, channels: 8}", "efficientnet1d": "{kind: efficientnet1d}",
+                "net1d": "{kind: net1d}"}
 CONTRASTIVE = """schema: 1
 extends: [base/contrastive.yaml]
 data: {synthetic: {records: 96, seconds: 10, seed: 1}, rate: 100 Hz, crop: 5 s}
