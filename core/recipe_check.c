@@ -145,10 +145,12 @@ static void check_hidden(const struct check *c, int64_t tokens)
 /* The family whose blocks differ, so that one number cannot name their channels. */
 static void check_channels(const struct check *c)
 {
-    if (!is(c, "model.encoder.kind", "efficientnet1d") || !i64(c, "model.encoder.channels")) return;
+    const bool fixed =
+        is(c, "model.encoder.kind", "efficientnet1d") || is(c, "model.encoder.kind", "net1d");
+    if (!fixed || !i64(c, "model.encoder.channels")) return;
     pk_diag_add(c->d, at(c, "model.encoder.channels", NULL),
-                "'model.encoder.channels': those of efficientnet1d are as published, none can be "
-                "chosen");
+                "'model.encoder.channels': those of %s are as published, none can be chosen",
+                pk_recipe_str(c->r, "model.encoder.kind"));
 }
 
 /* What a convolutional encoder reads. */

@@ -521,9 +521,10 @@ enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_
     const char *kind = pk_encoder_name(m->encoder.kind);
     if (pk_recipe_given(r, "model.encoder.kind") &&
         strcmp(pk_recipe_str(r, "model.encoder.kind"), kind))
-        return pk_fail(err, PK_ERECIPE,
-                       "%s: the encoder of init_from is of the kind %s; leave the key out",
-                       pk_recipe_origin(r, "model.encoder.kind"), kind);
+        return pk_fail(
+            err, PK_ERECIPE,
+            "%s: the encoder of init_from is of the kind %s, and this one must be as well",
+            pk_recipe_origin(r, "model.encoder.kind"), kind);
     if (pk_recipe_given(r, "model.encoder.qkv_bias") &&
         pk_recipe_bool(r, "model.encoder.qkv_bias") != m->encoder.vit.qkv_bias)
         return pk_fail(err, PK_ERECIPE,

@@ -175,7 +175,7 @@ def check_convolution(kind, x):
     for head in heads:
         fine = [a for a in FINETUNE if not a.startswith(("data.rate", "init_from"))]
         purkinje(*fine, f"init_from={run}", f"objective.head.kind={head}", f"output.dir={run}-{head}",
-                 "evaluation.aggregation=max_sigmoid", "data.crop=2.5 s")
+                 "evaluation.aggregation=max_sigmoid", "evaluation.every=4", "data.crop=2.5 s")
         compare_classifier(f"{run}-{head}", f"out/{kind}-{head}", x)
 
 
