@@ -25,8 +25,8 @@ static pk_v column_sum(const float *x, int64_t rows, int64_t cols, int64_t n)
     return total;
 }
 
-/* Variance (1/rows), and *mean, so far a rounded sum's, corrected by the mean of the deviations: its
- * error would be the same in every row, where those of the rows average out. */
+/* Variance (1/rows), and *mean, so far a rounded sum's, corrected by the mean of the deviations:
+ * its error would be the same in every row, where those of the rows average out. */
 static pk_v column_variance(const float *x, pk_v *mean, int64_t rows, int64_t cols, int64_t n)
 {
     const pk_v count = pk_v_set((float)rows);
