@@ -162,7 +162,8 @@ enum pk_status pk_scaling_simulate(struct pk_scaling_result *out, const struct p
     } else {
         out->step += s->optimizer_seconds;
     }
-    out->exposed = out->step - work - s->optimizer_seconds / (s->zero1 ? (double)n : 1.0);
+    const double own = s->optimizer_seconds / (s->zero1 ? (double)n : 1.0);
+    out->exposed = PK_MAX(out->step - work - own, 0.0); // not the rounding of the sums
     out->inside = sent * shape.inside;
     out->between = sent * shape.between;
     return PK_OK;
