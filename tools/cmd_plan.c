@@ -359,7 +359,7 @@ static const struct pk_option options[] = {
     {"gpus-per-node", "N", "of these GPUs (default 8)"},
     {"link", "NAME|US,GBPS", "inside a node: nvlink (default), or us per all-reduce and GB/s"},
     {"net", "NAME|US,GBPS", "between nodes: ib400 (default), or us per doubling and GB/s"},
-    {"times", "FILE", "JSON of 'bench ops RECIPE' on a GPU or of 'bench step --profile'"},
+    {"times", "FILE", "JSON of 'bench ops' on a GPU or of 'bench step --profile', same recipe"},
     {"slowdown", "X", "of computing while gradients are sent (default 1.1, assumed)"},
     {"buckets", "N", "that the gradients are sent in (default 3)"},
     {"node-us", "X",

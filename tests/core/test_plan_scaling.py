@@ -72,7 +72,19 @@ def measured_times():
         r = call("plan", *TINY[:-2], "train.batch_size=32", "train.threads=2", "--ranks", "8", *RATES, "--times",
                  path, code=2)
         assert "measured with a batch of 16" in r.stderr, r.stderr
-        broken = json.loads(text)
+        # the form of 'bench ops' on a device: seconds of one node and how many there are; it brings the rates
+        step = json.loads(text)
+        runs = step["batch"] // step["micro_batch"]
+        ops = {"batch": 16, "micro_batch": step["micro_batch"], "gemm_flops_per_s": 5e14, "copy_bytes_per_s": 4e12,
+               "rows": [{"op": r["op"], "count": 2, "seconds_median": 1e-3 * r["ms_per_step"]}
+                        for r in step["profile"]]}
+        with open(path, "w") as f:
+            json.dump(ops, f)
+        got = scaling(*TINY, "--ranks", "8", "--times", path)
+        params = json.loads(call("plan", *TINY, "--json", "--no-probe").stdout)["parameters"]["total"]
+        want = runs * 2e-3 * sum(r["ms_per_step"] for r in step["profile"]) + 44 * params / 4e12
+        assert abs(rows(got)[1, "each", "none"]["step_s"] / want - 1) < 1e-9, (got, want)
+        broken = step
         broken["profile"] = broken["profile"][1:]
         with open(path, "w") as f:
             json.dump(broken, f)
