@@ -145,6 +145,14 @@ struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
 /* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0: x. */
 struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
                          uint64_t seed);
+/* Stochastic depth (Huang et al. 2016): the branch x [B, ...] of a residual block is zeroed for a
+ * whole record with probability p, else scaled by 1 / (1 - p); keyed as pk_dropout, by a draw of
+ * its own. p == 0, and always in frozen and EMA scopes: x. */
+struct pk_val pk_drop_path(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
+                           uint64_t seed);
+/* x [..., C] -> [..., left + C + right]: channels of zeros before and behind; where left and right
+ * are negative, channels taken away instead. */
+struct pk_val pk_pad_channels(struct pk_build *b, struct pk_val x, int32_t left, int32_t right);
 /* qkv [B, T, 3C] -> [B, T, C], softmax(q k^T / sqrt(head)) v, heads split as PyTorch's ViT. */
 struct pk_val pk_attention(struct pk_build *b, struct pk_val qkv, int32_t heads);
 /* query [C], kv [B, T, 2C] -> [B, C]: one learnable query over all tokens. */
@@ -175,9 +183,11 @@ struct pk_val pk_channel_scale(struct pk_build *b, struct pk_val x, struct pk_va
 
 /* x [B, T, C] -> [B, U, C], U = (T + left + right - kernel) / stride + 1: maximum or mean of each
  * window's samples that are inside the record. right = 1 where T is odd is PyTorch's ceil_mode for
- * windows of 2. Where several samples are the maximum the gradient goes to the first. */
+ * windows of 2. zeros: the padding counts too, as samples of 0. Where several samples are the
+ * maximum the gradient goes to the first. */
 struct pk_pool1d {
     int32_t kernel, stride, left, right;
+    bool zeros;
 };
 struct pk_val pk_max_pool1d(struct pk_build *b, struct pk_val x, const struct pk_pool1d *a);
 struct pk_val pk_mean_pool1d(struct pk_build *b, struct pk_val x, const struct pk_pool1d *a);

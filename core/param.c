@@ -22,7 +22,8 @@ int64_t pk_params_total(const struct pk_params *p, const char *prefix)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < p->count; i++)
-        if (!strncmp(p->item[i].name, prefix, strlen(prefix))) n += p->item[i].count;
+        if (!p->item[i].state && !strncmp(p->item[i].name, prefix, strlen(prefix)))
+            n += p->item[i].count;
     return n;
 }
 

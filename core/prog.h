@@ -96,7 +96,8 @@ enum pk_storage {
     X(DOT_LOSS, dot_loss, contrast)                                                                \
     X(DOT_LOSS_GRAD, dot_loss_grad, contrast)                                                      \
     X(AUGMENT, augment, augment)                                                                   \
-    X(MIXUP, mixup, mixup)
+    X(MIXUP, mixup, mixup)                                                                         \
+    X(PAD_CHANNELS, pad_channels, elementwise)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
@@ -141,9 +142,13 @@ union pk_attr {
     } copy;
     struct {
         float p;
-        uint32_t site;
+        uint32_t site; // which dropout of the model
         uint64_t seed;
-    } dropout; // site: which dropout of the model
+        int32_t record; // 1: one draw for all elements of a record
+    } dropout;
+    struct {
+        int32_t left, right; // zeros before and behind; channels taken away where negative
+    } pad_channels;
     struct {
         int32_t heads;
         float scale;
@@ -196,8 +201,9 @@ union pk_attr {
         int32_t kind; // enum pk_activation
     } activate;
     struct {
-        int32_t mean; // 1: mean of the samples inside the record; 0: maximum
+        int32_t mean; // 1: mean; 0: maximum
         int32_t kernel, stride, left, right;
+        int32_t zeros; // 1: the padding counts, as zeros; 0: samples inside the record alone
     } pool1d;
     uint64_t raw[5];
 };

@@ -142,6 +142,17 @@ static void check_hidden(const struct check *c, int64_t tokens)
                 (long long)tokens, kept < 1 ? "see" : "predict");
 }
 
+/* The family whose blocks differ, so that one number cannot name their channels. */
+static void check_channels(const struct check *c)
+{
+    const bool fixed =
+        is(c, "model.encoder.kind", "efficientnet1d") || is(c, "model.encoder.kind", "net1d");
+    if (!fixed || !i64(c, "model.encoder.channels")) return;
+    pk_diag_add(c->d, at(c, "model.encoder.channels", NULL),
+                "'model.encoder.channels': those of %s are as published, none can be chosen",
+                pk_recipe_str(c->r, "model.encoder.kind"));
+}
+
 /* What a convolutional encoder reads. */
 static void check_samples(const struct check *c)
 {
@@ -391,6 +402,7 @@ void pk_recipe_check(const struct pk_recipe *r, struct pk_diags *d)
     check_folds(&c);
     check_inherited(&c);
     if (is(&c, "model.encoder.kind", "vit")) check_width(&c, "model.encoder");
+    check_channels(&c);
     check_tokens(&c);
     check_batch(&c);
     if (is(&c, "objective.kind", "jepa"))

@@ -96,7 +96,7 @@ static const struct pk_key keys[] = {
 
     SECTION("model", ALWAYS, "the network"),
     SECTION("model.encoder", ALWAYS, "the encoder; width, depth, heads and patch may be left to init_from"),
-    CHOICE("model.encoder.kind", ALWAYS, "vit|resnet1d_wang|xresnet1d50|xresnet1d101|efficientnet1d", "vit", "family; all but vit are convolutional, and their tokens are samples"),
+    CHOICE("model.encoder.kind", ALWAYS, "vit|resnet1d_wang|xresnet1d50|xresnet1d101|efficientnet1d|net1d", "vit", "family; all but vit are convolutional, and their tokens are samples"),
     NUMBER("model.encoder.channels", INT, NONE, CONVOLUTION, 0, 16384, "0", "channels of the blocks of resnet1d_wang and xresnet1d; 0: as published"),
     NUMBER("model.encoder.width", INT, NONE, VIT, 2, 16384, NULL, "channels; even, a multiple of heads"),
     NUMBER("model.encoder.depth", INT, NONE, VIT, 1, 256, NULL, "blocks"),

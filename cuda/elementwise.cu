@@ -1,4 +1,4 @@
-/* elementwise.cu -- add, copy, dropout.
+/* elementwise.cu -- add, copy, dropout, and channels of zeros.
  *
  * Memory traffic with storage S, and the time at 4.3 TB/s for 79 M elements of bf16 (411,648 rows
  * of 192):
@@ -7,6 +7,8 @@
  *     copy      read x, write y        4 B                 74 us    adding to y       6 B   110 us
  *               bf16 to float          6 B                110 us    adding to y      10 B   184 us
  *     dropout   read x, write y        4 B                 74 us    adding to y       6 B   110 us
+ *
+ * Channels of zeros are read nowhere, so that op moves x once and y once.
  *
  * Arrays are flat, so all but their last few elements move in vectors of 16 bytes. A thread has
  * four vectors in flight: 2,048 threads of an SM then ask for 128 KB or more, where 4.3 TB/s over
@@ -110,13 +112,13 @@ struct dropping {
     uint64_t seed;
     uint32_t site, threshold;
     float scale;
-    bool add;
+    bool add, record;
 };
 
 /* Element i of a record is kept when word i % 4 of the Philox block i / 4 is at least p * 2^32, as
- * on the CPU (core/cpu/elementwise.c). A thread takes N elements of a record and N / 4 blocks:
- * about 17 instructions per element, 0.6 of what the time for the memory has room for. VECTORS:
- * records start aligned to N elements. */
+ * on the CPU (core/cpu/elementwise.c); `record`: all of its elements when the first is. A thread
+ * takes N elements of a record and N / 4 blocks: about 17 instructions per element, 0.6 of what the
+ * time for the memory has room for. VECTORS: records start aligned to N elements. */
 template <typename S, int N, bool VECTORS>
 __global__ void __launch_bounds__(THREADS) drop(dropping d)
 {
@@ -129,9 +131,13 @@ __global__ void __launch_bounds__(THREADS) drop(dropping d)
     load_part<VECTORS>(v, x, i, d.count);
     if (d.add) load_part<VECTORS>(before, y, i, d.count);
     struct pk_rng at = pk_rng_make_inline(d.seed, PK_RNG_DROPOUT, (uint64_t)d.sample[b], d.site);
+    uint32_t word[4];
+    if (d.record) {
+        pk_philox_inline(word, at.counter, at.key);
+        for (int k = 0; k < N; k++) v[k] = word[0] >= d.threshold ? v[k] * d.scale : 0;
+    }
 #pragma unroll
-    for (int k = 0; k < N; k += 4) {
-        uint32_t word[4];
+    for (int k = 0; k < N && !d.record; k += 4) {
         at.counter[0] = (uint32_t)((i + k) / 4);
         pk_philox_inline(word, at.counter, at.key);
         for (int e = 0; e < 4; e++) v[k + e] = word[e] >= d.threshold ? v[k + e] * d.scale : 0;
@@ -154,6 +160,38 @@ enum pk_status dropout(const struct pk_call *c, dropping d, struct pk_err *err)
     if (d.count % N == 0)
         return PK_LAUNCH((drop<S, N, true>), (unsigned)blocks, THREADS, 0, c->queue, err, d);
     return PK_LAUNCH((drop<S, N, false>), (unsigned)blocks, THREADS, 0, c->queue, err, d);
+}
+
+struct padding {
+    const void *x;
+    void *y;
+    int64_t rows, from, to, left; // channels of x and of y; where those of x begin in y
+    bool add;
+};
+
+/* N channels of y a thread: all from x, or all zeros, as from, to and left are multiples of N. */
+template <typename S, int N> __global__ void __launch_bounds__(THREADS) pad(padding p)
+{
+    const int64_t group = (int64_t)blockIdx.x * THREADS + threadIdx.x, each = p.to / N;
+    const int64_t row = group / each, col = (group - row * each) * N, at = col - p.left;
+    if (row >= p.rows) return;
+    S *y = (S *)p.y + row * p.to + col;
+    float v[N] = {}, before[N];
+    if (at >= 0 && at < p.from) to_floats(v, load<S, N>((const S *)p.x + row * p.from + at));
+    if (p.add) to_floats(before, load<S, N>(y));
+    for (int k = 0; p.add && k < N; k++) v[k] += before[k];
+    store<S, N>(y, from_floats<S, N>(v));
+}
+
+template <typename S>
+enum pk_status pad_channels(const struct pk_call *c, const padding &p, struct pk_err *err)
+{
+    constexpr int N = 16 / sizeof(S);
+    const bool vectors = p.from % N == 0 && p.to % N == 0 && p.left % N == 0;
+    const int64_t threads = p.rows * p.to / (vectors ? N : 1);
+    const unsigned blocks = (unsigned)((threads + THREADS - 1) / THREADS);
+    if (vectors) return PK_LAUNCH((pad<S, N>), blocks, THREADS, 0, c->queue, err, p);
+    return PK_LAUNCH((pad<S, 1>), blocks, THREADS, 0, c->queue, err, p);
 }
 
 } // namespace
@@ -210,6 +248,23 @@ extern "C" enum pk_status pk_cuda_dropout(const struct pk_call *c, struct pk_err
     d.site = c->node->attr.dropout.site;
     d.threshold = (uint32_t)((double)p * 0x1p32);
     d.scale = 1 / (1 - p);
+    d.record = c->node->attr.dropout.record;
     d.add = pk_call_accumulates(c, 0);
     return c->in[0]->dtype == PK_BF16 ? dropout<bf16>(c, d, err) : dropout<float>(c, d, err);
+}
+
+extern "C" size_t pk_cuda_pad_channels_workspace(const struct pk_prog *, const struct pk_node *)
+{
+    return 0;
+}
+
+/* in: x [..., C] -> y [..., left + C + right], accumulating */
+extern "C" enum pk_status pk_cuda_pad_channels(const struct pk_call *c, struct pk_err *err)
+{
+    padding p = {};
+    p.x = c->src[0], p.y = c->dst[0], p.rows = pk_view_rows(c->in[0]);
+    p.from = pk_view_cols(c->in[0]), p.to = pk_view_cols(c->out[0]);
+    p.left = c->node->attr.pad_channels.left, p.add = pk_call_accumulates(c, 0);
+    return c->in[0]->dtype == PK_BF16 ? pad_channels<bf16>(c, p, err)
+                                      : pad_channels<float>(c, p, err);
 }

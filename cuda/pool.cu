@@ -20,7 +20,7 @@ struct pool {
     void *to;
     int64_t batch, in, out, cols;
     int32_t kernel, stride, left;
-    bool mean, add;
+    bool mean, add, zeros;
 };
 
 /* The first of the largest samples from, from + step ... below `to`; a NaN counts as larger. */
@@ -40,12 +40,22 @@ __device__ __forceinline__ int64_t largest(const S *x, int64_t cols, int64_t fro
 
 struct window {
     int64_t from, to;
+    bool before, behind; // zeros of the padding that count, on either side
+    float share;         // of one sample in the mean
 };
 
 __device__ __forceinline__ window window_of(const pool &p, int64_t u)
 {
     const int64_t start = u * p.stride - p.left;
-    return {max(start, (int64_t)0), min(start + p.kernel, p.in)};
+    const int64_t from = max(start, (int64_t)0), to = min(start + p.kernel, p.in);
+    const float share = 1 / (float)(p.zeros ? p.kernel : to - from);
+    return {from, to, p.zeros && start < 0, p.zeros && start + p.kernel > p.in, share};
+}
+
+/* A zero of the padding is the maximum: it comes first where it is before the samples. */
+__device__ __forceinline__ bool zero_wins(float largest, const window &w)
+{
+    return w.before ? largest <= 0 : w.behind && largest < 0;
 }
 
 template <typename S> __global__ void __launch_bounds__(THREADS) pool_windows(pool p)
@@ -58,9 +68,10 @@ template <typename S> __global__ void __launch_bounds__(THREADS) pool_windows(po
     float y = 0;
     if (p.mean) {
         for (int64_t t = w.from; t < w.to; t++) y += to_float(x[t * p.cols]);
-        y *= 1 / (float)(w.to - w.from);
+        y *= w.share;
     } else {
         largest(x, p.cols, w.from, w.to, 1, &y);
+        if (zero_wins(y, w)) y = 0;
     }
     ((S *)p.to)[i] = from_float<S>(y);
 }
@@ -75,13 +86,13 @@ template <typename S> __global__ void __launch_bounds__(THREADS) pool_windows_gr
     const int64_t late = t + p.left; // windows [first, last] hold sample t
     const int64_t first = late < p.kernel ? 0 : (late - p.kernel) / p.stride + 1;
     const int64_t last = min(late / p.stride, p.out - 1);
-    float sum = 0, unused;
+    float sum = 0, top;
     for (int64_t u = first; u <= last; u++) {
         const window w = window_of(p, u);
         const float d = to_float(dy[u * p.cols]);
         if (p.mean)
-            sum += d * (1 / (float)(w.to - w.from));
-        else if (largest(x, p.cols, w.from, w.to, 1, &unused) == t)
+            sum += d * w.share;
+        else if (largest(x, p.cols, w.from, w.to, 1, &top) == t && !zero_wins(top, w))
             sum += d;
     }
     S *to = (S *)p.to + i;
@@ -174,6 +185,7 @@ pool pool_of(const struct pk_call *c, const struct pk_value *x, const struct pk_
     p.batch = x->dim[0], p.in = x->dim[1], p.cols = x->dim[2], p.out = y->dim[1];
     p.kernel = c->node->attr.pool1d.kernel, p.stride = c->node->attr.pool1d.stride;
     p.left = c->node->attr.pool1d.left, p.mean = c->node->attr.pool1d.mean;
+    p.zeros = c->node->attr.pool1d.zeros;
     p.to = c->dst[0];
     return p;
 }

@@ -105,7 +105,7 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
     bool encoder_frozen = c->frozen || !train;
     if (encoder_frozen) pk_scope_frozen(b, true);
     pk_scope(b, "encoder");
-    const struct pk_encoded x = pk_encode(b, &in, &c->signal, &encoder, train);
+    const struct pk_encoded x = pk_encode(b, &in, &c->signal, &encoder, train && !c->frozen);
     pk_scope_end(b);
     if (encoder_frozen) pk_scope_frozen(b, false);
     struct pk_val logit = PK_NONE;

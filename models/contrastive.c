@@ -30,10 +30,10 @@ enum pk_status pk_contrastive_config(struct pk_contrastive *out, const struct pk
 
 /* The batch -> projections [B, width]; the mean of the tokens goes to *pooled. */
 static struct pk_val tower(struct pk_build *b, const struct pk_signal_in *in,
-                           const struct pk_contrastive *c, struct pk_val *pooled)
+                           const struct pk_contrastive *c, bool train, struct pk_val *pooled)
 {
     pk_scope(b, "encoder");
-    const struct pk_encoded h = pk_encode(b, in, &c->signal, &c->encoder, true);
+    const struct pk_encoded h = pk_encode(b, in, &c->signal, &c->encoder, train);
     pk_scope_end(b);
     *pooled = pk_encoder_pool(b, &h, &c->encoder);
     return mlp(b, *pooled, c, "projector");
@@ -42,11 +42,11 @@ static struct pk_val tower(struct pk_build *b, const struct pk_signal_in *in,
 static struct pk_val online(struct pk_build *b, const struct pk_signal_in *in,
                             const struct pk_contrastive *c, struct pk_val *pooled)
 {
-    struct pk_val z = tower(b, in, c, pooled);
+    struct pk_val z = tower(b, in, c, true, pooled);
     return c->momentum ? mlp(b, z, c, "predictor") : z;
 }
 
-/* The EMA copies, without dropout. */
+/* The EMA copies, as in evaluation. */
 static struct pk_val momentum_key(struct pk_build *b, const struct pk_signal_in *in,
                                   const struct pk_contrastive *c)
 {
@@ -54,7 +54,7 @@ static struct pk_val momentum_key(struct pk_build *b, const struct pk_signal_in 
     struct pk_val pooled;
     still.encoder.vit.dropout = 0;
     pk_scope_ema(b, true);
-    struct pk_val k = tower(b, in, &still, &pooled);
+    struct pk_val k = tower(b, in, &still, false, &pooled);
     pk_scope_ema(b, false);
     return k;
 }

@@ -14,6 +14,7 @@ struct pk_efficientnet1d pk_efficientnet1d_b0(bool train)
                                                 {6, 192, 4, 2, 5},
                                                 {6, 320, 1, 1, 3}},
                                       .features = 256,
+                                      .drop_path = 0.2f,
                                       .train = train};
 }
 
@@ -48,30 +49,41 @@ static struct pk_val dense(struct pk_build *b, struct pk_val x, int32_t width, c
     return x;
 }
 
-static struct pk_val block(struct pk_build *b, struct pk_val x,
-                           const struct pk_efficientnet1d_stage *s, int32_t stride, bool train)
+struct place { // of a block
+    int32_t stride;
+    float drop_path;
+};
+
+static struct pk_val block(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                           const struct pk_efficientnet1d *a,
+                           const struct pk_efficientnet1d_stage *s, struct place p)
 {
+    const bool train = a->train;
     const int32_t before = (int32_t)pk_dim(b, x, -1), inner = before * s->expand;
     const int32_t squeezed = before / 4 > 0 ? before / 4 : 1;
     struct pk_val h = x;
     if (s->expand > 1) h = layer(b, h, (struct layer){inner, 1, 1, false, true}, train, "expand");
-    h = layer(b, h, (struct layer){inner, s->kernel, stride, true, true}, train, "depthwise");
+    h = layer(b, h, (struct layer){inner, s->kernel, p.stride, true, true}, train, "depthwise");
     struct pk_val gate = pk_silu(b, dense(b, pk_mean_pool(b, h, 0), squeezed, "se.fc1"));
     gate = pk_logistic(b, dense(b, gate, inner, "se.fc2"));
     h = pk_channel_scale(b, h, gate);
     h = layer(b, h, (struct layer){s->width, 1, 1, false, false}, train, "project");
-    return stride == 1 && before == s->width ? pk_add(b, h, x) : h;
+    if (p.stride != 1 || before != s->width) return h;
+    return pk_add(b, pk_drop_path(b, h, sample, p.drop_path, a->seed), x);
 }
 
-struct pk_val pk_efficientnet1d_encode(struct pk_build *b, struct pk_val x,
+struct pk_val pk_efficientnet1d_encode(struct pk_build *b, struct pk_val x, struct pk_val sample,
                                        const struct pk_efficientnet1d *a)
 {
-    int n = 0;
+    int32_t blocks = 0, n = 0;
+    for (int i = 0; i < PK_EFFICIENTNET1D_STAGES; i++) blocks += a->stage[i].repeats;
     x = layer(b, x, (struct layer){a->stem, 3, 2, false, true}, a->train, "stem");
     for (int i = 0; i < PK_EFFICIENTNET1D_STAGES; i++)
-        for (int k = 0; k < a->stage[i].repeats; k++) {
-            pk_scope(b, "blocks.%d", n++);
-            x = block(b, x, &a->stage[i], k ? 1 : a->stage[i].stride, a->train);
+        for (int k = 0; k < a->stage[i].repeats; k++, n++) {
+            const float drop = a->train ? a->drop_path * (float)n / (float)blocks : 0;
+            const struct place p = {k ? 1 : a->stage[i].stride, drop};
+            pk_scope(b, "blocks.%d", n);
+            x = block(b, x, sample, a, &a->stage[i], p);
             pk_scope_end(b);
         }
     return layer(b, x, (struct layer){a->features, 1, 1, false, true}, a->train, "final");

@@ -1,6 +1,7 @@
 /* encoder.c -- the families of encoders (see encoder.h). */
 #include "models/encoder.h"
 #include "models/efficientnet1d.h"
+#include "models/net1d.h"
 #include "models/resnet1d.h"
 #include "models/xresnet1d.h"
 
@@ -12,37 +13,48 @@ struct family {
     const char *name, *title;
     int32_t channels;  // of the blocks as published; 0: they differ and cannot be chosen
     int32_t expansion; // channels out for each of the blocks; without choice: all of them
-    struct pk_val (*encode)(struct pk_build *b, struct pk_val x, int32_t channels, bool train);
+    struct pk_val (*encode)(struct pk_build *b, const struct pk_signal_in *in,
+                            const struct pk_encoder *e, bool train);
 };
 
-static struct pk_val resnet1d_wang(struct pk_build *b, struct pk_val x, int32_t channels,
-                                   bool train)
+static struct pk_val resnet1d_wang(struct pk_build *b, const struct pk_signal_in *in,
+                                   const struct pk_encoder *e, bool train)
 {
     struct pk_resnet1d a = pk_resnet1d_wang(train);
-    a.width = channels;
-    return pk_resnet1d_encode(b, x, &a);
+    a.width = e->channels;
+    return pk_resnet1d_encode(b, in->patches, &a);
 }
 
-static struct pk_val xresnet1d50(struct pk_build *b, struct pk_val x, int32_t channels, bool train)
+static struct pk_val xresnet1d50(struct pk_build *b, const struct pk_signal_in *in,
+                                 const struct pk_encoder *e, bool train)
 {
     struct pk_xresnet1d a = pk_xresnet1d50(train);
-    a.width = channels;
-    return pk_xresnet1d_encode(b, x, &a);
+    a.width = e->channels;
+    return pk_xresnet1d_encode(b, in->patches, &a);
 }
 
-static struct pk_val xresnet1d101(struct pk_build *b, struct pk_val x, int32_t channels, bool train)
+static struct pk_val xresnet1d101(struct pk_build *b, const struct pk_signal_in *in,
+                                  const struct pk_encoder *e, bool train)
 {
     struct pk_xresnet1d a = pk_xresnet1d101(train);
-    a.width = channels;
-    return pk_xresnet1d_encode(b, x, &a);
+    a.width = e->channels;
+    return pk_xresnet1d_encode(b, in->patches, &a);
 }
 
-static struct pk_val efficientnet1d(struct pk_build *b, struct pk_val x, int32_t channels,
-                                    bool train)
+static struct pk_val efficientnet1d(struct pk_build *b, const struct pk_signal_in *in,
+                                    const struct pk_encoder *e, bool train)
 {
-    (void)channels;
     struct pk_efficientnet1d a = pk_efficientnet1d_b0(train);
-    return pk_efficientnet1d_encode(b, x, &a);
+    a.seed = e->vit.seed;
+    return pk_efficientnet1d_encode(b, in->patches, in->sample, &a);
+}
+
+static struct pk_val net1d(struct pk_build *b, const struct pk_signal_in *in,
+                           const struct pk_encoder *e, bool train)
+{
+    struct pk_net1d a = pk_net1d_ecgfounder(train);
+    a.seed = e->vit.seed;
+    return pk_net1d_encode(b, in->patches, in->sample, &a);
 }
 
 static const struct family families[PK_ENCODER_KINDS] = {
@@ -50,7 +62,8 @@ static const struct family families[PK_ENCODER_KINDS] = {
     [PK_ENCODER_RESNET1D_WANG] = {"resnet1d_wang", "ResNet1d (wang)", 128, 1, resnet1d_wang},
     [PK_ENCODER_XRESNET1D50] = {"xresnet1d50", "xresnet1d50", 64, 4, xresnet1d50},
     [PK_ENCODER_XRESNET1D101] = {"xresnet1d101", "xresnet1d101", 64, 4, xresnet1d101},
-    [PK_ENCODER_EFFICIENTNET1D] = {"efficientnet1d", "EfficientNet-1D", 0, 256, efficientnet1d}};
+    [PK_ENCODER_EFFICIENTNET1D] = {"efficientnet1d", "EfficientNet-1D", 0, 256, efficientnet1d},
+    [PK_ENCODER_NET1D] = {"net1d", "Net1D (ECGFounder)", 0, 1024, net1d}};
 
 const char *pk_encoder_name(enum pk_encoder_kind kind)
 {
@@ -97,6 +110,7 @@ enum pk_status pk_encoder_config(struct pk_encoder *out, const struct pk_recipe 
     }
     enum pk_status e =
         pk_encoder_convolution(out, kind, (int32_t)pk_recipe_i64(r, "model.encoder.channels"), err);
+    out->vit.seed = (uint64_t)pk_recipe_i64(r, "seed");
     if (e != PK_OK) pk_err_context(err, "%s", pk_recipe_origin(r, "model.encoder.channels"));
     return e;
 }
@@ -106,7 +120,7 @@ struct pk_encoded pk_encode(struct pk_build *b, const struct pk_signal_in *in,
 {
     struct pk_encoded out = {PK_NONE, PK_NONE};
     if (pk_encoder_convolves(e)) {
-        out.tokens = families[e->kind].encode(b, in->patches, e->channels, train);
+        out.tokens = families[e->kind].encode(b, in, e, train);
     } else if (e->vit.tokenise == PK_TOKENISE_REGISTER) {
         out.tokens = pk_vit_encode(b, in->patches, PK_NONE, in->sample, &e->vit);
     } else {

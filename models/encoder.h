@@ -13,6 +13,7 @@ enum pk_encoder_kind { // as model.encoder.kind and model descriptions name them
     PK_ENCODER_XRESNET1D50,
     PK_ENCODER_XRESNET1D101,
     PK_ENCODER_EFFICIENTNET1D,
+    PK_ENCODER_NET1D,
     PK_ENCODER_KINDS
 };
 const char *pk_encoder_name(enum pk_encoder_kind kind);
@@ -21,9 +22,9 @@ enum pk_encoder_kind pk_encoder_named(const char *name);
 
 struct pk_encoder {
     enum pk_encoder_kind kind;
-    int32_t width;    // channels that come out
-    int32_t channels; // convolutional: of the blocks
-    struct pk_vit vit;
+    int32_t width;     // channels that come out
+    int32_t channels;  // convolutional: of the blocks
+    struct pk_vit vit; // convolutional: its seed alone, for drop path
 };
 
 static inline bool pk_encoder_convolves(const struct pk_encoder *e)
@@ -45,8 +46,8 @@ struct pk_encoded {
     struct pk_val present; // pk_lead_present where tokens are patches of one lead, else PK_NONE
 };
 /* Parameters are those of the family, in the scope that is open. train: batch norm takes the
- * statistics of the micro-batch, unless a frozen or EMA scope is open; dropout is the encoder's own
- * setting. */
+ * statistics of the micro-batch, unless a frozen or EMA scope is open, and EfficientNet-1D drops
+ * paths; dropout is the encoder's own setting. */
 struct pk_encoded pk_encode(struct pk_build *b, const struct pk_signal_in *in,
                             const struct pk_signal *s, const struct pk_encoder *e, bool train);
 /* Mean over the tokens that are signal: [B, width]. */

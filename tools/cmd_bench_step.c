@@ -40,6 +40,9 @@ static enum pk_status fill_batch(struct bench *b, struct pk_err *err)
     PK_TRY(pk_alloc(&a->gain, n * leads, sizeof *a->gain, "batch", err));
     PK_TRY(pk_alloc(&a->offset, n * leads, sizeof *a->offset, "batch", err));
     PK_TRY(pk_alloc(&a->sample, n, sizeof *a->sample, "batch", err));
+    PK_TRY(pk_alloc(&a->row, n, sizeof *a->row, "batch", err));
+    PK_TRY(pk_alloc(&a->group, n, sizeof *a->group, "batch", err));
+    for (size_t i = 0; i < n; i++) a->row[i] = a->group[i] = (int64_t)i / 2; // pairs, if need be
     for (size_t i = 0; i < samples; i++)
         a->signal[i] = (int16_t)((int32_t)(pk_rng_u32(&r) >> 16) / 16 - 2048);
     for (size_t i = 0; i < n * leads; i++) a->gain[i] = 1e-3f;
@@ -361,6 +364,8 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
     free(b->batch.gain);
     free(b->batch.offset);
     free(b->batch.sample);
+    free(b->batch.row);
+    free(b->batch.group);
     pk_step_free(&b->s);
     pk_trainer_free(&b->t);
     pk_recipe_free(r);

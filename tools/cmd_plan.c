@@ -2,6 +2,7 @@
 #include "core/cpu/gemm.h"
 #include "core/json.h"
 #include "tools/device.h"
+#include "tools/plan_scaling.h"
 #include "tools/probe.h"
 #include "tools/recipe_plan.h"
 #include "tools/shape.h"
@@ -310,10 +311,12 @@ static enum pk_status report(const struct pk_args *args, const struct pk_recipe_
                              const char *name, struct pk_err *err)
 {
     struct ceiling c = {0};
-    if (p->backend)
+    if (p->backend || pk_arg(args, "ranks"))
         PK_TRY(given_rates(args, &c, err));
     else if (!pk_arg(args, "no-probe"))
         PK_TRY(measure(&c, p, err));
+    if (pk_arg(args, "ranks"))
+        return pk_plan_scaling(args, p, name, &(struct pk_plan_rates){c.flops, c.bytes}, err);
     if (pk_arg(args, "json")) return print_json(p, name, &c, err);
     print_model(p, name);
     print_work(p);
@@ -352,6 +355,15 @@ static const struct pk_option options[] = {
     {"device", "cpu|cuda", "what to plan for (default cpu); needs no GPU"},
     {"tflops", "X", "with --device cuda: TFLOP/s of the GPU's best product, as 'doctor' measures"},
     {"tbps", "X", "and TB/s that its copies read and write: predicts a step's roofline"},
+    {"ranks", "N", "data-parallel steps on up to N GPUs, a model; needs rates or --times"},
+    {"gpus-per-node", "N", "of these GPUs (default 8)"},
+    {"link", "NAME|US,GBPS", "inside a node: nvlink (default), or us per all-reduce and GB/s"},
+    {"net", "NAME|US,GBPS", "between nodes: ib400 (default), or us per doubling and GB/s"},
+    {"times", "FILE", "JSON of 'bench ops' on a GPU or of 'bench step --profile', same recipe"},
+    {"slowdown", "X", "of computing while gradients are sent (default 1.1, assumed)"},
+    {"buckets", "N", "that the gradients are sent in (default 3)"},
+    {"node-us", "X",
+     "least time of a node (default, assumed: 2 on a GPU, 0 for the CPU's program)"},
     {0}};
 
 static const struct pk_example examples[] = {
@@ -360,6 +372,8 @@ static const struct pk_example examples[] = {
      "the demo's program, node by node"},
     {"plan finetune_scratch data.task=superdiagnostic --json --no-probe",
      "a fine-tuning protocol, for a script"},
+    {"plan jepa_vit_s_500hz --ranks 512 --tflops 790 --tbps 4.3",
+     "how the step would scale over nodes of 8 GPUs (add --device cuda for the GPU's program)"},
     {0}};
 
 const struct pk_command pk_cmd_plan = {
@@ -371,7 +385,9 @@ const struct pk_command pk_cmd_plan = {
         "the corpus is not here, shapes come from data.rate, data.crop and data.leads; the\n"
         "encoder of a protocol comes from its init_from. Times are a model: the work over an\n"
         "assumed share of the GEMM rate, which a measurement of 0.2 s gives at the recipe's\n"
-        "shapes. In the listing, a node takes the longer of computing and moving its bytes.",
+        "shapes. In the listing, a node takes the longer of computing and moving its bytes.\n\n"
+        "--ranks models data-parallel steps instead: gradients go off in buckets as they get\n"
+        "ready, computing hides what it can. It is no measurement; its head names its inputs.",
     .options = options,
     .examples = examples,
     .run = run};

@@ -2,7 +2,8 @@
  *
  *     model.safetensors          weights, float32, PyTorch's names: patch_embed.weight as a
  *                                convolution's [width, leads, patch], register, blocks.N.*,
- *                                norm.weight; a head's under head.*
+ *                                norm.weight; of convolutional encoders as in
+ *                                docs/examples/conv_encoders.py; a head's under head.*
  *     config.json                the architecture (tools/model_info.h)
  *     preprocessor_config.json   what has to be done to a signal before the model sees it
  *     README.md                  model card

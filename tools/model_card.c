@@ -187,8 +187,6 @@ static void say_training(struct pk_text *out, const struct pk_model_file *f)
 }
 
 static const char how_to_load[] =
-    "\n## How to load\n\n"
-    "`docs/examples/load_model.py` of purkinje is self-contained (PyTorch, safetensors, numpy):\n\n"
     "```python\nfrom load_model import Model\n"
     "model = Model(\"path/of/this/folder\")\n"
     "embedding = model.embedding(x)     # x: [records, leads, samples] in mV -> [records, width]\n";
@@ -202,7 +200,11 @@ void pk_model_card_write(struct pk_text *out, const struct pk_model *m, const ch
     say_preprocessing(out, info);
     say_training(out, &m->file);
     if (info->head[0]) say_results(out, result);
-    pk_text_add(out, "%s", how_to_load);
+    pk_text_add(out,
+                "\n## How to load\n\n`docs/examples/load_model.py` of purkinje%s needs PyTorch, "
+                "safetensors and numpy:\n\n%s",
+                pk_encoder_convolves(&info->encoder) ? ", with `conv_encoders.py` beside it," : "",
+                how_to_load);
     if (info->head[0])
         pk_text_add(out, "logits = model.logits(x)           # of one window -> [records, %d]\n",
                     info->classes);

@@ -165,6 +165,11 @@ enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_jso
     struct pk_model_info *m = out;
     memset(m, 0, sizeof *m);
     const struct pk_json *head = pk_json_get(j, "head");
+    const char *kind = pk_json_string(pk_json_get(j, "encoder"), "kind", "");
+    if (*kind && pk_encoder_named(kind) == PK_ENCODER_KINDS)
+        return pk_fail(err, PK_EDATA,
+                       "%s: an encoder of the kind '%.40s', which version %s does not know", where,
+                       kind, PK_VERSION);
     snprintf(m->objective, sizeof m->objective, "%s", pk_json_string(j, "objective", ""));
     bool ok = !strcmp(pk_json_string(j, "format", ""), "purkinje") &&
               read_encoder(m, pk_json_get(j, "encoder")) && read_input(m, pk_json_get(j, "input"));

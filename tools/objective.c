@@ -197,7 +197,7 @@ static enum pk_status contrastive_config(union pk_pretext *out, const struct pk_
     PK_TRY(pk_contrastive_config(c, r, shape, err));
     out->widest = pk_encoder_stand_in(&c->encoder);
     out->flops[1] = 2.0 * c->hidden * (c->encoder.width + c->width);
-    if (c->momentum) out->flops[1] += 4.0 * c->hidden * c->width; // the predictor
+    out->flops[2] = c->momentum ? 4.0 * c->hidden * c->width : 0;
     return pk_encoder_flops(&out->flops[0], &c->signal, &c->encoder, err);
 }
 
@@ -231,7 +231,7 @@ static int contrastive_work(const union pk_pretext *m, int32_t keep,
 {
     (void)keep;
     out[0] = (struct pk_work_part){"encoder", 3 * m->flops[0]};
-    out[1] = (struct pk_work_part){"projection", 3 * m->flops[1]};
+    out[1] = (struct pk_work_part){"projection", 3 * (m->flops[1] + m->flops[2])};
     if (!m->contrastive.momentum) return 2;
     out[2] = (struct pk_work_part){"keys", m->flops[0] + m->flops[1]};
     return 3;

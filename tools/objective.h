@@ -19,7 +19,7 @@ union pk_pretext {
     struct pk_mae mae;
     struct {
         struct pk_contrastive contrastive;
-        double flops[2];      // forward, of a record: encoder, projection
+        double flops[3];      // forward, of a record: encoder, projection, predictor
         struct pk_vit widest; // linear layers of the size of the encoder's, for the GEMM ceiling
     };
 };

@@ -70,6 +70,13 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
                                   .clip = number(r, prefix, "clip")};
 }
 
+/* The head that normalises one row of a record: of a single record it would leave nothing. */
+static bool normalises_records(const struct pk_recipe *r)
+{
+    return !strcmp(pk_recipe_str(r, "objective.kind"), "classify") &&
+           !strcmp(pk_recipe_str(r, "objective.head.kind"), "concat_pool");
+}
+
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
                               const struct pk_encoder *encoder, bool whole, int64_t *micro,
                               struct pk_err *err)
@@ -89,7 +96,18 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
     const bool even = !whole && !want && share % PK_SHARDS == 0;
     const int64_t whole_of = even ? share / PK_SHARDS : share;
     while (whole_of % *micro) --*micro;
-    return PK_OK;
+    const bool normalises = normalises_records(r);
+    if (!want && *micro == 1 && (normalises || pk_encoder_convolves(encoder)))
+        for (*micro = 2; *micro < share && share % *micro;) ++*micro;
+    *micro = PK_MIN(*micro, share);
+    if (*micro > 1 || !normalises) return PK_OK;
+    return pk_fail(
+        err, PK_ERECIPE,
+        "%s: a micro-batch of one record, but batch norm in the head 'concat_pool' "
+        "compares records\n"
+        "help: 'train.micro_batch' and 'train.batch_size' / 'train.accumulate' must be 2 "
+        "or more",
+        pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"));
 }
 
 /* --- ranks --------------------------------------------------------------------------------- */
@@ -621,9 +639,10 @@ enum pk_status pk_trainer_agrees(const struct pk_model_info *m, const struct pk_
     const char *kind = pk_encoder_name(m->encoder.kind);
     if (pk_recipe_given(r, "model.encoder.kind") &&
         strcmp(pk_recipe_str(r, "model.encoder.kind"), kind))
-        return pk_fail(err, PK_ERECIPE,
-                       "%s: the encoder of init_from is of the kind %s; leave the key out",
-                       pk_recipe_origin(r, "model.encoder.kind"), kind);
+        return pk_fail(
+            err, PK_ERECIPE,
+            "%s: the encoder of init_from is of the kind %s, and this one must be as well",
+            pk_recipe_origin(r, "model.encoder.kind"), kind);
     if (pk_recipe_given(r, "model.encoder.qkv_bias") &&
         pk_recipe_bool(r, "model.encoder.qkv_bias") != m->encoder.vit.qkv_bias)
         return pk_fail(err, PK_ERECIPE,

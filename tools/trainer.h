@@ -57,8 +57,10 @@ enum { PK_MICRO_TOKENS_PER_CHANNEL = 5, PK_MICRO_TOKENS = 800 };
 /* Records of a micro-batch: the recipe's train.micro_batch, or by the rule above; at least
  * PK_SHARDS micro-batches, and a multiple of that where the batch allows it, keep all threads busy,
  * and let 2, 4 or 8 ranks have the micro-batches that one has. tokens: of a record. A convolutional
- * encoder, whose batch norm needs records to average over, gets PK_SHARDS micro-batches. On a
- * device (whole) it is all records of a part. */
+ * encoder, whose batch norm needs records to average over, gets PK_SHARDS micro-batches, of two
+ * records at least, as the head concat_pool does. On a device (whole) it is all records of a part.
+ * Errors  PK_ERECIPE  parts or micro-batches that do not divide the batch, or one record for that
+ * head */
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
                               const struct pk_encoder *encoder, bool whole, int64_t *micro,
                               struct pk_err *err);

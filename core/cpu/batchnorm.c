@@ -25,18 +25,25 @@ static pk_v column_sum(const float *x, int64_t rows, int64_t cols, int64_t n)
     return total;
 }
 
-static pk_v column_spread(const float *x, pk_v mean, int64_t rows, int64_t cols, int64_t n)
+/* Variance (1/rows), and *mean, so far a rounded sum's, corrected by the mean of the deviations:
+ * its error would be the same in every row, where those of the rows average out. */
+static pk_v column_variance(const float *x, pk_v *mean, int64_t rows, int64_t cols, int64_t n)
 {
-    pk_v total = pk_v_zero();
+    const pk_v count = pk_v_set((float)rows);
+    pk_v squares = pk_v_zero(), rest = pk_v_zero();
     for (int64_t r = 0; r < rows; r += RUN) {
-        pk_v sum = pk_v_zero();
+        pk_v square = pk_v_zero(), sum = pk_v_zero();
         for (int64_t k = r; k < PK_MIN(r + RUN, rows); k++) {
-            const pk_v d = pk_v_sub(pk_v_load_n(x + k * cols, n), mean);
-            sum = pk_v_fma(d, d, sum);
+            const pk_v d = pk_v_sub(pk_v_load_n(x + k * cols, n), *mean);
+            square = pk_v_fma(d, d, square);
+            sum = pk_v_add(sum, d);
         }
-        total = pk_v_add(total, sum);
+        squares = pk_v_add(squares, square);
+        rest = pk_v_add(rest, sum);
     }
-    return total;
+    rest = pk_v_div(rest, count);
+    *mean = pk_v_add(*mean, rest);
+    return pk_v_fnma(rest, rest, pk_v_div(squares, count));
 }
 
 static void put(float *to, int64_t i, int64_t n, pk_v v)
@@ -60,7 +67,7 @@ enum pk_status PK_ISA_NAME(pk_cpu_batchnorm)(const struct pk_call *c, struct pk_
         pk_v mean = pk_v_load_n(running_mean + i, n), var = pk_v_load_n(running_var + i, n);
         if (c->node->attr.batchnorm.train) {
             mean = pk_v_div(column_sum(x + i, rows, cols, n), count);
-            var = pk_v_div(column_spread(x + i, mean, rows, cols, n), count);
+            var = column_variance(x + i, &mean, rows, cols, n);
         }
         const pk_v rstd = pk_v_div(one, pk_v_sqrt(pk_v_add(var, eps)));
         const pk_v g = pk_v_load_n(gain + i, n), b = pk_v_load_n(bias + i, n);

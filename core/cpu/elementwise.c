@@ -1,4 +1,4 @@
-/* elementwise.c -- add, copy, dropout. */
+/* elementwise.c -- add, copy, dropout, and channels of zeros. */
 #include "core/cpu/kernels.h"
 #include "core/view.h"
 #include "core/rng.h"
@@ -76,7 +76,20 @@ static void philox_group(uint32_t word[GROUP], const struct pk_rng *at, uint32_t
     }
 }
 
-/* Element i of a record is kept when word i % 4 of the Philox block i / 4 is at least p * 2^32. */
+/* y (+)= x * scale, for one record of a dropped path; scale is 0 where it was dropped. */
+static void scale_record(float *restrict y, const float *restrict x, float scale, int64_t count,
+                         bool add)
+{
+    if (scale == 0) {
+        if (!add) memset(y, 0, (size_t)count * sizeof *y);
+        return;
+    }
+    for (int64_t i = 0; add && i < count; i++) y[i] += x[i] * scale;
+    for (int64_t i = 0; !add && i < count; i++) y[i] = x[i] * scale;
+}
+
+/* Element i of a record is kept when word i % 4 of the Philox block i / 4 is at least p * 2^32;
+ * attribute record: all of its elements when the first is. */
 enum pk_status PK_ISA_NAME(pk_cpu_dropout)(const struct pk_call *c, struct pk_err *err)
 {
     (void)err;
@@ -90,6 +103,12 @@ enum pk_status PK_ISA_NAME(pk_cpu_dropout)(const struct pk_call *c, struct pk_er
         float *restrict y = (float *)c->dst[0] + b * count;
         const struct pk_rng at = pk_rng_make(c->node->attr.dropout.seed, PK_RNG_DROPOUT,
                                              (uint64_t)sample[b], c->node->attr.dropout.site);
+        if (c->node->attr.dropout.record) {
+            uint32_t word[4];
+            pk_philox(word, at.counter, at.key);
+            scale_record(y, x, word[0] >= threshold ? scale : 0, count, add);
+            continue;
+        }
         for (int64_t i = 0; i < count; i += GROUP) {
             uint32_t word[GROUP];
             philox_group(word, &at, (uint32_t)(i / 4));
@@ -101,6 +120,27 @@ enum pk_status PK_ISA_NAME(pk_cpu_dropout)(const struct pk_call *c, struct pk_er
                 for (int64_t k = 0; k < n; k++)
                     y[i + k] = word[k] >= threshold ? x[i + k] * scale : 0;
         }
+    }
+    return PK_OK;
+}
+
+/* in: x [..., C] -> y [..., left + C + right], accumulating */
+enum pk_status PK_ISA_NAME(pk_cpu_pad_channels)(const struct pk_call *c, struct pk_err *err)
+{
+    (void)err;
+    const int64_t from = pk_view_cols(c->in[0]), to = pk_view_cols(c->out[0]);
+    const int64_t left = c->node->attr.pad_channels.left, first = PK_MAX(left, 0);
+    const int64_t count = PK_MIN(from, to);
+    const float *x = (const float *)c->src[0] + PK_MAX(-left, 0);
+    float *y = c->dst[0];
+    for (int64_t r = 0; r < pk_view_rows(c->in[0]); r++, x += from, y += to) {
+        if (pk_call_accumulates(c, 0)) {
+            for (int64_t i = 0; i < count; i++) y[first + i] += x[i];
+            continue;
+        }
+        memset(y, 0, (size_t)first * sizeof *y);
+        memcpy(y + first, x, (size_t)count * sizeof *y);
+        memset(y + first + count, 0, (size_t)(to - first - count) * sizeof *y);
     }
     return PK_OK;
 }

@@ -1,4 +1,4 @@
-/* elementwise.c -- addition, copies and dropout. */
+/* elementwise.c -- addition, copies, dropout, and channels of zeros. */
 #include "core/op/rows.h"
 
 #include <string.h>
@@ -45,6 +45,19 @@ static enum pk_status infer_dropout(struct pk_infer *x)
     return PK_OK;
 }
 
+static enum pk_status infer_pad_channels(struct pk_infer *x)
+{
+    const int32_t left = x->attr->pad_channels.left, right = x->attr->pad_channels.right;
+    PK_TRY(pk_infer_need_real(x, 0, 0));
+    pk_infer_like(x, 0, x->in[0]);
+    int64_t *cols = &x->out[0].dim[x->out[0].rank - 1];
+    *cols += (int64_t)left + right;
+    if ((left < 0) != (right < 0) && left && right)
+        return pk_infer_fail(x, "channels are added or taken away, not both");
+    if (*cols < 1) return pk_infer_fail(x, "no channel would be left");
+    return PK_OK;
+}
+
 static void grad_add(struct pk_diff *d, const struct pk_node *n)
 {
     int32_t dy = pk_diff_out(d, n, 0);
@@ -68,6 +81,17 @@ static void grad_dropout(struct pk_diff *d, const struct pk_node *n)
     pk_diff_emit(d, PK_OP_DROPOUT, &n->attr, 2, in, 1, &dx);
 }
 
+/* The zeros have no gradient: what was added is taken away. */
+static void grad_pad_channels(struct pk_diff *d, const struct pk_node *n)
+{
+    union pk_attr back = {.raw = {0}};
+    int32_t dy = pk_diff_out(d, n, 0);
+    struct pk_slot dx = pk_diff_into(d, n->in[0]);
+    back.pad_channels.left = -n->attr.pad_channels.left;
+    back.pad_channels.right = -n->attr.pad_channels.right;
+    pk_diff_emit(d, PK_OP_PAD_CHANNELS, &back, 1, &dy, 1, &dx);
+}
+
 const struct pk_op_row pk_row_add = {
     .name = "add", .infer = infer_add, .grad = grad_add, .flops = pk_flops_none};
 const struct pk_op_row pk_row_copy = {
@@ -76,6 +100,10 @@ const struct pk_op_row pk_row_reshape = {
     .name = "reshape", .infer = infer_reshape, .grad = grad_copy, .flops = pk_flops_none};
 const struct pk_op_row pk_row_dropout = {
     .name = "dropout", .infer = infer_dropout, .grad = grad_dropout, .flops = pk_flops_none};
+const struct pk_op_row pk_row_pad_channels = {.name = "pad_channels",
+                                              .infer = infer_pad_channels,
+                                              .grad = grad_pad_channels,
+                                              .flops = pk_flops_none};
 
 struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y)
 {
@@ -108,8 +136,8 @@ struct pk_val pk_reshape(struct pk_build *b, struct pk_val x, int rank, const in
     return (struct pk_val){out[0]};
 }
 
-struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
-                         uint64_t seed)
+static struct pk_val dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
+                             uint64_t seed, bool record)
 {
     int32_t out[PK_NODE_OUT];
     union pk_attr a;
@@ -118,6 +146,30 @@ struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val samp
     a.dropout.p = p;
     a.dropout.site = b->dropout_sites++;
     a.dropout.seed = seed;
+    a.dropout.record = record;
     pk_emit(b, PK_OP_DROPOUT, &a, 2, (int32_t[]){x.id, sample.id}, out);
+    return (struct pk_val){out[0]};
+}
+
+struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
+                         uint64_t seed)
+{
+    return dropout(b, x, sample, p, seed, false);
+}
+
+struct pk_val pk_drop_path(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
+                           uint64_t seed)
+{
+    return b->frozen || b->ema ? x : dropout(b, x, sample, p, seed, true);
+}
+
+struct pk_val pk_pad_channels(struct pk_build *b, struct pk_val x, int32_t left, int32_t right)
+{
+    int32_t out[PK_NODE_OUT];
+    union pk_attr a = {.raw = {0}}; // hashed as bytes
+    if (!left && !right) return x;
+    a.pad_channels.left = left;
+    a.pad_channels.right = right;
+    pk_emit(b, PK_OP_PAD_CHANNELS, &a, 1, &x.id, out);
     return (struct pk_val){out[0]};
 }

@@ -64,6 +64,7 @@ static struct pk_val pool1d(struct pk_build *b, struct pk_val x, const struct pk
     a.pool1d.stride = p->stride;
     a.pool1d.left = p->left;
     a.pool1d.right = p->right;
+    a.pool1d.zeros = p->zeros;
     pk_emit(b, PK_OP_POOL1D, &a, 1, &x.id, out);
     return (struct pk_val){out[0]};
 }

@@ -1,8 +1,9 @@
-"""Loads a folder that `purkinje export` wrote. Needs torch, safetensors and numpy, nothing of purkinje.
+"""Loads a folder that `purkinje export` wrote. Needs torch, safetensors and numpy, nothing of purkinje; for
+convolutional encoders also conv_encoders.py, which lies beside this file.
 
     model = Model("exported")
     model.logits(x)      # x: [records, leads, samples] in mV at the model's rate, NaN where missing
-    model.of_record(model.logits, x)    # of longer records: the mean over their windows
+    model.of_record(model.logits, x)    # of longer records, over their windows
 
     python load_model.py exported                # what the model wants and gives
     python load_model.py exported signals.npy    # scores (or embeddings) of [records, leads, samples], one line each
@@ -25,7 +26,14 @@ class Model:
             self.windows = json.load(f)
         self.weight = load_file(os.path.join(folder, "model.safetensors"))
         e = self.config["encoder"]
-        self.heads, self.eps, self.patch = e["heads"], e["layer_norm_eps"], e["patch_samples"]
+        self.patch, self.convolution = e["patch_samples"], None
+        if e["kind"] != "vit":
+            from conv_encoders import of_config
+            self.kind, self.convolution = "sample", of_config(self.config)
+            self.heads = e["width"] // 64 if e["width"] % 64 == 0 else 1  # of an attentive head
+            self.convolution.load_state_dict({k: v for k, v in self.weight.items() if not k.startswith("head.")})
+            return
+        self.heads, self.eps = e["heads"], e["layer_norm_eps"]
         self.kind = e.get("tokenisation", "register")  # what a token is
 
     def preprocess(self, mv):
@@ -73,6 +81,8 @@ class Model:
 
     def tokens(self, mv):  # -> [B, tokens, width]
         w, x, n = self.weight, self.preprocess(mv), self.norm
+        if self.convolution:
+            return self.convolution(x).transpose(1, 2)
         x = self.with_register(x) if self.kind == "register" else self.of_patches(x, self.present(mv))
         for i in range(self.config["encoder"]["depth"]):
             b = f"blocks.{i}."
@@ -93,6 +103,18 @@ class Model:
         x = x.unflatten(1, (present.shape[1], -1))[:, :, 1:-1].mean(2)
         return (x * present).sum(1) / present.sum(1)
 
+    def concat_pool(self, x):  # numbers as in fastai's head: norm, linear, ReLU, norm, linear
+        w = self.weight
+        x = x[:, 1:] if self.kind == "register" else x
+        x = self.batch_norm(torch.cat([x.amax(1), x.mean(1)], 1), "head.2")
+        if self.config["head"]["hidden"]:
+            x = self.batch_norm(F.relu(F.linear(x, w["head.4.weight"], w["head.4.bias"])), "head.6")
+        last = "head.8" if self.config["head"]["hidden"] else "head.4"
+        return F.linear(x, w[last + ".weight"], w[last + ".bias"])
+
+    def batch_norm(self, x, name):
+        return F.batch_norm(x, *(self.weight[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")))
+
     def embedding(self, mv):  # -> [B, width]
         return self.mean(self.tokens(mv), mv)
 
@@ -101,16 +123,19 @@ class Model:
         if self.config["head"]["kind"] == "attentive":
             q = (w["head.query"] @ w["head.q.weight"].T).expand(len(x), 1, -1)
             return self.attend(q, *(x @ w["head.kv.weight"].T).chunk(2, 2))[:, 0] @ w["head.proj.weight"].T
+        if self.config["head"]["kind"] == "concat_pool":
+            return self.concat_pool(x)
         x = x[:, 0] if self.config["head"]["kind"] == "register_linear" else self.mean(x, mv)
         return x @ w["head.proj.weight"].T + w["head.proj.bias"]
 
-    def of_record(self, function, mv):  # mean over windows of function (embedding, logits)
+    def of_record(self, function, mv):  # function (embedding, logits) over windows: mean, or maximum of the sigmoids
         size = self.windows["window_samples"]
         step = round(self.windows["stride_s"] * self.windows["rate_hz"])
         if mv.shape[2] < size:
             raise ValueError(f"records of {mv.shape[2]} samples are shorter than the window of {size}")
         parts = [function(mv[:, :, a:a + size]) for a in range(0, mv.shape[2] - size + 1, step)]
-        return torch.stack(parts).mean(0)
+        largest = function == self.logits and self.config["head"]["aggregation"] == "max_sigmoid"
+        return torch.stack(parts).amax(0) if largest else torch.stack(parts).mean(0)
 
 
 def main():

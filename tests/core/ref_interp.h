@@ -283,11 +283,22 @@ static inline void ref_dropout(const struct ref_args *a)
         for (int64_t i = 0; i < each; i++) {
             uint32_t word[4], counter[4];
             memcpy(counter, r.counter, sizeof counter);
-            counter[0] = (uint32_t)(i / 4);
+            int64_t draw = a->n->attr.dropout.record ? 0 : i;
+            counter[0] = (uint32_t)(draw / 4);
             pk_philox(word, counter, r.key);
-            bool keeps = (double)word[i % 4] / 0x1p32 >= p;
+            bool keeps = (double)word[draw % 4] / 0x1p32 >= p;
             a->dst[0][b * each + i] = keeps ? a->src[0][b * each + i] / (1 - p) : 0;
         }
+    }
+}
+
+static inline void ref_pad_channels(const struct ref_args *a)
+{
+    int64_t left = a->n->attr.pad_channels.left;
+    int64_t width = left + a->c + a->n->attr.pad_channels.right;
+    for (int64_t i = 0; i < a->rows * width; i++) {
+        int64_t from = i % width - left;
+        a->dst[0][i] = from >= 0 && from < a->c ? a->src[0][i / width * a->c + from] : 0;
     }
 }
 
@@ -392,18 +403,19 @@ static inline double ref_activation(double x, int32_t kind)
     return (kind == PK_SILU ? x : 1) / (1 + exp(-x));
 }
 
-/* Window u of channel i: its maximum, or its mean. */
+/* Window [from, to) of channel i: its maximum, or its mean. Outside the record there is nothing, or
+ * zeros. */
 static inline double ref_window(const struct ref_args *a, int64_t b, int64_t from, int64_t to,
-                                int64_t i, bool mean)
+                                int64_t i, bool mean, bool zeros)
 {
-    double y = mean ? 0 : -INFINITY;
-    from = from < 0 ? 0 : from;
-    to = to > a->t ? a->t : to;
+    double top = -INFINITY, sum = 0, count = 0;
     for (int64_t t = from; t < to; t++) {
-        const double x = a->src[0][(b * a->t + t) * a->c + i];
-        y = mean ? y + x / (double)(to - from) : fmax(y, x);
+        const bool inside = t >= 0 && t < a->t;
+        const double x = inside ? a->src[0][(b * a->t + t) * a->c + i] : 0;
+        if (!inside && !zeros) continue;
+        top = fmax(top, x), sum += x, count++;
     }
-    return y;
+    return mean ? sum / count : top;
 }
 
 static inline void ref_pool1d(const struct ref_args *a)
@@ -414,8 +426,8 @@ static inline void ref_pool1d(const struct ref_args *a)
     for (int64_t r = 0; r < a->b * out; r++)
         for (int64_t i = 0; i < a->c; i++) {
             const int64_t from = r % out * stride - left;
-            a->dst[0][r * a->c + i] =
-                ref_window(a, r / out, from, from + kernel, i, a->n->attr.pool1d.mean);
+            a->dst[0][r * a->c + i] = ref_window(a, r / out, from, from + kernel, i,
+                                                 a->n->attr.pool1d.mean, a->n->attr.pool1d.zeros);
         }
 }
 
@@ -642,6 +654,9 @@ static inline bool ref_node(const struct ref_args *a)
     case PK_OP_DROPOUT:
         ref_dropout(a);
         return true;
+    case PK_OP_PAD_CHANNELS:
+        ref_pad_channels(a);
+        return true;
     case PK_OP_ATTENTION:
         ref_attention(a);
         return true;
@@ -675,7 +690,8 @@ static inline bool ref_node(const struct ref_args *a)
         return true;
     case PK_OP_CONCAT_POOL:
         for (int64_t i = 0; i < a->b * a->c * 2; i++)
-            a->dst[0][i] = ref_window(a, i / (2 * a->c), 0, a->t, i % a->c, i / a->c % 2 != 0);
+            a->dst[0][i] =
+                ref_window(a, i / (2 * a->c), 0, a->t, i % a->c, i / a->c % 2 != 0, false);
         return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:

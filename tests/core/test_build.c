@@ -161,6 +161,15 @@ static void record_bad(struct made *m, int which)
     case 15:
         pk_loss(b, pk_l1_loss(b, flat, flat));
         break;
+    case 16:
+        pk_pad_channels(b, x, 2, -1);
+        break;
+    case 17:
+        pk_pad_channels(b, x, -4, -4);
+        break;
+    case 18:
+        pk_drop_path(b, x, PK_NONE, 0.2f, 1);
+        break;
     default:
         pk_assemble_tokens(b, x, token, table, index, index);
         break;
@@ -308,6 +317,9 @@ static void test_shapes(void)
         {PK_ESHAPE, "gelu(-): input 0 is missing"},
         {PK_ESHAPE, "the loss must be one number"},
         {PK_EINTERNAL, "the loss does not depend on any trained parameter"},
+        {PK_ESHAPE, "pad_channels([2, 5, 8]): channels are added or taken away, not both"},
+        {PK_ESHAPE, "pad_channels([2, 5, 8]): no channel would be left"},
+        {PK_ESHAPE, "dropout([2, 5, 8], -): input 1 is missing"},
         {PK_ESHAPE, "assemble_tokens("},
     };
     for (size_t i = 0; i < PK_COUNT(wanted); i++) {

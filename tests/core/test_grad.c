@@ -431,7 +431,8 @@ static struct pk_val apart(struct pk_build *b, struct pk_val x)
 /* Squeeze-excite, activations and pools. */
 static void gates_and_pools(struct pk_build *b, struct in *in)
 {
-    const struct pk_pool1d wide = {3, 2, 1, 1}, halve = {2, 2, 0, 1};
+    const struct pk_pool1d wide = {.kernel = 3, .stride = 2, .left = 1, .right = 1};
+    const struct pk_pool1d halve = {.kernel = 2, .stride = 2, .right = 1};
     struct pk_val x = pk_linear_bias(b, in->x, C, "a");
     struct pk_val s = pk_silu(b, pk_linear_bias(b, pool(b, x), 3, "squeeze"));
     struct pk_val g = pk_logistic(b, pk_linear_bias(b, s, C, "excite"));
@@ -443,6 +444,21 @@ static void gates_and_pools(struct pk_build *b, struct in *in)
     struct pk_val w = pk_linear(b, pk_concat_pool(b, apart(b, h)), C, "w");
     w = pk_add(b, pk_silu(b, w), pool(b, pk_gelu(b, pk_add(b, u, v))));
     pk_loss(b, pk_bce_loss(b, pk_linear_bias(b, w, CLASSES, "out"), in->label));
+}
+
+/* A residual block as Net1D's: pools whose padding counts, a shortcut widened by zeros, a branch
+ * that is dropped for some records, channels taken away again. */
+static void padded_shortcut(struct pk_build *b, struct in *in)
+{
+    const struct pk_pool1d ends = {.kernel = 3, .stride = 2, .left = 2, .right = 1, .zeros = true};
+    struct pk_val x = pk_linear_bias(b, in->x, C, "a");
+    struct pk_val s =
+        in->turn & 1 ? pk_max_pool1d(b, apart(b, x), &ends) : pk_mean_pool1d(b, x, &ends);
+    struct pk_val h = pk_linear(b, pk_gelu(b, s), C + 3, "wide");
+    s = pk_pad_channels(b, s, 1, 2);
+    s = pk_add(b, s, pk_drop_path(b, h, in->sample, 0.4f, 77));
+    if (in->turn & 2) s = pk_add(b, s, pk_pad_channels(b, pk_pad_channels(b, s, -2, -2), 0, 4));
+    finish(b, in, pk_gelu(b, pk_add(b, s, pk_pad_channels(b, pk_gelu(b, s), 0, 0))));
 }
 
 /* Every supervised loss, of labels that are bytes, soft, partly missing and mixed. */
@@ -502,6 +518,7 @@ static const struct ugly {
     {"convolutions", convolutions, 4, false},
     {"batch_norms", batch_norms, 4, false},
     {"gates_and_pools", gates_and_pools, 4, false},
+    {"padded_shortcut", padded_shortcut, 4, false},
     {"ema_target", ema_target, 1, true},
     {"lead_runs", lead_runs, 4, false},
     {"contrasts", contrasts, 4, false},

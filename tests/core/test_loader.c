@@ -426,6 +426,61 @@ static void test_adjacent(struct fake *f)
     }
 }
 
+/* Both crops are of one record and drawn each by itself; an epoch of pairs has every record once; a
+ * loader that is asked for a late step first delivers what one that came there did. */
+static void test_record_pairs(struct fake *f)
+{
+    enum { STEPS = 40 * RECORDS / 8 };
+    static const double weight[3] = {2, 1, 5};
+    struct pk_err err = {0};
+    struct pk_loader *l, *late;
+    const struct pk_batch *b, *c;
+    for (int turn = 0; turn < 4; turn++) {
+        struct pk_loader_spec s = make_spec(f);
+        int seen[RECORDS] = {0}, wrong = 0;
+        double pairs = 0, sum[2] = {0}, square[2] = {0}, product = 0;
+        s.pair = PK_PAIR_RECORD;
+        s.random_crop = turn & 1;
+        s.weight = turn & 2 ? weight : NULL;
+        CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+        for (int64_t step = 0; l && step < STEPS; step++) {
+            CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
+            if (!b) continue;
+            if (step < 6) check_batch(f, &s, b, step);
+            for (int32_t i = 0; i < b->n; i += 2) {
+                wrong += b->row[i] != b->row[i + 1] || b->sample[i] == b->sample[i + 1];
+                seen[b->row[i]]++;
+                const int32_t room = f->record[b->row[i]].length - s.crop;
+                if (!s.random_crop || !room) continue;
+                const double x[2] = {(double)b->crop[i] / room - 0.5,
+                                     (double)b->crop[i + 1] / room - 0.5};
+                pairs++;
+                product += x[0] * x[1];
+                for (int k = 0; k < 2; k++) {
+                    sum[k] += x[k];
+                    square[k] += x[k] * x[k];
+                }
+            }
+        }
+        CHECK(wrong == 0);
+        for (int i = 0; !s.weight && i < RECORDS; i++) CHECK(seen[i] == 40);
+        CHECK((pairs > 0) == s.random_crop);
+        for (int k = 0; k < 2; k++) CHECK(fabs(sum[k]) <= 4.5 * sqrt(square[k]));
+        CHECK(pairs == 0 || square[0] > pairs / 20); // starts of all kinds: variance of a uniform
+        CHECK(fabs(product) <= 4.5 * sqrt(square[0] * square[1] / PK_MAX(pairs, 1)));
+        CHECK_OK(pk_loader_open(&late, &s, &err), &err);
+        CHECK_OK(pk_loader_get(l, 100000, &b, NULL, &err), &err);
+        CHECK_OK(pk_loader_get(late, 100000, &c, NULL, &err), &err);
+        if (b && c) {
+            check_batch(f, &s, c, 100000);
+            CHECK(!memcmp(b->row, c->row, sizeof *b->row * 16));
+            CHECK(!memcmp(b->crop, c->crop, sizeof *b->crop * 16));
+        }
+        pk_loader_close(late);
+        pk_loader_close(l);
+    }
+}
+
 static void test_pair_errors(struct fake *f)
 {
     static const double weight[3] = {2, 1, 5};
@@ -472,6 +527,7 @@ int main(void)
     test_errors(&f);
     test_participants(&f);
     test_adjacent(&f);
+    test_record_pairs(&f);
     test_pair_errors(&f);
     pk_loader_close(NULL);
     return TEST_END();

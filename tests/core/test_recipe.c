@@ -242,6 +242,90 @@ static void refused_together(void)
 }
 
 /* Files that are wrong as files, with the exact place of the complaint. */
+/* Contrastive pretraining, and encoders and heads that do not fit. Texts, since keys of another
+ * kind of encoder or objective cannot be overridden away. */
+static void refused_contrastive(void)
+{
+    static const char vit[] = "width: 64, depth: 2, heads: 4, patch: 50 ms";
+    static const char wang[] = "kind: resnet1d_wang, channels: 16";
+    static const struct {
+        const char *encoder, *objective, *override, *says;
+    } cases[] = {
+        {vit, "kind: contrastive", "train.batch_size=2", "2 records at once cannot be compared"},
+        {vit, "kind: contrastive", "train.batch_size=2", "counts both records of a pair"},
+        {vit, "kind: contrastive", "train={batch_size: 30, accumulate: 2}", "15 records at once"},
+        {vit, "kind: contrastive", "objective.temperature=0", "'objective.temperature'"},
+        {vit, "kind: contrastive", "objective.pairs=records", "did you mean 'record'"},
+        {vit, "kind: contrastive", "objective.ema.start=1", "'objective.ema.start' 1 is above"},
+        {vit, "kind: contrastive", "objective.mask_ratio=0.5", "has no meaning when"},
+        {vit, "kind: contrastive", "objective.augment.noise=[0.5]",
+         "'objective.augment.noise' must be [probability, low, high]"},
+        {vit, "kind: contrastive", "objective.augment.noise=[1.5, 0, 0]", "probability up to 1"},
+        {vit, "kind: contrastive", "objective.augment.noise=[0.5, 2, 1]", "low <= high <= 100"},
+        {vit, "kind: contrastive", "objective.augment.time_warp=[0.5, 0.1, 1]", "high <= 0.99"},
+        {vit, "kind: contrastive", "objective.augment.permute=[0.5, 1]", "takes 0 to 1 elements"},
+        {wang, "kind: contrastive", "data.crop=10.001 s", "is 5000.5 samples"},
+        {wang, "kind: contrastive", "model.encoder.width=64",
+         "'model.encoder.width' has no meaning"},
+        {vit, "kind: contrastive", "model.encoder.channels=64", "'model.encoder.channels' has no"},
+        {"kind: efficientnet1d", "kind: contrastive", "model.encoder.channels=8",
+         "those of efficientnet1d are as published"},
+        {"kind: resnet1d_wong", "kind: contrastive", NULL, "did you mean 'resnet1d_wang'?"},
+        {wang, "kind: mae", NULL, "'objective.kind: mae' hides tokens, which 'resnet1d_wang' does"},
+        {wang, "kind: jepa, predictor: {width: 8, depth: 1, heads: 1}", NULL,
+         "'model.encoder.kind: vit', or 'objective.kind: contrastive'"}};
+    for (size_t i = 0; i < PK_COUNT(cases); i++) {
+        struct pk_err err;
+        struct pk_recipe *r;
+        char text[1024], change[128];
+        snprintf(text, sizeof text,
+                 "schema: 1\ndata: {corpus: here, rate: 500 Hz, crop: 10 s}\n"
+                 "model: {encoder: {%s}}\nobjective: {%s}\n"
+                 "train: {steps: 100, batch_size: 64, learning_rate: {peak: 1e-3}}\n",
+                 cases[i].encoder, cases[i].objective);
+        put_text("bad.yaml", text);
+        if (cases[i].override) snprintf(change, sizeof change, "%s", cases[i].override);
+        CHECK_FAILS(load(&r, "bad.yaml", cases[i].override ? change : NULL, &err), PK_ERECIPE, &err,
+                    cases[i].says);
+        if (!cases[i].override) continue;
+        CHECK_OK(load(&r, "bad.yaml", NULL, &err), &err); // it is the override alone
+        pk_recipe_free(r);
+    }
+}
+
+/* Heads: what a convolutional encoder cannot have, and what it can. */
+static void heads(void)
+{
+    static const struct {
+        const char *encoder, *head, *says;
+    } cases[] = {
+        {"kind: xresnet1d50", "kind: register_linear", "register_linear' needs a transformer"},
+        {"width: 64, depth: 2, heads: 4, patch: 50 ms, registers: 0", "kind: register_linear",
+         "needs 'model.encoder.registers' of 1"},
+        {"kind: xresnet1d50", "kind: concat_pool, hidden: -1", "'objective.head.hidden'"},
+        {"kind: xresnet1d50", "kind: concat_pool, dropout: 1", "'objective.head.dropout'"},
+        {"kind: xresnet1d50", "kind: concat_pool", NULL},
+        {"kind: xresnet1d50", "kind: attentive", NULL},
+        {"kind: efficientnet1d", "kind: mean_linear", NULL},
+        {"width: 64, depth: 2, heads: 4, patch: 50 ms", "kind: concat_pool, hidden: 0", NULL}};
+    for (size_t i = 0; i < PK_COUNT(cases); i++) {
+        struct pk_err err;
+        struct pk_recipe *r;
+        char text[1024];
+        snprintf(text, sizeof text,
+                 "schema: 1\ndata: {corpus: here, rate: 500 Hz, crop: 10 s, task: all}\n"
+                 "model: {encoder: {%s}}\nobjective: {kind: classify, head: {%s}}\n"
+                 "stages: [{steps: 100, learning_rate: {peak: 1e-3}}]\ntrain: {batch_size: 64}\n",
+                 cases[i].encoder, cases[i].head);
+        put_text("bad.yaml", text);
+        if (cases[i].says)
+            CHECK_FAILS(load(&r, "bad.yaml", NULL, &err), PK_ERECIPE, &err, cases[i].says);
+        else
+            CHECK_OK(load(&r, "bad.yaml", NULL, &err), &err);
+        pk_recipe_free(r);
+    }
+}
+
 static void refused_files(void)
 {
     static const struct {
@@ -480,11 +564,23 @@ static void round_trip(const char *path, char *override)
 
 static void printing(void)
 {
-    static const char *const names[] = {
-        "jepa_demo",          "jepa_vit_s_500hz",   "jepa_vit_b_500hz", "jepa_vit_tiny_ptbxl_100hz",
-        "finetune_two_stage", "finetune_one_stage", "finetune_linear",  "finetune_scratch",
-        "probe_attentive",    "probe_random",       "finetune_demo",    FOLDER "/good.yaml",
-        FOLDER "/top.yaml"};
+    static const char *const names[] = {"jepa_demo",
+                                        "jepa_vit_s_500hz",
+                                        "jepa_vit_b_500hz",
+                                        "jepa_vit_tiny_ptbxl_100hz",
+                                        "finetune_two_stage",
+                                        "finetune_one_stage",
+                                        "finetune_linear",
+                                        "finetune_scratch",
+                                        "probe_attentive",
+                                        "probe_random",
+                                        "finetune_demo",
+                                        "simclr_demo",
+                                        "participant_vit_tiny_ptbxl_100hz",
+                                        "contrastive_effnet_ppg",
+                                        "supervised_xresnet1d101_ptbxl_100hz",
+                                        FOLDER "/good.yaml",
+                                        FOLDER "/top.yaml"};
     static char *const texts[] = {"name='no'",
                                   "name='12'",
                                   "name=''",
@@ -582,6 +678,8 @@ int main(void)
     scalars();
     refused_values();
     refused_together();
+    refused_contrastive();
+    heads();
     refused_files();
     refused_sizes();
     many_errors();

@@ -1,5 +1,5 @@
 /* test_stats.c -- collapse measures on matrices whose singular values are known. With an .npy file
- * of float as argument it prints the three measures, for test_stats_numpy.py. */
+ * of float as argument it prints the three measures and those of pairs, for test_stats_numpy.py. */
 #include "core/npy.h"
 #include "core/rng.h"
 #include "core/stats.h"
@@ -94,6 +94,59 @@ static void corners(void)
     CHECK_NEAR(s.effective_rank, 1, 1e-6);
 }
 
+static struct pk_pair_stats measure_pairs(const float *x, int64_t rows, int64_t width)
+{
+    struct pk_err err = {0};
+    struct pk_pair_stats s = {0, 0};
+    CHECK_OK(pk_pair_stats(&s, x, rows, width, &err), &err);
+    return s;
+}
+
+/* Pairs whose angles are known, and a direct computation from the cosines. */
+static void pairs(void)
+{
+    enum { ROWS = PK_PAIR_ROWS + 200, WIDTH = 7 };
+    const float corners[] = {3, 0, 0, 3, -1, 0, 0, -2}; // right angles within pairs, 2 and 4 apart
+    struct pk_err err = {0};
+    struct pk_pair_stats s = measure_pairs(corners, 4, 2);
+    CHECK_NEAR(s.alignment, 2, 1e-12);
+    CHECK_NEAR(s.uniformity, log((2 * exp(-8) + 2 * exp(-4)) / 4), 1e-12);
+    const float same[] = {1, 2, 2, 4, .5f, 1, 8, 16}; // one direction: collapsed
+    s = measure_pairs(same, 4, 2);
+    CHECK_NEAR(s.alignment, 0, 1e-12);
+    CHECK_NEAR(s.uniformity, 0, 1e-12);
+    const float zero[] = {0, 0, 1, 0, 0, 1, 0, 0}; // a row of zeros is 1 away from all
+    s = measure_pairs(zero, 4, 2);
+    CHECK_NEAR(s.alignment, 1, 1e-12);
+    static float x[ROWS * WIDTH];
+    static double length[ROWS];
+    struct pk_rng rng = pk_rng_make(13, PK_RNG_TEST, 0, 0);
+    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = (float)pk_rng_normal(&rng);
+    for (int i = 0; i < ROWS; i++)
+        for (int c = 0; c < WIDTH; c++)
+            length[i] += (double)x[i * WIDTH + c] * (double)x[i * WIDTH + c];
+    double near = 0, spread = 0;
+    for (int i = 0; i < PK_PAIR_ROWS; i++)
+        for (int k = i + 1; k < PK_PAIR_ROWS; k++) {
+            double cosine = 0;
+            for (int c = 0; c < WIDTH; c++)
+                cosine += (double)x[i * WIDTH + c] * (double)x[k * WIDTH + c];
+            cosine /= sqrt(length[i] * length[k]);
+            if (i % 2 == 0 && k == i + 1)
+                near += 2 - 2 * cosine;
+            else
+                spread += exp(-4 * (1 - cosine));
+        }
+    s = measure_pairs(x, ROWS, WIDTH);
+    CHECK_NEAR(s.alignment, near / (PK_PAIR_ROWS / 2), 1e-12);
+    CHECK_NEAR(s.uniformity, log(spread / (PK_PAIR_ROWS * (PK_PAIR_ROWS - 2) / 2)), 1e-12);
+    x[3] = NAN;
+    s = measure_pairs(x, 8, WIDTH);
+    CHECK(isnan(s.alignment) && isnan(s.uniformity));
+    CHECK_FAILS(pk_pair_stats(&s, x, 5, WIDTH, &err), PK_EINVAL, &err, "5 rows of 7 numbers");
+    CHECK_FAILS(pk_pair_stats(&s, x, 2, WIDTH, &err), PK_EINVAL, &err, "2 rows of 7 numbers");
+}
+
 static void eigenvalues(void)
 {
     enum { N = 50 };
@@ -141,8 +194,12 @@ int main(int argc, char **argv)
         if (a.data && a.rank == 2 && a.type == PK_NPY_F32) {
             double start = pk_seconds();
             struct pk_embedding_stats s = measure(a.data, a.shape[0], a.shape[1]);
-            printf("%.17g %.17g %.17g %.3f\n", s.mean_std, s.mean_variance, s.effective_rank,
+            printf("%.17g %.17g %.17g %.3f", s.mean_std, s.mean_variance, s.effective_rank,
                    pk_seconds() - start);
+            struct pk_pair_stats p = {0, 0};
+            if (a.shape[0] >= 4 && a.shape[0] % 2 == 0)
+                p = measure_pairs(a.data, a.shape[0], a.shape[1]);
+            printf(" %.17g %.17g\n", p.alignment, p.uniformity);
         }
         pk_npy_free(&a);
         return TEST_END();
@@ -150,6 +207,7 @@ int main(int argc, char **argv)
     known_spectra();
     gaussian();
     corners();
+    pairs();
     eigenvalues();
     return TEST_END();
 }

@@ -179,12 +179,19 @@ def determined(name, x):
     return x[[*range(third), *range(2 * third, 3 * third)]]
 
 
-def compare_training(judge, dump, loss_of, gradient_floor=FLOOR, idle=lambda name: False):
+def floors(floor):
+    """floor(name), or the same number for all."""
+    return floor if callable(floor) else lambda name: floor
+
+
+def compare_training(judge, dump, loss_of, gradient_floor=FLOOR, idle=lambda name: False,
+                     change_floor=CHANGE_FLOOR, runs=None):
     """loss_of(dtype) returns the model's loss function in that precision. idle(name): a parameter that
-    the loss does not depend on, whose gradient is rounding and whose steps therefore are noise."""
-    meta = dump.meta
-    single = train(dump, torch.float32, loss_of(torch.float32))
-    exact = train(dump, torch.float64, loss_of(torch.float64))
+    the loss does not depend on, whose gradient is rounding and whose steps therefore are noise. The
+    floors are numbers, or functions of the parameter's name. runs: what train() gave in float32 and in
+    float64, where that is known."""
+    meta, gradient_floor, change_floor = dump.meta, floors(gradient_floor), floors(change_floor)
+    single, exact = runs or [train(dump, t, loss_of(t)) for t in (torch.float32, torch.float64)]
     grad, after = dump.arena("grad.f32"), dump.arena("weight_after.f32")
     before = dump.arena("weight.f32")
     ours = [s["loss"] for s in meta["steps"]]
@@ -203,7 +210,7 @@ def compare_training(judge, dump, loss_of, gradient_floor=FLOOR, idle=lambda nam
             assert abs(grad[name]).max() < 1e-6, f"{name} has a gradient"
             continue
         judge.check("gradient", name, *(determined(name, x) for x in (
-            grad[name], single["grad"][name], exact["grad"][name])), floor=gradient_floor)
+            grad[name], single["grad"][name], exact["grad"][name])), floor=gradient_floor(name))
         if name.endswith("attn.qkv.bias"):
             keys = np.abs(np.split(grad[name], 3)[1]).max()
             assert keys < 1e-5 * np.abs(grad[name]).max(), f"{name}: keys have a gradient"
@@ -215,9 +222,9 @@ def compare_training(judge, dump, loss_of, gradient_floor=FLOOR, idle=lambda nam
         moved = [x - determined(name, before[name]).astype(np.float64) for x in stepped]
         change, weight = np.linalg.norm(moved[2]), np.linalg.norm(stepped[2])
         assert change > 1e-3, f"{name} hardly moves"
-        judge.check("change", name, *moved, floor=CHANGE_FLOOR)
+        judge.check("change", name, *moved, floor=change_floor(name))
         judge.check("weight", name, *stepped,
-                    floor=FLOOR + CHANGE_FLOOR * change / weight)
+                    floor=FLOOR + change_floor(name) * change / weight)
     if any(p["ema"] for p in meta["params"]):
         ema = dump.arena("ema_after.f32")
         for p in meta["params"]:

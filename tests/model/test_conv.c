@@ -1,12 +1,14 @@
 /* test_conv.c -- convolutional encoders with their head: parameters, training and evaluation.
  *
- *     test_conv                   the checks
- *     test_conv dump DIR NET HOW  for tests/model/test_conv_parity.py: a small NET ("wang",
- * "xresnet", "xresnet18",
- *                                 "efficientnet"), HOW "t" trains, "e" uses the running statistics
- * test_conv table NET names and shapes of the published size, 12 leads, 71 classes
- */
+ *     test_conv                    the checks
+ *     test_conv dump DIR NET HOW   for tests/model/test_conv_parity.py: a small NET, HOW "t"
+ * trains, "e" uses the running statistics test_conv table NET          names and shapes of the
+ * published size, 12 leads, 71 classes
+ *
+ * NET: wang, xresnet, xresnet18 (no bottlenecks), efficientnet, droppath (that with it), net1d
+ * (as ECGFounder's), net1d_bn (with norms); both Net1D drop paths. */
 #include "models/efficientnet1d.h"
+#include "models/net1d.h"
 #include "models/resnet1d.h"
 #include "models/xresnet1d.h"
 #include "tests/model/case.h"
@@ -18,6 +20,7 @@ struct net {
     struct pk_resnet1d wang;
     struct pk_xresnet1d xresnet;
     struct pk_efficientnet1d efficient;
+    struct pk_net1d net1d;
     struct pk_concat_head head;
     bool train;  // batch norm by the micro-batch, a loss
     bool frozen; // the encoder
@@ -40,6 +43,24 @@ static struct net small(const char *kind, bool train)
                                    .stage = {{1, 5, 1, 1, 3}, {6, 7, 2, 2, 5}, {3, 7, 1, 1, 3}},
                                    .features = 9,
                                    .train = train};
+    if (!strcmp(kind, "droppath"))
+        n.efficient =
+            (struct pk_efficientnet1d){.stem = 8,
+                                       .stage = {{1, 8, 1, 1, 3}, {6, 8, 2, 2, 5}, {3, 8, 2, 1, 3}},
+                                       .features = 9,
+                                       .drop_path = 0.5f,
+                                       .seed = 19,
+                                       .train = train};
+    n.net1d = (struct pk_net1d){.stem = 6,
+                                .width = {9, 12, 21},
+                                .blocks = {2, 1, 2},
+                                .kernel = 16,
+                                .group = 3,
+                                .squeeze = 2,
+                                .norm = !strcmp(kind, "net1d_bn"),
+                                .drop_path = 0.6f,
+                                .seed = 19,
+                                .train = train};
     n.head = (struct pk_concat_head){
         .hidden = 10, .classes = CLASSES, .he = strcmp(kind, "wang") != 0, .train = train};
     return n;
@@ -49,6 +70,8 @@ static struct net published(const char *kind)
 {
     struct net n = {.kind = kind, .wang = pk_resnet1d_wang(true)};
     n.efficient = pk_efficientnet1d_b0(true);
+    n.net1d = pk_net1d_ecgfounder(true);
+    n.net1d.norm = !strcmp(kind, "net1d_bn");
     n.xresnet = strcmp(kind, "xresnet1d50") ? pk_xresnet1d101(true) : pk_xresnet1d50(true);
     n.head = (struct pk_concat_head){
         .hidden = 128, .classes = 71, .dropout = 0.5f, .he = strcmp(kind, "wang") != 0};
@@ -56,10 +79,13 @@ static struct net published(const char *kind)
     return n;
 }
 
-static struct pk_val encode(struct pk_build *b, struct pk_val x, const struct net *n)
+static struct pk_val encode(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                            const struct net *n)
 {
     if (!strcmp(n->kind, "wang")) return pk_resnet1d_encode(b, x, &n->wang);
-    if (!strcmp(n->kind, "efficientnet")) return pk_efficientnet1d_encode(b, x, &n->efficient);
+    if (!strcmp(n->kind, "efficientnet") || !strcmp(n->kind, "droppath"))
+        return pk_efficientnet1d_encode(b, x, sample, &n->efficient);
+    if (!strncmp(n->kind, "net1d", 5)) return pk_net1d_encode(b, x, sample, &n->net1d);
     return pk_xresnet1d_encode(b, x, &n->xresnet);
 }
 
@@ -78,7 +104,7 @@ static enum pk_status build(struct model *x, const struct net *n, int32_t leads,
     struct pk_signal_in in = pk_signal_inputs(b, &signal, x->records);
     pk_scope(b, "encoder");
     if (n->frozen) pk_scope_frozen(b, true);
-    struct pk_val h = encode(b, in.patches, n);
+    struct pk_val h = encode(b, in.patches, n->train ? in.sample : PK_NONE, n);
     if (n->frozen) pk_scope_frozen(b, false);
     pk_scope_end(b);
     pk_scope(b, "head");
@@ -200,6 +226,52 @@ static void test_start(void)
     pk_params_free(&x.params);
 }
 
+struct path { // a drop path of the program
+    float p;
+    float kept[RECORDS]; // 1 or 0, by the definition in core/ops.h
+};
+
+/* Drop paths in the order of the blocks; the gradient's are those of the same site. */
+static int paths_of(const struct pk_prog *p, const struct batch *b, struct path out[], int room)
+{
+    int count = 0;
+    for (int64_t k = 0; k < p->nodes; k++) {
+        const union pk_attr *a = &p->node[k].attr;
+        if (p->node[k].op != PK_OP_DROPOUT || !a->dropout.record) continue;
+        if ((int)a->dropout.site != count || count == room) continue;
+        out[count].p = a->dropout.p;
+        for (int i = 0; i < RECORDS; i++) {
+            struct pk_rng r = pk_rng_make(a->dropout.seed, PK_RNG_DROPOUT, (uint64_t)b->sample[i],
+                                          a->dropout.site);
+            uint32_t word[4];
+            pk_philox(word, r.counter, r.key);
+            out[count].kept[i] = (double)word[0] / 0x1p32 >= (double)a->dropout.p;
+        }
+        count++;
+    }
+    return count;
+}
+
+/* Rates rise over the blocks that have a shortcut; nothing is dropped where nothing is trained. */
+static void test_paths(const char *kind, bool train, bool frozen, int want, double last)
+{
+    static struct batch b;
+    enum { ROOM = 32 };
+    struct path path[ROOM];
+    struct model x = {.records = 2};
+    struct pk_err err = {0};
+    struct net n = strncmp(kind, "b0", 2) ? small(kind, train) : published("efficientnet");
+    n.frozen = frozen;
+    case_batch(&b, false);
+    CHECK_OK(build(&x, &n, 12, 250, &err), &err);
+    const int count = paths_of(&x.prog, &b, path, ROOM);
+    CHECK(count == want);
+    for (int i = 1; i < count; i++) CHECK(path[i].p > path[i - 1].p);
+    if (count && count == want) CHECK_NEAR((double)path[count - 1].p, last, 1e-6);
+    pk_prog_free(&x.prog);
+    pk_params_free(&x.params);
+}
+
 static void dump_all(const char *dir, const char *kind, bool train)
 {
     static struct batch b;
@@ -210,11 +282,14 @@ static void dump_all(const char *dir, const char *kind, bool train)
     double loss[STEPS];
     float logit[RECORDS][CLASSES];
     char config[100];
+    struct path path[8];
     struct pk_fetch fetch = {"logits", logit};
     case_batch(&b, false);
     if (!start(&x, &n, RECORDS, 1)) return;
     CHECK_OK(pk_mkdirs(dir, &err), &err);
     dump_batch(dir, &b);
+    const int paths = paths_of(&x.prog, &b, path, (int)PK_COUNT(path));
+    dump(dir, "paths.f32", path, (size_t)paths * sizeof path[0]);
     dump_arena(dir, &x, "weight.f32", x.exec.weight);
     CHECK_OK(model_run(&x, &b, NULL, &fetch, 1, &err), &err);
     dump(dir, "logits.f32", logit, sizeof logit);
@@ -258,7 +333,17 @@ int main(int argc, char **argv)
         test_gradients("xresnet", train);
         test_gradients("xresnet18", train);
         test_gradients("efficientnet", train);
+        test_gradients("droppath", train);
+        test_gradients("net1d", train);
+        test_gradients("net1d_bn", train);
     }
+    test_paths("droppath", true, false, 3, 0.5 * 4 / 5);
+    test_paths("droppath", false, false, 0, 0);
+    test_paths("droppath", true, true, 0, 0);
+    test_paths("efficientnet", true, false, 0, 0);
+    test_paths("net1d", true, false, 4, 0.6 * 4 / 5);
+    test_paths("net1d", false, false, 0, 0);
+    test_paths("b0", true, false, 9, 0.2 * 14 / 16);
     test_frozen();
     test_start();
     return TEST_END();

@@ -1,5 +1,5 @@
 """Exported models: PyTorch computes from the exported folder what purkinje computes (1e-5 of the
-scale, encoder and all three heads), eval repeats result.json exactly, embed writes what it says,
+scale, encoders of every family and all heads), eval repeats result.json exactly, embed writes what it says,
 and every documented example runs."""
 import json
 import os
@@ -21,6 +21,17 @@ except ImportError as missing:
 PROGRAM, SOURCE = os.environ["PURKINJE"], os.environ["PK_SOURCE_DIR"]
 sys.path.insert(0, os.path.join(SOURCE, "docs", "examples"))
 from load_model import Model  # noqa: E402
+
+CONVOLUTIONS = {"resnet1d_wang": "{kind: resnet1d_wang, channels: 64}", "xresnet1d50": "{kind: xresnet1d50, channels: 8}",
+                "xresnet1d101": "{kind: xresnet1d101, channels: 8}", "efficientnet1d": "{kind: efficientnet1d}",
+                "net1d": "{kind: net1d}"}
+CONTRASTIVE = """schema: 1
+extends: [base/contrastive.yaml]
+data: {synthetic: {records: 96, seconds: 10, seed: 1}, rate: 100 Hz, crop: 5 s}
+model: {encoder: %s}
+objective: {momentum: true, projection: {hidden: 16, width: 8}}
+train: {steps: 4, batch_size: 16, learning_rate: {warmup: 1}}
+"""
 
 HEADS = ("attentive", "register_linear", "mean_linear")
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
@@ -144,6 +155,50 @@ def check_classifier(head, x):
     shutil.rmtree("out/again")
 
 
+def check_convolution(kind, x):
+    """Pretrained encoder (its moving average, with averaged statistics) and classifiers on it."""
+    with open("conv.yaml", "w", encoding="utf-8") as f:
+        f.write(CONTRASTIVE % CONVOLUTIONS[kind])
+    run = "runs/" + kind
+    purkinje("pretrain", "conv.yaml", f"output.dir={run}", "--quiet")
+    purkinje("export", run, "out/" + kind)
+    model = Model("out/" + kind)
+    e = model.config["encoder"]
+    assert e["kind"] == kind and e["patch_samples"] == 1 and "depth" not in e, e
+    assert "conv_encoders.py" in open(f"out/{kind}/README.md", encoding="utf-8").read()
+    purkinje("embed", "out/" + kind, "demo", "v.h5")
+    with h5py.File("v.h5") as f:
+        close(f["embedding"][:], windows(model, x, 5, 5, model.embedding), kind)
+    count = sum(p.numel() for p in model.convolution.parameters())
+    assert f" {count} parameters" in open(f"out/{kind}/README.md", encoding="utf-8").read(), count
+    heads = ["concat_pool"] + (["attentive", "mean_linear"] if kind == "resnet1d_wang" else [])
+    for head in heads:
+        fine = [a for a in FINETUNE if not a.startswith(("data.rate", "init_from"))]
+        purkinje(*fine, f"init_from={run}", f"objective.head.kind={head}", f"output.dir={run}-{head}",
+                 "evaluation.aggregation=max_sigmoid", "evaluation.every=4", "data.crop=2.5 s")
+        compare_classifier(f"{run}-{head}", f"out/{kind}-{head}", x)
+
+
+def compare_classifier(run, out, x):
+    purkinje("export", run, out)
+    model, result = Model(out), json.load(open(f"{run}/result.json", encoding="utf-8"))
+    purkinje("embed", out, "demo", "w.h5")
+    with h5py.File("w.h5") as f:
+        close(f["logits"][:], windows(model, x, 2.5, 1.25, model.logits), out + " logits")
+    got = json.loads(purkinje("eval", out, "synthetic:200", "--folds", "10", "--bootstrap", "20", "--json"))
+    assert got["result"] == result["test"], (out, got["result"], result["test"])
+    assert model.config["head"]["aggregation"] == "max_sigmoid"
+    with torch.no_grad():
+        y = torch.stack([model.logits(x[:, :, a:a + 250]) for a in range(0, x.shape[2] - 249, 125)])
+        assert torch.allclose(model.of_record(model.logits, x).sigmoid(), y.sigmoid().amax(0), atol=1e-6)
+
+
+def check_concat_pool_of_transformer(x):
+    purkinje(*FINETUNE, "objective.head.kind=concat_pool", "objective.head.hidden=0", "output.dir=runs/concat",
+             "evaluation.aggregation=max_sigmoid")
+    compare_classifier("runs/concat", "out/concat", x)
+
+
 def check_missing(x):
     """A short batch with holes and a missing lead, straight through the example file."""
     model = Model("out/attentive")
@@ -182,6 +237,16 @@ def check_refusals():
     purkinje("export", "runs/demo", "out/ema/", "--overwrite", "--weights", "online")
     assert open("out/ema/model.safetensors", "rb").read() != before
     refused(69, "cannot open the model nowhere", "export", "nowhere", "out/x")
+    shutil.copytree("out/online", "out/unknown")
+    config = json.load(open("out/unknown/config.json", encoding="utf-8"))
+    config["encoder"]["kind"] = "lstm"
+    json.dump(config, open("out/unknown/config.json", "w", encoding="utf-8"))
+    refused(65, "an encoder of the kind 'lstm', which version", "embed", "out/unknown", "demo", "x.h5")
+    try:
+        Model("out/unknown")
+        raise AssertionError("load_model.py took an encoder that it does not know")
+    except ValueError as said:
+        assert "'lstm'" in str(said)
     refused(2, "is an encoder without a head", "eval", "runs/demo", "demo")
     refused(2, "say with --folds", "eval", "runs/attentive", "synthetic:200")
     refused(65, "has no task 'none'; it has: rhythm", "eval", "runs/attentive", "demo", "--task", "none")
@@ -221,6 +286,9 @@ with tempfile.TemporaryDirectory() as scratch:
     check_encoder(signals, ids)
     for kind in HEADS:
         check_classifier(kind, signals)
+    for kind in CONVOLUTIONS:
+        check_convolution(kind, signals)
+    check_concat_pool_of_transformer(signals)
     check_missing(signals)
     check_choices(ids)
     check_examples()
