@@ -318,6 +318,7 @@ static void say_goodbye(struct pk_heartbeat *h)
 static void *run(void *arg)
 {
     struct pk_heartbeat *h = arg;
+    bool told = false; // the others know that this rank has begun
     double next = 0, period = h->limits.interval_s / 4;
     struct pollfd *p;
     if (pk_alloc(&p, (size_t)h->size + 1, sizeof *p, "heartbeat", NULL) != PK_OK) {
@@ -326,8 +327,11 @@ static void *run(void *arg)
     }
     while (!atomic_load(&h->stop)) {
         double now = pk_seconds();
-        if (now >= next) {
+        // the first step is news by itself: a rank that dies soon after should have a place
+        bool begun = !told && atomic_load_explicit(&h->ticks, memory_order_relaxed) > 0;
+        if (now >= next || begun) {
             struct beat b = make_beat(h, BEAT);
+            told = b.ticks > 0;
             send_to_all(h, &b);
             next = now + h->limits.interval_s;
         }

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define HUNG_SECONDS  0.5 // for the rank at fault
 #define LEAVE_SECONDS 2.0 // for the others to end by themselves
 #define KILL_SECONDS  3.5
 #define LINE          4096
@@ -229,10 +230,15 @@ static void read_signals(struct launch *l)
     reap(l);
 }
 
-/* After a failure: patience, SIGTERM, SIGKILL. */
+/* After a failure: patience, SIGTERM, SIGKILL; little patience with the one that hangs. */
 static void press(struct launch *l)
 {
     double since = l->failed_at > 0 ? pk_seconds() - l->failed_at : 0;
+    int hung = l->has_verdict ? l->verdict.rank : -1;
+    if (since > HUNG_SECONDS && hung >= 0 && hung < l->spec->ranks && l->rank[hung].alive) {
+        l->rank[hung].by_us = true;
+        kill(-l->rank[hung].pid, SIGKILL);
+    }
     if (since > LEAVE_SECONDS && !l->term_sent) {
         l->term_sent = true;
         signal_all(l, SIGTERM, true);

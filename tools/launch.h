@@ -2,7 +2,8 @@
  *
  * Every rank is a process group of its own that the kernel kills should the launcher die. Rank 0
  * inherits the listening socket of the rendezvous, so that no port is taken meanwhile. When a rank
- * fails, the others have two seconds to end by themselves, then SIGTERM, then SIGKILL at 3.5 s. */
+ * fails, the others have two seconds to end by themselves, then SIGTERM, then SIGKILL at 3.5 s; one
+ * that the heartbeat found hanging gets half a second. */
 #ifndef PK_TOOLS_LAUNCH_H
 #define PK_TOOLS_LAUNCH_H
 

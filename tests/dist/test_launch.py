@@ -19,6 +19,7 @@ HOST = os.uname().nodename
 KILLS, STOPS = 50, 20
 FAST = {"PURKINJE_HEARTBEAT": "0.1", "PURKINJE_WATCHDOG": "1", "PURKINJE_SILENCE": "30"}
 random.seed(7)
+placed = []  # for each kill, whether the message had a step
 
 
 def environment(**extra):
@@ -82,7 +83,7 @@ def kill(number):
     victim = number % 4
     p = start(100000, 2, env={"PURKINJE_HEARTBEAT": "0.1"})
     ranks = until_training(p)
-    time.sleep(random.random() * 0.3)
+    time.sleep(0.05 + random.random() * 0.3)  # a beat after the first step
     begun = time.monotonic()
     os.kill(ranks[victim], signal.SIGKILL)
     _, err = end(p)
@@ -91,8 +92,10 @@ def kill(number):
     assert took < 5, took
     assert gone(ranks.values()), err
     line = one_line(err)
-    wanted = rf"error: rank {victim} \({HOST}, process {ranks[victim]}\) was killed by SIGKILL at step \d+ in (compute|all-reduce)$"
-    assert re.fullmatch(wanted, line), line
+    wanted = rf"error: rank {victim} \({HOST}, process {ranks[victim]}\) was killed by SIGKILL( at step \d+ in (compute|all-reduce))?$"
+    match = re.fullmatch(wanted, line)
+    assert match, line
+    placed.append(match[1] is not None)
     return took
 
 
@@ -112,12 +115,12 @@ def stop(number):
     took = time.monotonic() - begun
     assert p.returncode == 71, (p.returncode, err)
     assert found is not None and found < 1 + 2, found
-    assert took < 1 + 2 + 5, took
+    assert took < 1 + 2, took
     assert gone(ranks.values()), err
     line = one_line(err)
     assert line.startswith(f"error: rank {victim} ({HOST}, process {ranks[victim]}) stopped answering"), line
     assert "(it is stopped: SIGSTOP) at step " in line, line
-    return found
+    return took
 
 
 def many(what, count):
@@ -297,6 +300,8 @@ with concurrent.futures.ThreadPoolExecutor(4) as side:
     for t in (test_programs, test_command_line, test_signals, test_two_processes):
         t()
     many(kill, KILLS)
+    # the step is known from the last beat; on a busy machine a rank can die before its first
+    assert len(placed) == KILLS and sum(placed) >= 0.8 * KILLS, placed
     many(stop, STOPS)
     for o in others:
         o.result()
