@@ -33,6 +33,10 @@ struct peer {
     bool torn;  // a message to it was cut short, so that no frame can follow
 };
 
+#define FINISH_SECONDS 0.25
+
+struct flow;
+
 struct tcp {
     struct pk_comm c; // first
     struct peer *peer;
@@ -43,6 +47,7 @@ struct tcp {
     atomic_bool asked;    // to abort; `why` was written before
     pthread_mutex_t word; // of `why`
     char why[200];
+    struct flow *sending; // of the exchange that is under way, or NULL
     struct pk_err failed; // the first error; PK_OK before
 };
 
@@ -58,17 +63,53 @@ static bool complete(const struct flow *f)
     return f->peer < 0 || f->done == sizeof f->head + f->bytes;
 }
 
+/* What the socket takes at once; as send(2). */
+static ssize_t send_some(const struct tcp *t, struct flow *f)
+{
+    const size_t head = f->done < sizeof f->head ? sizeof f->head - f->done : 0;
+    const size_t past = head ? 0 : f->done - sizeof f->head;
+    struct iovec part[2] = {{(char *)&f->head + sizeof f->head - head, head},
+                            {f->data + past, f->bytes - past}};
+    struct msghdr m = {.msg_iov = part + !head, .msg_iovlen = head ? 2 : 1};
+    const ssize_t n = sendmsg(t->peer[f->peer].fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n > 0) f->done += (size_t)n;
+    return n;
+}
+
+/* Whether a socket takes bytes before `until`. */
+static bool has_room(int fd, double until)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    const double left = until - pk_seconds();
+    return left > 0 && poll(&p, 1, (int)(left * 1000) + 1) > 0;
+}
+
+/* Completes a message that is half out, so that a frame with the reason can follow: a stream that
+ * just ends would look like a death. The peer may have stopped reading, so not for long. */
+static void finish(struct tcp *t, struct flow *f, double until)
+{
+    while (!complete(f)) {
+        if (send_some(t, f) > 0 || errno == EINTR) continue;
+        if ((errno != EAGAIN && errno != EWOULDBLOCK) || !has_room(t->peer[f->peer].fd, until))
+            return;
+    }
+    t->peer[f->peer].torn = false;
+}
+
 /* Tells every peer that can still be told, and closes this side. */
 static void tell(struct tcp *t, int kind, const char *text)
 {
     struct control frame = {.head = pk_comm_head_make(&t->c, 0)};
+    const double until = pk_seconds() + FINISH_SECONDS;
     frame.head.kind = kind;
     snprintf(frame.text, sizeof frame.text, "%.*s", (int)sizeof frame.text - 1, text);
     for (int k = 0; k < t->c.size; k++) {
         struct peer *p = &t->peer[k];
         if (k == t->c.rank || p->fd < 0) continue;
-        if (!p->torn && send(p->fd, &frame, sizeof frame, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-            p->torn = true; // full or gone: it will see the end of the stream
+        if (p->torn && t->sending && t->sending->peer == k) finish(t, t->sending, until);
+        if (!p->torn && has_room(p->fd, until) &&
+            send(p->fd, &frame, sizeof frame, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)sizeof frame)
+            p->torn = true; // it will see the end of the stream
         shutdown(p->fd, SHUT_WR);
     }
 }
@@ -127,17 +168,11 @@ static enum pk_status closed(struct tcp *t, int k, bool needed, struct pk_err *e
 static enum pk_status push(struct tcp *t, struct flow *f, struct pk_err *err)
 {
     while (!complete(f)) {
-        const size_t head = f->done < sizeof f->head ? sizeof f->head - f->done : 0;
-        const size_t past = head ? 0 : f->done - sizeof f->head;
-        struct iovec part[2] = {{(char *)&f->head + sizeof f->head - head, head},
-                                {f->data + past, f->bytes - past}};
-        struct msghdr m = {.msg_iov = part + !head, .msg_iovlen = head ? 2 : 1};
-        ssize_t n = sendmsg(t->peer[f->peer].fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const ssize_t n = send_some(t, f);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return PK_OK;
         t->peer[f->peer].torn = true; // until all of it is out
         if (n < 0) return closed(t, f->peer, true, err);
-        f->done += (size_t)n;
     }
     t->peer[f->peer].torn = false;
     return PK_OK;
@@ -256,7 +291,9 @@ static enum pk_status tcp_exchange(struct pk_comm *c, const struct pk_comm_excha
         if (err) *err = t->failed;
         s = PK_ERANK;
     } else {
+        t->sending = &out;
         s = move(t, &out, &in, err);
+        t->sending = NULL;
     }
     pthread_mutex_unlock(&t->lock);
     return s;
