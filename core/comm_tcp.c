@@ -173,8 +173,8 @@ static enum pk_status push(struct tcp *t, struct flow *f, struct pk_err *err)
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return PK_OK;
         t->peer[f->peer].torn = true; // until all of it is out
         if (n < 0) return closed(t, f->peer, true, err);
+        t->peer[f->peer].torn = !complete(f);
     }
-    t->peer[f->peer].torn = false;
     return PK_OK;
 }
 

@@ -156,7 +156,10 @@ const struct pk_command pk_cmd_pretrain = {
     .details =
         "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
         "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
-        "goes on bit-exactly. Prints the run's folder.",
+        "goes on bit-exactly. Prints the run's folder.\n\n"
+        "As one of several ranks ('purkinje launch', srun, mpirun, torchrun) it trains on its "
+        "share\n"
+        "of each batch, on CPUs. The run of 1, 2, 4 or 8 ranks is the same to the last bit.",
     .options = options,
     .examples = pretrain_examples,
     .run = run_pretrain};
