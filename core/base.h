@@ -45,6 +45,7 @@ enum { PK_PATH_MAX = 4096, PK_ERR_MAX = 2048 };
 struct pk_err {
     enum pk_status status; // PK_OK when nothing failed
     char message[PK_ERR_MAX];
+    bool said; // the user has been told, by this process or another: only the exit code is left
 };
 
 #if defined(__GNUC__)

@@ -6,11 +6,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static enum pk_status alloc_arenas(struct pk_exec *x, const struct pk_exec_spec *spec,
                                    struct pk_err *err)
 {
+    const int64_t shards = x->comm ? PK_MAX(PK_SHARDS / x->comm->size, 1) : PK_SHARDS;
     const struct {
         float **to;
         bool wanted;
@@ -20,12 +20,12 @@ static enum pk_status alloc_arenas(struct pk_exec *x, const struct pk_exec_spec 
                {&x->ema, spec->ema, 1, "EMA weights"},
                {&x->m, spec->train, 1, "first moments"},
                {&x->v, spec->train, 1, "second moments"},
-               {&x->grad, spec->train && !spec->backend, PK_SHARDS, "gradients"}};
+               {&x->grad, spec->train && !spec->backend, (size_t)shards, "gradients"}};
     for (size_t i = 0; i < PK_COUNT(all); i++)
         if (all[i].wanted)
             PK_TRY(pk_alloc_aligned(all[i].to, (size_t)x->elements * all[i].copies, sizeof(float),
                                     all[i].what, err));
-    x->shards = x->grad ? PK_SHARDS : 0;
+    x->shards = x->grad ? shards : 0;
     return PK_OK;
 }
 
@@ -33,12 +33,17 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
                               struct pk_err *err)
 {
     enum pk_status s;
-    int threads = spec->threads > 0 ? spec->threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int threads = spec->threads > 0 ? spec->threads : pk_threads_available();
     *x = (struct pk_exec){.params = spec->params,
                           .threads = PK_MAX(threads, 1),
                           .elements = spec->params->elements,
+                          .comm = spec->comm && spec->comm->size > 1 ? spec->comm : NULL,
                           .eager = spec->eager,
                           .skip_nan = spec->skip_nan};
+    if (x->comm && spec->backend)
+        return pk_fail(err, PK_EMISSING,
+                       "%d ranks on '%s' devices: ranks train together on CPUs only", x->comm->size,
+                       spec->backend->name);
     x->isa = pk_isa_best();
     x->kernel = pk_cpu_table(x->isa);
     x->flat = pk_cpu_flat(x->isa);
@@ -66,6 +71,8 @@ void pk_exec_free(struct pk_exec *x)
     free(x->v);
     free(x->grad);
     free(x->micro_loss);
+    free(x->note);
+    free(x->noted);
     pk_optim_free(x->optim);
     *x = (struct pk_exec){0};
 }
@@ -221,7 +228,7 @@ static void work(void *ctx, int worker)
     int64_t micros = j->run->micros, group;
     bool trains = j->b->prog->loss >= 0;
     while ((group = atomic_fetch_add(&j->next, 1)) < j->groups && !atomic_load(&j->failed)) {
-        if (trains && !(j->run->add && group == 0))
+        if (trains && !(j->run->add && group < j->x->live))
             memset(j->x->grad + group * j->x->params->elements, 0,
                    (size_t)j->x->params->elements * sizeof(float));
         int64_t last = (group + 1) * micros / j->groups;
@@ -263,11 +270,12 @@ static void add_shards(void *ctx, int64_t first, int64_t last)
 {
     const struct job *j = ctx;
     const struct pk_exec *x = j->x;
+    const int64_t shards = x->live;
     enum { BLOCK = 4096 };
     for (int64_t at = first; at < last; at += BLOCK) {
         int64_t n = PK_MIN((int64_t)BLOCK, last - at);
-        for (int64_t step = 1; step < j->groups; step *= 2)
-            for (int64_t i = 0; i + step < j->groups; i += 2 * step)
+        for (int64_t step = 1; step < shards; step *= 2)
+            for (int64_t i = 0; i + step < shards; i += 2 * step)
                 x->flat->add(x->grad + i * x->params->elements + at,
                              x->grad + (i + step) * x->params->elements + at, n);
     }
@@ -296,6 +304,20 @@ enum pk_status pk_exec_resolve(const struct pk_prog *p, const struct pk_exec_bat
     return PK_OK;
 }
 
+/* Keeps the losses of a run until all ranks' can be added in the order of a single one. */
+static enum pk_status note_losses(struct pk_exec *x, const struct pk_exec_batch *run,
+                                  struct pk_err *err)
+{
+    if (!run->add) x->notes = x->noted_count = 0;
+    const int64_t count = x->noted_count + run->micros;
+    PK_TRY(pk_grow(&x->note, &x->note_cap, x->notes + 1, sizeof *x->note, "losses", err));
+    PK_TRY(pk_grow(&x->noted, &x->noted_cap, count, sizeof *x->noted, "losses", err));
+    x->note[x->notes++] = (struct pk_exec_run_note){run->micros, run->loss_scale, run->shared};
+    memcpy(x->noted + x->noted_count, x->micro_loss, (size_t)run->micros * sizeof *x->noted);
+    x->noted_count = count;
+    return PK_OK;
+}
+
 static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
                                  const struct pk_exec_batch *run, struct pk_err *err)
 {
@@ -315,14 +337,18 @@ static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
         if (atomic_load(&j.failed)) {
             if (err) *err = j.err;
             s = j.err.status;
-        } else if (trains && j.groups > 1) {
-            pk_exec_range(x, x->params->elements, add_shards, &j);
         }
     }
     if (s == PK_OK && trains) {
+        x->live = PK_MAX(j.groups, run->add ? x->live : 0);
+        if (!run->more && x->live > 1) {
+            pk_exec_range(x, x->params->elements, add_shards, &j);
+            x->live = 1;
+        }
         if (!run->add) x->loss = 0;
         for (int64_t i = 0; i < run->micros; i++)
             x->loss += (double)x->micro_loss[i] * run->loss_scale;
+        if (x->comm) s = note_losses(x, run, err);
     }
     free(j.feed);
     free(j.fetched);
@@ -346,10 +372,52 @@ enum pk_status pk_exec_optim(struct pk_exec *x, const struct pk_optim_spec *spec
     return x->backend ? x->backend->optim(x, spec, err) : PK_OK;
 }
 
+/* The loss of the step from all ranks' micro-batches: all [ranks][1 + noted_count]. */
+static double add_losses(const struct pk_exec *x, const float *all)
+{
+    const int64_t row = x->noted_count + 1;
+    int64_t at = 1;
+    double loss = 0;
+    for (int64_t i = 0; i < x->notes; i++) {
+        const struct pk_exec_run_note *n = &x->note[i];
+        const int from = n->shared ? x->comm->rank : 0, to = n->shared ? from + 1 : x->comm->size;
+        for (int rank = from; rank < to; rank++)
+            for (int64_t k = 0; k < n->micros; k++)
+                loss += (double)all[rank * row + at + k] * n->scale;
+        at += n->micros;
+    }
+    return loss;
+}
+
+/* Gradients, losses and votes of all ranks meet. The votes are the first number of a row. */
+static enum pk_status join_ranks(struct pk_exec *x, struct pk_err *err)
+{
+    const int64_t row = x->noted_count + 1;
+    float *all;
+    PK_TRY(pk_alloc(&all, (size_t)(row * x->comm->size), sizeof *all, "losses of the ranks", err));
+    float *mine = all + x->comm->rank * row;
+    memcpy(mine, &x->vote, sizeof x->vote);
+    memcpy(mine + 1, x->noted, (size_t)x->noted_count * sizeof *mine);
+    enum pk_status s = pk_comm_all_gather(x->comm, all, (size_t)row * sizeof *all, err);
+    if (s == PK_OK) s = pk_comm_sum(x->comm, x->grad, x->params->elements, err);
+    x->votes = 0;
+    for (int k = 0; s == PK_OK && k < x->comm->size; k++) {
+        uint32_t vote;
+        memcpy(&vote, all + k * row, sizeof vote);
+        x->votes |= vote;
+    }
+    if (s == PK_OK) x->loss = add_losses(x, all);
+    x->notes = x->noted_count = 0;
+    free(all);
+    return s;
+}
+
 enum pk_status pk_exec_update(struct pk_exec *x, const struct pk_optim_step *step,
                               struct pk_err *err)
 {
     if (x->backend) return x->backend->update(x, step, err);
+    x->votes = x->vote;
+    if (x->comm) PK_TRY(join_ranks(x, err));
     struct pk_exec_result *r = &x->result;
     enum pk_status s = PK_EDIVERGED;
     *r = (struct pk_exec_result){.step = step->step, .loss = x->loss};

@@ -5,12 +5,19 @@
  * are summed in PK_SHARDS virtual shards (consecutive micro-batches, in order), which then meet in
  * a fixed tree: the result does not depend on the number of threads or on timing.
  *
+ * Ranks (CPU): each of 2, 4 or 8 ranks has its share of the shards and of the micro-batches, and
+ * the upper levels of the same tree join the ranks (core/comm.h), once per optimizer step: the bits
+ * are those of a single rank. Other numbers of ranks, and batches of fewer than PK_SHARDS
+ * micro-batches whose number is no power of two, are equal up to rounding.
+ * docs/decisions/013-data-parallel.md
+ *
  * Device: a run is enqueued and the call returns; pk_exec_result tells how a step went when it is
  * over. The arenas below are then the host's copies: pk_exec_push takes them to the device,
  * pk_exec_pull brings them back. On the CPU both do nothing. */
 #ifndef PK_EXEC_H
 #define PK_EXEC_H
 
+#include "core/comm.h"
 #include "core/cpu/kernels.h"
 #include "core/optim.h"
 #include "core/plan.h"
@@ -86,8 +93,15 @@ struct pk_backend {
     int64_t (*predict)(const struct pk_exec_need *need, struct pk_text *table);
 };
 
+struct pk_exec_run_note { // a run with a loss, of the step so far
+    int64_t micros;       // of this rank
+    double scale;
+    bool shared; // by all ranks
+};
+
 struct pk_exec { // the arenas of one model, each made once
     const struct pk_params *params;
+    struct pk_comm *comm;             // the ranks that train together, or NULL: this one alone
     const struct pk_backend *backend; // NULL: the CPU
     void *device;                     // the backend's own state
     bool eager;                       // device: launch kernel by kernel, no graphs
@@ -103,13 +117,18 @@ struct pk_exec { // the arenas of one model, each made once
     float *m, *v;          // moments, the same, or NULL when nothing is trained
     float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL.
                            // Device: NULL, or [params->elements] for pk_exec_pull to fill
-    int64_t shards;        // gradient arenas there are
+    int64_t shards;        // gradient arenas there are: PK_SHARDS, or this rank's share
+    int64_t live;          // of which this many hold sums that have not met yet; 1 after the tree
     unsigned char **arena; // CPU: [threads] activations
     int64_t arena_bytes;   // of each; on a device, of the only one
     struct pk_optim *optim;
     float *micro_loss; // [micro_cap] of the last run
     int64_t micro_cap;
-    double loss;                  // of the step so far
+    double loss;                   // of the step so far, of this rank
+    struct pk_exec_run_note *note; // [notes], since the last update; for ranks
+    float *noted;                  // [noted_count] the losses of their micro-batches, in order
+    int64_t notes, note_cap, noted_count, noted_cap;
+    uint32_t vote, votes; // ranks: of this one for the next update; or-ed over all, of the last one
     struct pk_exec_result result; // CPU: of the last update
     bool has_result;
 };
@@ -120,7 +139,9 @@ struct pk_exec_spec {
     bool ema, train;                  // which arenas are wanted
     const struct pk_backend *backend; // NULL: the CPU
     bool eager, skip_nan;             // as in struct pk_exec
+    struct pk_comm *comm;             // borrowed; NULL or a world of one: no other ranks
 };
+/* Errors  PK_EMISSING several ranks on a device: there is no communication between devices yet */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 void pk_exec_free(struct pk_exec *x);
@@ -166,9 +187,12 @@ struct pk_exec_batch {
     struct pk_cut cut;            // overrides the feed of its name, whose data may be NULL
     const struct pk_fetch *fetch; // a device waits for them, so ask rarely
     int fetches;
-    int64_t micros;    // micro-batches
-    double loss_scale; // d objective / d loss of one micro-batch, e.g. 1 / micros
+    int64_t micros;    // micro-batches; of this rank, where there are several
+    double loss_scale; // d objective / d loss of one micro-batch, e.g. 1 / micros of all ranks
     bool add;          // gradients are added to those of the run before (accumulation)
+    bool more;         // CPU: another run with add follows in this step. The shards then stay apart
+                       // until the last one, so that ranks can share them out
+    bool shared;       // ranks: all of them run these same micro-batches; their loss counts once
 };
 /* Runs all micro-batches. For a program with a loss the gradient sum ends in x->grad[0 ..] (or in
  * the device's), and the loss is noted for pk_exec_result. On a device the fed memory must stay
@@ -180,7 +204,8 @@ enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct p
 enum pk_status pk_exec_optim(struct pk_exec *x, const struct pk_optim_spec *spec,
                              struct pk_err *err);
 /* Ends an optimizer step: pk_optim_step with the gradients of the runs before. A step whose loss or
- * gradient is not finite changes nothing. */
+ * gradient is not finite changes nothing. Several ranks first sum their gradients and losses, so
+ * that all take the same step, and read each other's x->vote. Errors  PK_ERANK */
 enum pk_status pk_exec_update(struct pk_exec *x, const struct pk_optim_step *step,
                               struct pk_err *err);
 /* The result of the oldest step that has not been told yet; waits for it when more than `lag` steps

@@ -217,13 +217,24 @@ static void plan_record(const struct pk_loader_spec *s, struct pk_batch *b, int3
     }
 }
 
+static int32_t parts_of(const struct pk_loader_spec *s)
+{
+    return PK_MAX(s->parts, 1);
+}
+
+/* Which sample of the batch the slice's sample i is. */
+static int64_t sample_of(const struct pk_loader_spec *s, int32_t i)
+{
+    return i / s->stride_count * (s->batch / parts_of(s)) + s->first + i % s->stride_count;
+}
+
 static void plan(const struct pk_loader *l, struct slot *slot, int64_t step)
 {
     const struct pk_loader_spec *s = &l->spec;
     struct pk_batch *b = &slot->batch;
     b->step = step;
     for (int32_t i = 0; i < b->n; i++) {
-        int64_t g = step * s->batch + s->first + i, row = locate_row(l, g);
+        int64_t g = step * s->batch + sample_of(s, i), row = locate_row(l, g);
         b->sample[i] = g;
         b->row[i] = row;
         const uint64_t who = s->data->record[row].patient;
@@ -378,10 +389,11 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
 {
     const struct pk_dataset *d = s->data;
     int64_t n = count_rows(s);
-    if (s->batch < 1 || s->first < 0 || s->stride_count < 1 ||
-        s->stride_count > s->batch - s->first)
-        return pk_fail(err, PK_EINVAL, "samples %d to %d of a batch of %d cannot be delivered",
-                       s->first, s->first + s->stride_count, s->batch);
+    if (s->batch < 1 || s->batch % parts_of(s) || s->first < 0 || s->stride_count < 1 ||
+        s->stride_count > s->batch / parts_of(s) - s->first)
+        return pk_fail(err, PK_EINVAL,
+                       "samples %d to %d of each of %d parts of a batch of %d cannot be delivered",
+                       s->first, s->first + s->stride_count, parts_of(s), s->batch);
     if (s->crop < 1 || s->crop > d->samples)
         return pk_fail(err, PK_EINVAL, "crop of %d samples: records of %s have %d", s->crop,
                        d->name, d->samples);
@@ -522,8 +534,8 @@ static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *sl
                                  struct pk_err *err)
 {
     struct pk_batch *b = &slot->batch;
-    size_t n = (size_t)s->stride_count, leads = (size_t)s->data->leads;
-    b->n = s->stride_count;
+    size_t n = (size_t)s->stride_count * (size_t)parts_of(s), leads = (size_t)s->data->leads;
+    b->n = s->stride_count * parts_of(s);
     b->leads = s->data->leads;
     b->samples = s->crop;
     if (!s->plan_only)

@@ -39,7 +39,9 @@ struct pk_loader_spec {
     const double (*mean)[PK_LEADS_MAX];
     const double (*std)[PK_LEADS_MAX];
     int32_t batch;               // records in a step, over all ranks
-    int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count)
+    int32_t first, stride_count; // this rank's slice: samples [first, first + stride_count) of each
+                                 // part
+    int32_t parts;               // equal parts of a batch, computed one after the other; 0 is 1
     int32_t crop;                // samples delivered per lead, at most data->samples
     bool random_crop;            // else the first `crop` samples
     enum pk_pair pair;
@@ -50,7 +52,7 @@ struct pk_loader_spec {
     int ahead;   // batches read ahead, at least 1
 };
 
-struct pk_batch { // [n] = stride_count records; owned by the loader
+struct pk_batch { // [n] = parts * stride_count records; owned by the loader
     int64_t step;
     int32_t n, leads, samples; // samples = crop
     int16_t *signal;           // [n, leads, samples], as stored; NULL with plan_only

@@ -1,11 +1,14 @@
 /* thread.c -- the worker pool (see thread.h): one mutex, a round counter that wakes the workers and
  * a count of those still busy. A round costs some ten microseconds, against milliseconds of work.
  */
+#define _GNU_SOURCE // sched_getaffinity
 #include "core/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct worker {
     struct pk_pool *pool;
@@ -117,4 +120,14 @@ void pk_pool_free(struct pk_pool *pool)
     pthread_mutex_destroy(&pool->lock);
     free(pool->worker);
     free(pool);
+}
+
+int pk_threads_available(void)
+{
+    const char *said = getenv("PURKINJE_THREADS");
+    int64_t n;
+    cpu_set_t mine;
+    if (said && pk_parse_i64(said, &n) && n >= 1 && n <= PK_POOL_MAX) return (int)n;
+    if (sched_getaffinity(0, sizeof mine, &mine) == 0) return PK_MAX(CPU_COUNT(&mine), 1);
+    return (int)PK_MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L); // more cores than cpu_set_t holds
 }

@@ -20,6 +20,10 @@ int pk_pool_workers(const struct pk_pool *pool);
 /* Calls fn(ctx, 0 .. workers - 1), each in its own thread, and returns when all have returned; what
  * they wrote is visible to the caller then. */
 void pk_pool_run(struct pk_pool *pool, void (*fn)(void *ctx, int worker), void *ctx);
+/* Threads that a rank should compute with where nobody says: PURKINJE_THREADS (`purkinje launch`
+ * sets it to a rank's share), else the cores that this process may use, which the system or a
+ * launcher can have restricted. At least 1. */
+int pk_threads_available(void);
 /* Ends and joins the threads; NULL is fine. No run may be in progress. */
 void pk_pool_free(struct pk_pool *pool);
 

@@ -55,6 +55,11 @@ enum pk_status pk_arg_f64(const struct pk_args *args, const char *name, double l
     return PK_OK;
 }
 
+const char *pk_option_dashes(const char *name)
+{
+    return name[0] && !name[1] ? "-" : "--";
+}
+
 static void print_help(const struct pk_command *c)
 {
     printf("purkinje %s -- %s\n\nusage: purkinje %s [options] %s\n", c->name, c->summary, c->name,
@@ -63,7 +68,8 @@ static void print_help(const struct pk_command *c)
     printf("\noptions:\n");
     for (int i = 0; c->options && c->options[i].name; i++) {
         char left[80];
-        snprintf(left, sizeof left, "--%s%s%s", c->options[i].name, c->options[i].value ? " " : "",
+        snprintf(left, sizeof left, "%s%s%s%s", pk_option_dashes(c->options[i].name),
+                 c->options[i].name, c->options[i].value ? " " : "",
                  c->options[i].value ? c->options[i].value : "");
         printf("  %-24s %s\n", left, c->options[i].help);
     }
@@ -153,11 +159,12 @@ static const struct pk_command *find_command(int argc, char **argv, int *used)
 static enum pk_status parse_option(struct pk_args *a, int argc, char **argv, int *i,
                                    struct pk_err *err)
 {
-    const char *s = argv[*i] + 2, *eq = strchr(s, '=');
+    bool letter = argv[*i][1] != '-';
+    const char *s = argv[*i] + (letter ? 1 : 2), *eq = strchr(s, '=');
     size_t n = eq ? (size_t)(eq - s) : strlen(s);
     const struct pk_option *o = a->command->options;
     for (int k = 0; o && o[k].name && k < (int)PK_COUNT(a->given); k++) {
-        if (strlen(o[k].name) != n || strncmp(o[k].name, s, n)) continue;
+        if (strlen(o[k].name) != n || strncmp(o[k].name, s, n) || (letter && n > 1)) continue;
         if (!o[k].value) {
             if (eq) return pk_fail(err, PK_EUSAGE, "--%s takes no value", o[k].name);
             a->given[k] = "";
@@ -180,7 +187,8 @@ static enum pk_status parse(struct pk_args *a, int argc, char **argv, int first,
     bool only_words = false;
     for (int i = first; i < argc; i++) {
         const char *s = argv[i];
-        if (only_words || s[0] != '-' || !s[1])
+        bool rest = a->command->rest && a->count > 0;
+        if (only_words || rest || s[0] != '-' || !s[1])
             a->word[a->count++] = argv[i];
         else if (!strcmp(s, "--"))
             only_words = true;
@@ -190,16 +198,15 @@ static enum pk_status parse(struct pk_args *a, int argc, char **argv, int first,
             a->quiet = true;
         else if (!strcmp(s, "-v") || !strcmp(s, "--verbose"))
             a->verbose = true;
-        else if (s[1] == '-')
-            PK_TRY(parse_option(a, argc, argv, &i, err));
         else
-            return pk_fail(err, PK_EUSAGE, "unknown option %s", s);
+            PK_TRY(parse_option(a, argc, argv, &i, err));
     }
     return PK_OK;
 }
 
 static int report(const struct pk_err *err, enum pk_status s)
 {
+    if (err->said) return pk_exit_code(s);
     const char *text = err->message[0] ? err->message : pk_status_text(s);
     // A list of errors brings its own prefixes; being stopped on request is no error.
     bool done = !strncmp(text, "error: ", 7) || s == PK_ESTOPPED;

@@ -8,7 +8,7 @@
 #include "core/base.h"
 
 struct pk_option {
-    const char *name;  // long name without dashes; "name VALUE" help shows `value`
+    const char *name;  // without dashes; a name of one letter is given as -n or --n
     const char *value; // NULL for a flag, else what the value is, e.g. "N", "FILE"
     const char *help;  // one line
 };
@@ -36,6 +36,7 @@ struct pk_command {
     const struct pk_option *options;   // ends with {0}; -h/--help -q -v are everyone's
     const struct pk_example *examples; // at least two, ends with {0}
     enum pk_status (*run)(const struct pk_args *args, struct pk_err *err);
+    bool rest; // what follows the first positional argument is not parsed: another command line
 };
 
 /* Value of --name ("" for a flag), or NULL when it was not given. */
@@ -45,6 +46,9 @@ enum pk_status pk_arg_i64(const struct pk_args *args, const char *name, int64_t 
                           int64_t *out, struct pk_err *err);
 enum pk_status pk_arg_f64(const struct pk_args *args, const char *name, double low, double high,
                           double *out, struct pk_err *err);
+
+/* "-" before an option of one letter, else "--"; static. */
+const char *pk_option_dashes(const char *name);
 
 /* Prints a finished result on stdout and frees it.
  * Errors  PK_ENOMEM  the text could not be made in full; nothing is printed */

@@ -64,7 +64,7 @@ static void bash(void)
     for (int i = 0; i < count; i++) {
         printf("    '%s') options='", c[i]->name);
         for (int k = 0; c[i]->options && c[i]->options[k].name; k++)
-            printf("--%s ", c[i]->options[k].name);
+            printf("%s%s ", pk_option_dashes(c[i]->options[k].name), c[i]->options[k].name);
         printf("' ;;\n");
     }
     printf("    esac\n    [[ $cur == -* ]] && COMPREPLY=($(compgen -W \"$options");
@@ -90,7 +90,7 @@ static void roff(const char *s)
 
 static void man_option(const char *name, const char *value, const char *help)
 {
-    printf(".TP\n\\fB\\-\\-");
+    printf(".TP\n\\fB\\-%s", name[1] ? "\\-" : "");
     roff(name);
     printf("\\fR");
     if (value) {

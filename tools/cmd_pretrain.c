@@ -41,7 +41,12 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
     const struct pk_backend *backend;
     PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
     if (pretrains(r))
-        s = pk_pretrain(r, &(struct pk_pretrain_options){mode, a->quiet, backend, a->argc, a->argv},
+        s = pk_pretrain(r,
+                        &(struct pk_pretrain_options){.mode = mode,
+                                                      .quiet = a->quiet,
+                                                      .backend = backend,
+                                                      .argc = a->argc,
+                                                      .argv = a->argv},
                         err);
     else
         s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, backend, a->argc, a->argv},

@@ -30,6 +30,25 @@ void pk_gradcache_free(struct pk_gradcache *g)
     g->projected = g->gradient = g->key = NULL;
 }
 
+static int64_t ranks(const struct pk_gradcache *g)
+{
+    return g->x->comm ? g->x->comm->size : 1;
+}
+
+/* The first number of this rank's rows. */
+static int64_t own(const struct pk_gradcache *g)
+{
+    return g->x->comm ? g->x->comm->rank * (g->micros / ranks(g)) * g->records * g->width : 0;
+}
+
+/* Rows [records * micros, width], of which each rank has its own, become complete. */
+static enum pk_status gather(const struct pk_gradcache *g, float *rows, struct pk_err *err)
+{
+    if (!g->x->comm) return PK_OK;
+    const int64_t count = g->micros / ranks(g) * g->records * g->width;
+    return pk_comm_all_gather(g->x->comm, rows, (size_t)count * sizeof *rows, err);
+}
+
 static enum pk_status embed(struct pk_gradcache *g, const struct pk_exec_batch *run,
                             struct pk_err *err)
 {
@@ -40,12 +59,14 @@ static enum pk_status embed(struct pk_gradcache *g, const struct pk_exec_batch *
                        run->fetches);
     for (int i = 0; i < run->fetches; i++) out[i] = run->fetch[i];
     forward.fetch = out;
-    forward.micros = g->micros;
+    forward.micros = g->micros / ranks(g);
     forward.loss_scale = 1;
     forward.add = false;
-    out[forward.fetches++] = (struct pk_fetch){"projected", g->projected};
-    if (g->keys) out[forward.fetches++] = (struct pk_fetch){"key", g->key};
-    return pk_exec_run(g->x, g->embed, &forward, err);
+    out[forward.fetches++] = (struct pk_fetch){"projected", g->projected + own(g)};
+    if (g->keys) out[forward.fetches++] = (struct pk_fetch){"key", g->key + own(g)};
+    PK_TRY(pk_exec_run(g->x, g->embed, &forward, err));
+    PK_TRY(gather(g, g->projected, err));
+    return g->keys ? gather(g, g->key, err) : PK_OK;
 }
 
 static enum pk_status lose(struct pk_gradcache *g, const int64_t *group,
@@ -61,7 +82,9 @@ static enum pk_status lose(struct pk_gradcache *g, const int64_t *group,
                                        .fetches = 2,
                                        .micros = 1,
                                        .loss_scale = run->loss_scale,
-                                       .add = run->add};
+                                       .add = run->add,
+                                       .more = true,
+                                       .shared = true};
     PK_TRY(pk_exec_run(g->x, g->loss, &once, err));
     if (loss) *loss = (double)value;
     return PK_OK;
@@ -79,13 +102,13 @@ static enum pk_status back(struct pk_gradcache *g, const struct pk_exec_batch *r
     const float raise = (float)((double)g->micros / run->loss_scale);
     for (int64_t i = 0; i < count; i++) g->gradient[i] *= raise;
     memcpy(in, run->feed, (size_t)run->feeds * sizeof *in);
-    in[run->feeds] = (struct pk_feed){"d_projected", g->gradient,
+    in[run->feeds] = (struct pk_feed){"d_projected", g->gradient + own(g),
                                       (size_t)(g->records * g->width) * sizeof(float)};
     again.feed = in;
     again.feeds = run->feeds + 1;
     again.fetch = NULL;
     again.fetches = 0;
-    again.micros = g->micros;
+    again.micros = g->micros / ranks(g);
     again.loss_scale = run->loss_scale / (double)g->micros;
     again.add = true;
     return pk_exec_run(g->x, g->back, &again, err);

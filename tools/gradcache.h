@@ -8,6 +8,9 @@
  * <embedding, gradient> = 0: the third program's "loss" then adds rounding alone to the loss that
  * pk_exec_result tells. pk_gradcache_run reports the exact one.
  *
+ * Ranks: each has its micro-batches' rows of the projections and gets the others'; all compute the
+ * same loss and go back through their own records.
+ *
  * Batch norm in its training mode takes the statistics of a micro-batch, which both passes cut
  * alike, so this holds for it too; its running statistics move once, with the third program. */
 #ifndef PK_GRADCACHE_H
@@ -18,7 +21,8 @@
 struct pk_gradcache {
     struct pk_exec *x;                    // borrowed, as all of these
     struct pk_bound *embed, *loss, *back; // as models/contrastive.h names and shapes them
-    int64_t records, micros, width;       // of a micro-batch; of a batch; of a projection
+    int64_t records, micros, width;       // of a micro-batch; of a batch, over all ranks; of a
+                                          // projection
     bool keys;                            // embed has "key" and loss wants it
     /* [records * micros, width]; key NULL without keys. gradient: by the projections, as the third
      * program takes it, which is raised by micros. */
@@ -32,8 +36,9 @@ void pk_gradcache_free(struct pk_gradcache *g);
 /* run->feed, cut: inputs of embed, for micro-batch i at i * stride; also those of back, but
  * "d_projected". fetch: further outputs of embed, filled like pk_exec_run does. loss_scale: of this
  * batch in the step. add: the gradients are added to those of the run before. micros is ignored.
- * group: as the loss program has it. Afterwards the gradient sum is where pk_exec_run leaves it,
- * and *loss (may be NULL) is the batch's, unscaled. On a device this waits twice. */
+ * more: as in struct pk_exec_batch. group: as the loss program has it, of all ranks. Afterwards the
+ * gradient sum is where pk_exec_run leaves it, and *loss (may be NULL) is the batch's, unscaled. On
+ * a device this waits twice. */
 enum pk_status pk_gradcache_run(struct pk_gradcache *g, const struct pk_exec_batch *run,
                                 const int64_t *group, double *loss, struct pk_err *err);
 

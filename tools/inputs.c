@@ -261,6 +261,7 @@ enum pk_status pk_inputs_loader(struct pk_loader **out, const struct pk_inputs *
                                 const struct pk_task *task, enum pk_pair pair, bool plan_only,
                                 struct pk_err *err)
 {
+    const int64_t share = batch / PK_MAX(in->parts, 1) / PK_MAX(in->ranks, 1);
     struct pk_loader_spec spec = {.data = &in->data,
                                   .pair = pair,
                                   .pair_all = pair == PK_PAIR_PARTICIPANT &&
@@ -273,7 +274,9 @@ enum pk_status pk_inputs_loader(struct pk_loader **out, const struct pk_inputs *
                                   .mean = (const double(*)[PK_LEADS_MAX])in->mean,
                                   .std = (const double(*)[PK_LEADS_MAX])in->std,
                                   .batch = (int32_t)batch,
-                                  .stride_count = (int32_t)batch,
+                                  .first = (int32_t)(share * in->rank),
+                                  .stride_count = (int32_t)share,
+                                  .parts = (int32_t)in->parts,
                                   .crop = in->shape.samples,
                                   .random_crop = true,
                                   .seed = (uint64_t)pk_recipe_i64(r, "seed"),

@@ -15,6 +15,10 @@ struct pk_inputs {
     const struct pk_task *task;                         // of data.task, or NULL
     double *weight;                                     // [data.sources] mixture weights, or NULL
     double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [data.sources]
+    /* Set before pk_inputs_loader: this process's share of each part of a batch. Zeros: all of it.
+     */
+    int rank, ranks;
+    int64_t parts;
 };
 
 /* Opens data.corpus or makes data.synthetic, selects rows and computes the normalisation.

@@ -122,6 +122,14 @@ static enum pk_status log_interval(struct pretrain *p, int64_t step, double seco
     for (size_t i = 0; i < PK_COUNT(shown); i++)
         if (shown[i].there) field[fields++] = shown[i].field;
     pk_progress_update(&p->t.progress, step, pk_seconds(), field, fields);
+    return PK_OK;
+}
+
+/* Rank 0 logs; the others hand it what they know. All begin a new interval. */
+static enum pk_status end_interval(struct pretrain *p, int64_t step, struct pk_err *err)
+{
+    PK_TRY(pk_step_gather(&p->s, err));
+    if (pk_trainer_leads(&p->t)) PK_TRY(log_interval(p, step, pk_seconds() - p->t.started, err));
     p->loss_sum = 0;
     p->loss_count = p->timed = 0;
     p->flops = p->s.flops;
@@ -139,6 +147,7 @@ static void put_state(struct pk_json_writer *w, void *ctx)
     pk_json_put_i64(w, "skipped", p->skipped);
 }
 
+/* Rank 0 only; share_state brings it to the others. */
 static enum pk_status load_state(struct pretrain *p, int64_t *step, struct pk_err *err)
 {
     struct pk_json state;
@@ -147,6 +156,23 @@ static enum pk_status load_state(struct pretrain *p, int64_t *step, struct pk_er
     p->loss_count = pk_json_i64(&state, "loss_count", 0);
     p->skipped = pk_json_i64(&state, "skipped", 0);
     pk_json_free(&state);
+    return PK_OK;
+}
+
+/* All ranks go on from where rank 0 stands. */
+static enum pk_status share_state(struct pretrain *p, int64_t *step, struct pk_err *err)
+{
+    struct {
+        int64_t step, loss_count, skipped;
+        double loss_sum;
+    } s = {*step, p->loss_count, p->skipped, p->loss_sum};
+    if (!p->t.comm) return PK_OK;
+    PK_TRY(pk_trainer_share(&p->t, err));
+    PK_TRY(pk_comm_broadcast(p->t.comm, 0, &s, sizeof s, err));
+    *step = s.step;
+    p->loss_count = s.loss_count;
+    p->skipped = s.skipped;
+    p->loss_sum = s.loss_sum;
     return PK_OK;
 }
 
@@ -174,6 +200,16 @@ static enum pk_status take_results(struct pretrain *p, int lag, int64_t *step, s
     }
 }
 
+enum { VOTE_STOP = 1, VOTE_SAVE = 2 };
+
+/* What this rank wants after `step` steps: to stop, as a signal asked, and, by rank 0's clock, to
+ * write a checkpoint. */
+static uint32_t vote(const struct pretrain *p, int64_t step)
+{
+    const bool save = pk_trainer_leads(&p->t) && pk_trainer_due(&p->t, step);
+    return (pk_stop_requested() ? VOTE_STOP : 0) | (save ? VOTE_SAVE : 0);
+}
+
 static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err)
 {
     int64_t every = pk_recipe_i64(p->t.recipe, "train.log_every");
@@ -184,15 +220,18 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         p->batch[*step % 2] = b;
         bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
+        p->t.exec.vote = vote(p, *step + 1);
         PK_TRY(pk_step_run(&p->s, *step, p->s.objective->keep(&p->s.model, *step), b, log, err));
         ++*step;
-        bool stop = pk_stop_requested() && !last;
-        bool save = stop || last || pk_trainer_due(&p->t, *step);
+        const uint32_t votes = p->t.comm ? p->t.exec.votes : vote(p, *step);
+        const bool stop = (votes & VOTE_STOP) && !last;
+        const bool save = stop || last || (votes & VOTE_SAVE);
         PK_TRY(take_results(p, log || save ? 0 : pk_exec_lag(&p->t.exec), step, err));
         p->timed++;
         p->waited += waited;
         p->since += pk_seconds() - begun;
-        if (log) PK_TRY(log_interval(p, *step, pk_seconds() - p->t.started, err));
+        if (log) PK_TRY(end_interval(p, *step, err));
+        if (save || *step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&p->t, err));
         if (save) PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop) return pk_trainer_stopped(&p->t, *step, err);
     }
@@ -212,6 +251,7 @@ static void describe(struct pretrain *p)
     pk_model_info_input(&p->t.info, &p->s.model.signal, &p->in);
     if (p->t.quiet) return;
     struct pk_text where = {0};
+    if (p->t.comm) pk_text_add(&where, "each of %d ranks, ", pk_trainer_ranks(&p->t));
     pk_exec_describe(&p->t.exec, &where);
     fprintf(stderr,
             "model: %s, %lld parameters (+ %lld %s: %s); %d tokens of %d samples\n"
@@ -222,26 +262,30 @@ static void describe(struct pretrain *p)
     pk_text_free(&where);
 }
 
-static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
-                            struct pk_err *err)
+/* What every rank does for itself: data, model, arenas, loader. */
+static enum pk_status prepare(struct pretrain *p, struct pk_err *err)
 {
-    char dir[PK_PATH_MAX];
-    bool resume = o->mode == PK_RUN_RESUME;
-    /* First, so that a signal during a long preparation leaves a run that can be resumed. */
-    PK_TRY(pk_stop_install(err));
-    PK_TRY(pk_recipe_path(p->t.recipe, "output.dir", dir, err));
-    PK_TRY(resume ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
-                  : pk_run_check(dir, o->mode, err));
-    PK_TRY(pk_inputs_open(&p->in, p->t.recipe, o->quiet, err));
+    PK_TRY(pk_inputs_open(&p->in, p->t.recipe, p->t.quiet, err));
     PK_TRY(pk_step_create(&p->s, &p->t, &p->in.shape, err));
     PK_TRY(pk_step_ceiling(&p->s, p->s.objective->keep_max(&p->s.model), 0.1, &p->ceiling, err));
     PK_TRY(pk_trainer_resident(&p->t, &p->in.data, err));
+    p->in.rank = pk_trainer_rank(&p->t);
+    p->in.ranks = pk_trainer_ranks(&p->t);
+    p->in.parts = p->s.parts;
     PK_TRY(pk_inputs_loader(&p->loader, &p->in, p->t.recipe, p->s.batch, NULL,
                             p->s.objective->pairs(p->t.recipe), p->t.resident.memory != NULL, err));
     PK_TRY(pk_trainer_pin(&p->t, p->loader, err));
     describe(p);
+    return PK_OK;
+}
+
+/* Rank 0: weights, from a checkpoint or new ones, and the run's folder. A new run's is touched only
+ * now that nothing of the recipe can be refused any more. */
+static enum pk_status begin(struct pretrain *p, const struct pk_pretrain_options *o,
+                            const char *dir, int64_t *step, struct pk_err *err)
+{
+    const bool resume = o->mode == PK_RUN_RESUME;
     if (!resume || !pk_trainer_has_checkpoint(dir)) PK_TRY(init_weights(p, err));
-    /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
     if (resume)
         PK_TRY(load_state(p, step, err));
     else
@@ -250,9 +294,28 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     if (resume && *step == p->s.steps && !o->quiet)
         fprintf(stderr, "the run is complete: step %lld of %lld; train.steps=N makes it longer\n",
                 (long long)*step, (long long)p->s.steps);
-    pk_run_log(&p->t.run, "training from step %lld to %lld", (long long)*step,
-               (long long)p->s.steps);
-    pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, o->quiet,
+    pk_run_log(&p->t.run, "training from step %lld to %lld on %d rank%s", (long long)*step,
+               (long long)p->s.steps, pk_trainer_ranks(&p->t), p->t.comm ? "s" : "");
+    return PK_OK;
+}
+
+static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
+                            struct pk_err *err)
+{
+    char dir[PK_PATH_MAX];
+    const bool leads = !o->comm || o->comm->rank == 0;
+    /* First, so that a signal during a long preparation leaves a run that can be resumed. */
+    PK_TRY(pk_stop_install(err));
+    PK_TRY(pk_trainer_join(&p->t, o->comm, err));
+    enum pk_status s = pk_recipe_path(p->t.recipe, "output.dir", dir, err);
+    if (s == PK_OK && leads)
+        s = o->mode == PK_RUN_RESUME ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
+                                     : pk_run_check(dir, o->mode, err);
+    PK_TRY(pk_trainer_agree(&p->t, s, err));
+    PK_TRY(pk_trainer_agree(&p->t, prepare(p, err), err));
+    PK_TRY(pk_trainer_agree(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
+    PK_TRY(share_state(p, step, err));
+    pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, p->t.quiet,
                       pk_seconds());
     return PK_OK;
 }
@@ -268,6 +331,9 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     p->t.backend = o->backend;
     enum pk_status s = start(p, o, &step, err);
     if (s == PK_OK) s = loop(p, &step, err);
+    /* What ends all ranks alike needs no word; any other failure ends the others' waiting. */
+    if (p->t.comm && s != PK_OK && s != PK_ESTOPPED && s != PK_EDIVERGED)
+        pk_comm_abort(p->t.comm, err->message);
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);
     pk_step_free(&p->s);

@@ -10,10 +10,13 @@ struct pk_pretrain_options {
     enum pk_run_mode mode;
     bool quiet;
     const struct pk_backend *backend; // NULL: the CPU
+    struct pk_comm *comm;             // the ranks that train together, borrowed; NULL: none
     int argc;                         // for run.json; borrowed
     char **argv;
 };
-/* Runs to the end of the recipe, or to a signal: PK_ESTOPPED after a checkpoint. */
+/* Runs to the end of the recipe, or to a signal: PK_ESTOPPED after a checkpoint. Every rank calls
+ * this with the same recipe; a signal at one of them stops all. Where one fails, the others return
+ * its error or PK_ERANK. */
 enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_options *o,
                            struct pk_err *err);
 

@@ -1,11 +1,11 @@
 /* recipe_plan.c -- planning a recipe without running it (see recipe_plan.h). */
 #include "tools/recipe_plan.h"
+#include "core/thread.h"
 #include "tools/evaluate.h"
 #include "tools/shape.h"
 #include "tools/trainer.h"
 
 #include <string.h>
-#include <unistd.h>
 
 enum { SYNTHETIC_MAX = 64 << 20 }; // bytes of synthetic records that are worth making to count them
 
@@ -282,12 +282,12 @@ enum pk_status pk_recipe_plan_make(struct pk_recipe_plan *out, const struct pk_r
     struct pk_batch_shape shape;
     enum pk_status s = PK_OK;
     int64_t threads = pk_recipe_i64(r, "train.threads");
-    *out = (struct pk_recipe_plan){
-        .backend = backend,
-        .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
-        .batch = pk_recipe_i64(r, "train.batch_size"),
-        .parts = pk_recipe_i64(r, "train.accumulate"),
-        .threads = (int)(threads ? threads : PK_MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L))};
+    *out =
+        (struct pk_recipe_plan){.backend = backend,
+                                .objective = pk_objective_named(pk_recipe_str(r, "objective.kind")),
+                                .batch = pk_recipe_i64(r, "train.batch_size"),
+                                .parts = pk_recipe_i64(r, "train.accumulate"),
+                                .threads = (int)(threads ? threads : pk_threads_available())};
     if (backend && strcmp(pk_recipe_str(r, "train.precision"), "fp32"))
         out->params.storage = PK_BF16;
     bool here = look_at_data(&in, out, r);

@@ -38,7 +38,7 @@ static enum pk_status bind_programs(struct pk_step *s, struct pk_err *err)
                                       .loss = &s->program[1].bound,
                                       .back = &s->program[2].bound,
                                       .records = s->micro,
-                                      .micros = s->micros,
+                                      .micros = s->micros * s->ranks,
                                       .width = s->model.contrastive.width,
                                       .keys = s->ema};
     PK_TRY(pk_gradcache_create(&s->cache, &spec, err));
@@ -63,6 +63,25 @@ static enum pk_status prepare(struct pk_step *s, struct pk_err *err)
     return pk_exec_optim(&s->t->exec, &spec, err);
 }
 
+/* Whole micro-batches for every rank, as many for one as for the other. */
+static enum pk_status share_out(struct pk_step *s, struct pk_err *err)
+{
+    const int64_t all = s->batch / s->parts / s->micro;
+    s->ranks = pk_trainer_ranks(s->t);
+    s->micros = all / s->ranks;
+    const bool torn = s->objective->coupled && s->ranks > 1 && s->micros * s->micro % 2;
+    if (all % s->ranks == 0 && !torn) return PK_OK;
+    const char *part = s->parts > 1 ? "a part of a batch" : "a batch";
+    return pk_fail(
+        err, PK_ERECIPE,
+        "%s: %s has %lld micro-batches of %lld records, which cannot be shared out to "
+        "%lld ranks%s\nhelp: choose a number of ranks that divides it, a batch_size that "
+        "is a multiple of %lld, or another train.micro_batch",
+        pk_recipe_origin(s->t->recipe, "train.batch_size"), part, (long long)all,
+        (long long)s->micro, (long long)s->ranks, torn ? " in whole pairs" : "",
+        (long long)(s->ranks * PK_SHARDS));
+}
+
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                               const struct pk_batch_shape *shape, struct pk_err *err)
 {
@@ -82,7 +101,7 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
     PK_TRY(pk_trainer_precision(t, err));
     PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), &s->encoder,
                           t->backend != NULL, &s->micro, err));
-    s->micros = s->batch / s->parts / s->micro;
+    PK_TRY(share_out(s, err));
     PK_TRY(prepare(s, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);
@@ -91,7 +110,7 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                                            .peak = pk_recipe_f64(r, "objective.ema.start"),
                                            .end = pk_recipe_f64(r, "objective.ema.end"),
                                            .steps = s->steps};
-    size_t width = (size_t)s->encoder.width, micros = (size_t)s->micros;
+    size_t width = (size_t)s->encoder.width, micros = (size_t)(s->micros * s->ranks);
     PK_TRY(pk_alloc(&s->start, (size_t)s->batch, sizeof *s->start, "crop starts", err));
     if (s->objective->moments)
         PK_TRY(pk_alloc(&s->moments, micros * 2 * width, sizeof *s->moments, "moments", err));
@@ -117,11 +136,15 @@ void pk_step_free(struct pk_step *s)
 
 /* Which rows are positives: crops of one record, or records of one participant. With keys from a
  * moving average pairs are compared as a whole. */
-static void fill_groups(struct pk_step *s, const struct pk_batch *b, int64_t first)
+static enum pk_status fill_groups(struct pk_step *s, const struct pk_batch *b, int64_t first,
+                                  struct pk_err *err)
 {
     const bool record = s->objective->pairs(s->t->recipe) == PK_PAIR_RECORD;
-    const int64_t every = s->ema ? 2 : 1, n = s->batch / s->parts / every;
-    for (int64_t i = 0; i < n; i++) s->group[i] = (record ? b->row : b->group)[first + every * i];
+    const int64_t every = s->ema ? 2 : 1, n = s->batch / s->parts / s->ranks / every;
+    int64_t *group = s->group + pk_trainer_rank(s->t) * n;
+    for (int64_t i = 0; i < n; i++) group[i] = (record ? b->row : b->group)[first + every * i];
+    if (!s->t->comm) return PK_OK;
+    return pk_comm_all_gather(s->t->comm, s->group, (size_t)n * sizeof *group, err);
 }
 
 /* Forward and backward of one part of the batch (all of it without accumulation). */
@@ -129,7 +152,7 @@ static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
                                const struct pk_batch *b, int64_t part, bool detail,
                                struct pk_err *err)
 {
-    const int64_t first = part * (s->batch / s->parts);
+    const int64_t first = part * (s->batch / s->parts / s->ranks);
     const bool coupled = s->objective->coupled;
     struct pk_feed feed[PK_BATCH_FEEDS];
     pk_batch_feed(feed, b, first, s->micro, s->start);
@@ -142,10 +165,11 @@ static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
                                            : s->objective->moments ? 2
                                                                    : 1,
                                 .micros = s->micros,
-                                .add = part > 0};
-    run.loss_scale = 1.0 / (double)((coupled ? 1 : s->micros) * s->parts);
+                                .add = part > 0,
+                                .more = part + 1 < s->parts};
+    run.loss_scale = 1.0 / (double)((coupled ? 1 : s->micros * s->ranks) * s->parts);
     if (!coupled) return pk_exec_run(&s->t->exec, &v->bound, &run, err);
-    fill_groups(s, b, first);
+    PK_TRY(fill_groups(s, b, first, err));
     return pk_gradcache_run(&s->cache, &run, s->group, NULL, err);
 }
 
@@ -187,18 +211,28 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
     return status;
 }
 
+enum pk_status pk_step_gather(struct pk_step *s, struct pk_err *err)
+{
+    const size_t width = (size_t)s->encoder.width * sizeof(float), micros = (size_t)s->micros;
+    if (!s->t->comm) return PK_OK;
+    PK_TRY(pk_comm_gather(s->t->comm, 0, s->embedding, s->embedding,
+                          micros * (size_t)s->micro * width, err));
+    if (!s->moments) return PK_OK;
+    return pk_comm_gather(s->t->comm, 0, s->moments, s->moments, micros * 2 * width, err);
+}
+
 /* The mean of the micro-batches' variances plus the variance of their means. */
 double pk_step_target_variance(const struct pk_step *s)
 {
-    int64_t width = s->encoder.width;
+    const int64_t width = s->encoder.width, micros = s->micros * s->ranks;
     double sum = 0;
     for (int64_t c = 0; c < width; c++) {
         double mean = 0, square = 0, within = 0;
-        for (int64_t i = 0; i < s->micros; i++) {
+        for (int64_t i = 0; i < micros; i++) {
             double m = (double)s->moments[i * 2 * width + c];
-            mean += m / (double)s->micros;
-            square += m * m / (double)s->micros;
-            within += (double)s->moments[(i * 2 + 1) * width + c] / (double)s->micros;
+            mean += m / (double)micros;
+            square += m * m / (double)micros;
+            within += (double)s->moments[(i * 2 + 1) * width + c] / (double)micros;
         }
         sum += within + fmax(square - mean * mean, 0);
     }

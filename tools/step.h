@@ -31,18 +31,21 @@ struct pk_step {
     struct pk_gradcache cache; // of a coupled objective
     int64_t *group;            // its positives, [records of a part]
     int64_t batch, parts;      // records of a step, computed in `parts` one after the other
-    int64_t micro, micros;     // records of a micro-batch, micro-batches of a part
+    int64_t micro, micros;     // records of a micro-batch, this rank's micro-batches of a part
+    int64_t ranks;             // that share each part
     int64_t steps;             // of the run, for the schedules
     struct pk_schedule rate, decay, momentum;
     int32_t *start;   // [batch] zeros: the loader delivers the crop itself
-    float *moments;   // [micros, 2, width] of targets, last part of a step with detail; or NULL
-    float *embedding; // [micros * micro, width] of the same
+    float *moments;   // [ranks, micros, 2, width] of targets, last part of a step with detail; or
+                      // NULL. Of all ranks after pk_step_gather, at rank 0
+    float *embedding; // [ranks, micros * micro, width] of the same
     double flops;     // of all steps so far, as the plans count them
     double optimizer_seconds; // CPU: spent in AdamW and EMA so far
 };
 
 /* Reads the recipe t->recipe, makes t's parameter table, arenas and optimizer. The weights are not
- * filled. *out must stay where it is; t is borrowed. */
+ * filled. *out must stay where it is; t is borrowed. With ranks a batch is shared out by whole
+ * micro-batches. Errors  PK_ERECIPE they cannot be */
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                               const struct pk_batch_shape *shape, struct pk_err *err);
 void pk_step_free(struct pk_step *s);
@@ -50,10 +53,13 @@ void pk_step_free(struct pk_step *s);
  * coupled objective the first of three. */
 enum pk_status pk_step_program(struct pk_step *s, int32_t keep, struct pk_step_program **out,
                                struct pk_err *err);
-/* Forward, backward, AdamW, EMA. b has s->batch records and stays unchanged until the step's
- * pk_exec_result, which tells loss and norm. detail: also fills moments and embedding. */
+/* Forward, backward, AdamW, EMA. b has s->batch / s->ranks records, this rank's of every part, and
+ * stays unchanged until the step's pk_exec_result, which tells loss and norm. detail: also fills
+ * moments and embedding. */
 enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const struct pk_batch *b,
                            bool detail, struct pk_err *err);
+/* After a step with detail, on all ranks: their moments and embeddings go to rank 0. */
+enum pk_status pk_step_gather(struct pk_step *s, struct pk_err *err);
 /* FLOP/s of the GEMM library at the shapes of this step, all threads, measured for `seconds`; of a
  * device at its best shape. */
 enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,

@@ -1,6 +1,7 @@
 /* trainer.c -- arenas, checkpoints and logs of a training run (see trainer.h). */
 #include "tools/trainer.h"
 #include "core/loader.h"
+#include "core/sink.h"
 #include "core/stop.h"
 
 #include <math.h>
@@ -92,7 +93,9 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
     if (pk_encoder_convolves(encoder)) target = share * tokens;
     *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
     if (whole && !want) *micro = share;
-    while (share % *micro) --*micro;
+    const bool even = !whole && !want && share % PK_SHARDS == 0;
+    const int64_t unit = even ? share / PK_SHARDS : share;
+    while (unit % *micro) --*micro;
     const bool normalises = normalises_records(r);
     if (!want && *micro == 1 && (normalises || pk_encoder_convolves(encoder)))
         for (*micro = 2; *micro < share && share % *micro;) ++*micro;
@@ -105,6 +108,55 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
         "help: 'train.micro_batch' and 'train.batch_size' / 'train.accumulate' must be 2 "
         "or more",
         pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"));
+}
+
+/* --- ranks --------------------------------------------------------------------------------- */
+
+enum pk_status pk_trainer_join(struct pk_trainer *t, struct pk_comm *comm, struct pk_err *err)
+{
+    uint64_t program = 0;
+    int64_t bytes;
+    if (!comm || comm->size == 1) return PK_OK;
+    t->comm = comm;
+    if (comm->rank) {
+        t->run.lock_fd = t->run.metrics_fd = t->run.log_fd = -1;
+        t->quiet = true;
+    }
+    enum pk_status s = pk_xxh64_file("/proc/self/exe", &program, &bytes, err);
+    PK_TRY(pk_comm_agree(comm, s, err));
+    PK_TRY(pk_comm_same(comm, program, "program (the file of purkinje " PK_VERSION ")", err));
+    PK_TRY(pk_comm_same(comm, (uint64_t)pk_isa_best(),
+                        "instruction set of the CPU (PURKINJE_ISA=avx2 or portable chooses one "
+                        "that all have)",
+                        err));
+    return pk_comm_same(comm, pk_recipe_hash(t->recipe), "recipe", err);
+}
+
+enum pk_status pk_trainer_agree(struct pk_trainer *t, enum pk_status s, struct pk_err *err)
+{
+    return t->comm ? pk_comm_agree(t->comm, s, err) : s;
+}
+
+enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
+{
+    float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
+    for (size_t i = 0; t->comm && i < PK_COUNT(arena); i++)
+        if (arena[i])
+            PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],
+                                     (size_t)t->params.elements * sizeof(float), err));
+    return PK_OK;
+}
+
+enum pk_status pk_trainer_replicas(struct pk_trainer *t, struct pk_err *err)
+{
+    const float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
+    struct pk_xxh64 h;
+    if (!t->comm) return PK_OK;
+    pk_xxh64_start(&h);
+    for (size_t i = 0; i < PK_COUNT(arena); i++)
+        if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)t->params.elements * sizeof(float));
+    return pk_comm_same(t->comm, pk_xxh64_value(&h), "weights and moments (memory or CPU fail?)",
+                        err);
 }
 
 enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err)
@@ -157,6 +209,7 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .threads = (int)pk_recipe_i64(t->recipe, "train.threads"),
                                 .ema = ema,
                                 .train = true,
+                                .comm = t->comm,
                                 .backend = t->backend,
                                 .skip_nan =
                                     !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
@@ -218,6 +271,7 @@ static enum pk_status write_recipe(struct pk_trainer *t, struct pk_err *err)
 enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
                                    char **argv, struct pk_err *err)
 {
+    if (!pk_trainer_leads(t)) return PK_OK;
     char dir[PK_PATH_MAX];
     PK_TRY(pk_recipe_path(t->recipe, "output.dir", dir, err));
     PK_TRY(pk_run_open(&t->run, dir, mode, argc, argv, err));
@@ -231,6 +285,7 @@ enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, 
 enum pk_status pk_trainer_open_events(struct pk_trainer *t, int64_t steps, struct pk_err *err)
 {
     char dir[PK_PATH_MAX];
+    if (!pk_trainer_leads(t)) return PK_OK;
     if (!pk_recipe_bool(t->recipe, "output.tensorboard")) return PK_OK;
     PK_TRY(pk_path(dir, err, "%s/tb", t->run.dir));
     return pk_tfevents_open(&t->events, dir, steps, err);
@@ -238,6 +293,14 @@ enum pk_status pk_trainer_open_events(struct pk_trainer *t, int64_t steps, struc
 
 enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, struct pk_err *err)
 {
+    if (!pk_trainer_leads(t))
+        return pk_fail(err, PK_ESTOPPED, "rank %d of %d stopped after step %lld", t->comm->rank,
+                       t->comm->size, (long long)step);
+    if (!pk_stop_requested())
+        return pk_fail(err, PK_ESTOPPED,
+                       "stopped after step %lld, since another rank got a signal; go on with "
+                       "'purkinje resume %s'",
+                       (long long)step, t->run.dir);
     return pk_fail(err, PK_ESTOPPED,
                    "stopped by signal %d after step %lld; go on with 'purkinje resume %s'",
                    pk_stop_requested(), (long long)step, t->run.dir);
@@ -300,6 +363,7 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     struct pk_json_writer w = {.out = &text, .indent = 2};
     char hash[24];
     int files = 0;
+    if (!pk_trainer_leads(t)) return PK_OK;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)pk_recipe_hash(t->recipe));
     pk_json_open(&w, NULL, '{');
     pk_json_put_i64(&w, "step", step);
@@ -384,6 +448,7 @@ enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char
 {
     struct pk_text line = {0};
     struct pk_json_writer w = {.out = &line};
+    if (!pk_trainer_leads(t)) return PK_OK;
     pk_json_open(&w, NULL, '{');
     pk_json_put_i64(&w, "step", step);
     pk_json_put_string(&w, "kind", kind);
@@ -465,13 +530,64 @@ static enum pk_status keep_batch(struct pk_trainer *t, int64_t step, const struc
     return PK_OK;
 }
 
+static void free_batch(struct pk_batch *b)
+{
+    free(b->signal);
+    free(b->crop);
+    free(b->gain);
+    free(b->offset);
+    free(b->sample);
+    free(b->row);
+    free(b->label);
+}
+
+/* All ranks' records, one rank's after the other's, at rank 0. Free *all in any case. */
+static enum pk_status gather_batch(struct pk_trainer *t, const struct pk_batch *b, int32_t classes,
+                                   struct pk_batch *all, struct pk_err *err)
+{
+    const size_t n = (size_t)b->n, leads = (size_t)b->leads;
+    const struct {
+        const void *mine;
+        size_t bytes;
+        void *all;
+    } field[] = {{b->signal, n * leads * (size_t)b->samples * sizeof *b->signal, &all->signal},
+                 {b->crop, n * sizeof *b->crop, &all->crop},
+                 {b->gain, n * leads * sizeof *b->gain, &all->gain},
+                 {b->offset, n * leads * sizeof *b->offset, &all->offset},
+                 {b->sample, n * sizeof *b->sample, &all->sample},
+                 {b->row, n * sizeof *b->row, &all->row},
+                 {b->label, n * (size_t)classes, &all->label}};
+    *all = (struct pk_batch){
+        .step = b->step, .n = b->n * t->comm->size, .leads = b->leads, .samples = b->samples};
+    for (size_t i = 0; i < PK_COUNT(field); i++) {
+        void *to = NULL;
+        if (!field[i].mine) continue;
+        if (pk_trainer_leads(t))
+            PK_TRY(pk_alloc(&to, (size_t)t->comm->size, field[i].bytes, "batch", err));
+        memcpy(field[i].all, &to, sizeof to);
+        PK_TRY(pk_comm_gather(t->comm, 0, field[i].mine, to, field[i].bytes, err));
+    }
+    return PK_OK;
+}
+
+static enum pk_status keep_batches(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
+                                   int32_t classes, struct pk_err *err)
+{
+    struct pk_batch all;
+    if (!t->comm) return keep_batch(t, step, b, classes, err);
+    enum pk_status s = gather_batch(t, b, classes, &all, err);
+    if (s == PK_OK && pk_trainer_leads(t)) s = keep_batch(t, step, &all, classes, err);
+    free_batch(&all);
+    return s;
+}
+
 enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
                                    int32_t classes, struct pk_err *err)
 {
     enum { SKIPS_MAX = 10, KEPT_MAX = 8 };
     struct pk_err why = *err, keeping = {0};
     if (t->skipped++ == 0 && t->kept++ < KEPT_MAX &&
-        keep_batch(t, step, b, classes, &keeping) != PK_OK)
+        keep_batches(t, step, b, classes, &keeping) != PK_OK)
         pk_progress_print(&t->progress, "warning: the batch is not kept: %s", keeping.message);
     *err = why;
     if (strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")) return PK_EDIVERGED;

@@ -3,6 +3,7 @@
 #define PK_TRAINER_H
 
 #include "core/ckpt_async.h"
+#include "core/comm.h"
 #include "core/exec.h"
 #include "core/loader.h"
 #include "core/optim.h"
@@ -17,6 +18,7 @@ struct pk_trainer {
     const struct pk_recipe *recipe;
     struct pk_params params;
     struct pk_exec exec;
+    struct pk_comm *comm;             // the ranks that train together, or NULL: this process alone
     const struct pk_backend *backend; // NULL: the CPU
     struct pk_resident resident;      // all records, in a device's memory
     float *best;                      // fine-tuning: weights of the best validation, or NULL
@@ -50,14 +52,44 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
  * decides the order of summation: a recipe must give the same bits everywhere. */
 enum { PK_MICRO_TOKENS_PER_CHANNEL = 5, PK_MICRO_TOKENS = 800 };
 /* Records of a micro-batch: the recipe's train.micro_batch, or by the rule above; at least
- * PK_SHARDS micro-batches keep all threads busy. tokens: of a record. A convolutional encoder,
- * whose batch norm needs records to average over, gets PK_SHARDS micro-batches, of two records at
- * least, as the head concat_pool does. On a device (whole) it is all records of a part.
+ * PK_SHARDS micro-batches, and a multiple of that where the batch allows it, keep all threads busy,
+ * and let 2, 4 or 8 ranks have the micro-batches that one has. tokens: of a record. A convolutional
+ * encoder, whose batch norm needs records to average over, gets PK_SHARDS micro-batches, of two
+ * records at least, as the head concat_pool does. On a device (whole) it is all records of a part.
  * Errors  PK_ERECIPE  parts or micro-batches that do not divide the batch, or one record for that
  * head */
 enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t tokens,
                               const struct pk_encoder *encoder, bool whole, int64_t *micro,
                               struct pk_err *err);
+
+/* --- ranks ---------------------------------------------------------------------------------
+ * Every rank trains the same weights on its share of each batch. Rank 0 leads: it alone reads and
+ * writes the run's folder and shows progress; what decides is agreed. */
+
+/* First of all, with t->recipe set: t trains with the ranks of comm (borrowed; NULL or a world of
+ * one: alone). All must run the same recipe with the same program and kernels.
+ * Errors  PK_ERANK naming the rank that differs */
+enum pk_status pk_trainer_join(struct pk_trainer *t, struct pk_comm *comm, struct pk_err *err);
+static inline int pk_trainer_rank(const struct pk_trainer *t)
+{
+    return t->comm ? t->comm->rank : 0;
+}
+static inline int pk_trainer_ranks(const struct pk_trainer *t)
+{
+    return t->comm ? t->comm->size : 1;
+}
+static inline bool pk_trainer_leads(const struct pk_trainer *t)
+{
+    return pk_trainer_rank(t) == 0;
+}
+/* pk_comm_agree: a failure of one rank is one of all. */
+enum pk_status pk_trainer_agree(struct pk_trainer *t, enum pk_status s, struct pk_err *err);
+/* Rank 0's weights, EMA copy and moments for all. */
+enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err);
+/* The replicas are compared every so many steps, and before each checkpoint. */
+enum { PK_REPLICA_CHECK = 100 };
+/* PK_ERANK when a rank's weights, EMA copy or moments are not the others', naming it. */
+enum pk_status pk_trainer_replicas(struct pk_trainer *t, struct pk_err *err);
 
 /* Sets the storage type of the programs to come from train.precision and the backend.
  * Errors  PK_ERECIPE bf16 on the CPU */
@@ -65,12 +97,13 @@ enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err);
 /* After the parameters are known: arenas and moments. ema: with the EMA copy. */
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
 /* Opens the run directory and writes recipe.yaml into it; that of a resumed run is written when
- * pk_trainer_load has succeeded. argv: for run.json, borrowed. */
+ * pk_trainer_load has succeeded. Of several ranks the first alone does; saving and metrics are
+ * nothing to do for the others. argv: for run.json, borrowed. */
 enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
                                    char **argv, struct pk_err *err);
 /* Opens TensorBoard's log if the recipe asks for it. steps: done before, -1 for a new run. */
 enum pk_status pk_trainer_open_events(struct pk_trainer *t, int64_t steps, struct pk_err *err);
-/* PK_ESTOPPED: a signal asked for it, and a checkpoint of `step` is written. */
+/* PK_ESTOPPED: a signal at some rank asked for it, and a checkpoint of `step` is written. */
 enum pk_status pk_trainer_stopped(const struct pk_trainer *t, int64_t step, struct pk_err *err);
 /* Whether a run's folder has a checkpoint, valid or not. */
 bool pk_trainer_has_checkpoint(const char *dir);
@@ -105,9 +138,10 @@ enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char
 enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
                               struct pk_err *err);
 /* A step whose loss or gradient was not finite, as *err says; the weights have not changed. Keeps
- * the batch, RUN/nan-step-N.safetensors (the first of a row of such steps, and at most 8 of a
- * process, since a batch may be large). PK_OK: the recipe skips such steps; PK_EDIVERGED: it does
- * not, or this is the tenth in a row. classes: columns of the batch's labels, 0 without. */
+ * the batch of all ranks, RUN/nan-step-N.safetensors (the first of a row of such steps, and at most
+ * 8 of a process, since a batch may be large); every rank calls this. PK_OK: the recipe skips such
+ * steps; PK_EDIVERGED: it does not, or this is the tenth in a row. classes: columns of the batch's
+ * labels, 0 without. */
 struct pk_batch;
 enum pk_status pk_trainer_diverged(struct pk_trainer *t, int64_t step, const struct pk_batch *b,
                                    int32_t classes, struct pk_err *err);

@@ -15,6 +15,7 @@ CASES = [
     ("core/d.c", "int f(void)\n{\n    exit (1);\n    abort();\n}\n", ["3: exit()", "4: abort()"]),
     ("core/e.c", "void f(char *a) { strcpy(a, a); sprintf(a, a); assert(a); }\n",
      ["1: strcpy()", "1: sprintf()", "1: assert()"]),
+    ("core/k.c", "void f(struct a *x) { x->ops->abort(x); x->ops.exit(1); }\n", []),
     ("core/f.c", "void pk_exit(int); void g(void) { pk_exit(1); } _Static_assert(1, \"\"); int exit_code;\n", []),
     ("core/g.c", '#include <glib.h>\n#include "tools/cli.h"\n', ["1: neither libc", "2: core must not"]),
     ("core/h.c", "// TO" + "DO later\n", ["1: finish it"]),

@@ -1,0 +1,319 @@
+/* comm.c -- collectives over any transport, and the world of one (see comm.h). */
+#include "core/comm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAGIC = 0x504b4331 };
+
+const char *pk_comm_kind_text(enum pk_comm_kind k)
+{
+    static const char *const text[] = {
+#define PK_X(name, text) text,
+        PK_COMM_KINDS(PK_X)
+#undef PK_X
+    };
+    return (unsigned)k < PK_COMM_KIND_COUNT ? text[k] : "an unknown call";
+}
+
+enum pk_status pk_comm_fail(const struct pk_comm *c, struct pk_err *err, const char *fmt, ...)
+{
+    char text[PK_ERR_MAX / 2];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return pk_fail(err, PK_ERANK, "rank %d of %d: %s: %s", c->rank, c->size,
+                   pk_comm_kind_text(c->kind), text);
+}
+
+struct pk_comm_head pk_comm_head_make(const struct pk_comm *c, size_t bytes)
+{
+    return (struct pk_comm_head){
+        .magic = MAGIC, .from = c->rank, .kind = c->kind, .call = c->call, .bytes = bytes};
+}
+
+enum pk_status pk_comm_head_check(const struct pk_comm *c, const struct pk_comm_head *h, int from,
+                                  size_t bytes, struct pk_err *err)
+{
+    if (h->magic != MAGIC)
+        return pk_comm_fail(c, err,
+                            "what came from rank %d is no message of this program; are all ranks "
+                            "the same version on the same kind of machine?",
+                            from);
+    if (h->from != from)
+        return pk_comm_fail(c, err, "the connection to rank %d leads to rank %d", from, h->from);
+    if (h->kind != (int32_t)c->kind || h->call != c->call)
+        return pk_comm_fail(c, err,
+                            "the ranks have lost step: rank %d is in its call %llu, %s; this one "
+                            "in call %llu",
+                            from, (unsigned long long)h->call,
+                            pk_comm_kind_text((enum pk_comm_kind)h->kind),
+                            (unsigned long long)c->call);
+    if (h->bytes != bytes)
+        return pk_comm_fail(c, err, "rank %d sends %llu bytes, this one expects %zu", from,
+                            (unsigned long long)h->bytes, bytes);
+    return PK_OK;
+}
+
+/* --- a world of one ------------------------------------------------------------------------ */
+
+static enum pk_status no_exchange(struct pk_comm *c, const struct pk_comm_exchange *e,
+                                  struct pk_err *err)
+{
+    (void)e;
+    return pk_fail(err, PK_EINTERNAL, "a message in a world of %d rank", c->size);
+}
+
+static void no_abort(struct pk_comm *c, const char *why)
+{
+    (void)c, (void)why;
+}
+
+static void free_single(struct pk_comm *c)
+{
+    free(c);
+}
+
+enum pk_status pk_comm_single(struct pk_comm **out, struct pk_err *err)
+{
+    static const struct pk_comm_ops ops = {"no network", no_exchange, no_abort, free_single};
+    *out = NULL;
+    PK_TRY(pk_alloc(out, 1, sizeof **out, "communication", err));
+    **out = (struct pk_comm){.ops = &ops, .size = 1};
+    return PK_OK;
+}
+
+void pk_comm_free(struct pk_comm *c)
+{
+    if (!c) return;
+    free(c->scratch);
+    c->ops->free(c);
+}
+
+void pk_comm_describe(const struct pk_comm *c, struct pk_text *out)
+{
+    pk_text_add(out, "rank %d of %d over %s", c->rank, c->size, c->ops->name);
+}
+
+void pk_comm_abort(struct pk_comm *c, const char *why)
+{
+    c->ops->abort(c, why);
+}
+
+/* --- collectives --------------------------------------------------------------------------- */
+
+static void begin(struct pk_comm *c, enum pk_comm_kind kind)
+{
+    c->kind = kind;
+    c->call++;
+}
+
+/* out goes to rank + step, in comes from rank - step, around the end. */
+static enum pk_status rotate(struct pk_comm *c, int step, const void *out, size_t out_bytes,
+                             void *in, size_t in_bytes, struct pk_err *err)
+{
+    const struct pk_comm_exchange e = {.to = (c->rank + step) % c->size,
+                                       .from = (c->rank - step + c->size) % c->size,
+                                       .out = out,
+                                       .in = in,
+                                       .out_bytes = out_bytes,
+                                       .in_bytes = in_bytes};
+    return c->ops->exchange(c, &e, err);
+}
+
+static enum pk_status send_to(struct pk_comm *c, int to, const void *out, size_t bytes,
+                              struct pk_err *err)
+{
+    return c->ops->exchange(
+        c, &(struct pk_comm_exchange){.to = to, .from = -1, .out = out, .out_bytes = bytes}, err);
+}
+
+static enum pk_status receive_from(struct pk_comm *c, int from, void *in, size_t bytes,
+                                   struct pk_err *err)
+{
+    return c->ops->exchange(
+        c, &(struct pk_comm_exchange){.to = -1, .from = from, .in = in, .in_bytes = bytes}, err);
+}
+
+/* Dissemination: after the round of distance d each rank has heard of the 2 d before it. */
+enum pk_status pk_comm_barrier(struct pk_comm *c, struct pk_err *err)
+{
+    begin(c, PK_COMM_BARRIER);
+    for (int step = 1; step < c->size; step *= 2) PK_TRY(rotate(c, step, NULL, 0, NULL, 0, err));
+    return PK_OK;
+}
+
+/* A binomial tree, bucket by bucket, so that all levels of the tree are busy. */
+enum pk_status pk_comm_broadcast(struct pk_comm *c, int root, void *data, size_t bytes,
+                                 struct pk_err *err)
+{
+    const size_t bucket = PK_COMM_BUCKET * sizeof(float);
+    const int me = (c->rank - root + c->size) % c->size;
+    begin(c, PK_COMM_BROADCAST);
+    int above = 1; // the bit that joins this rank to its parent
+    while (above < c->size && !(me & above)) above *= 2;
+    for (size_t at = 0; at < bytes && c->size > 1; at += bucket) {
+        const size_t n = PK_MIN(bucket, bytes - at);
+        if (me) PK_TRY(receive_from(c, (me - above + root) % c->size, (char *)data + at, n, err));
+        for (int bit = above / 2; bit > 0; bit /= 2)
+            if (me + bit < c->size)
+                PK_TRY(send_to(c, (me + bit + root) % c->size, (char *)data + at, n, err));
+    }
+    return PK_OK;
+}
+
+/* Each pair meets once: 2 size - 2 messages of a rank, the least that can be moved. */
+enum pk_status pk_comm_all_gather(struct pk_comm *c, void *all, size_t bytes, struct pk_err *err)
+{
+    char *part = all;
+    begin(c, PK_COMM_ALL_GATHER);
+    for (int step = 1; step < c->size; step++) {
+        const int from = (c->rank - step + c->size) % c->size;
+        PK_TRY(rotate(c, step, part + (size_t)c->rank * bytes, bytes, part + (size_t)from * bytes,
+                      bytes, err));
+    }
+    return PK_OK;
+}
+
+enum pk_status pk_comm_gather(struct pk_comm *c, int root, const void *mine, void *all,
+                              size_t bytes, struct pk_err *err)
+{
+    begin(c, PK_COMM_GATHER);
+    if (c->rank != root) return send_to(c, root, mine, bytes, err);
+    char *own = (char *)all + (size_t)root * bytes;
+    if (bytes && own != mine) memcpy(own, mine, bytes);
+    for (int k = 0; k < c->size; k++)
+        if (k != root) PK_TRY(receive_from(c, k, (char *)all + (size_t)k * bytes, bytes, err));
+    return PK_OK;
+}
+
+static void add(float *restrict to, const float *restrict from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+/* Part k of [count] elements begins here; whole cache lines, so that parts are aligned alike. */
+static int64_t part_at(int64_t count, int k, int size)
+{
+    const int64_t lines = (count + 15) / 16;
+    return PK_MIN(lines * k / size * 16, count);
+}
+
+/* This rank's part of a bucket: all ranks' copies side by side in the scratch, added in the tree.
+ */
+static enum pk_status sum_part(struct pk_comm *c, float *data, int64_t count, struct pk_err *err)
+{
+    const int64_t first = part_at(count, c->rank, c->size);
+    const int64_t n = part_at(count, c->rank + 1, c->size) - first;
+    float *copy = (float *)(void *)c->scratch; // [size][n]
+    for (int step = 1; step < c->size; step++) {
+        const int to = (c->rank + step) % c->size, from = (c->rank - step + c->size) % c->size;
+        const int64_t at = part_at(count, to, c->size);
+        const int64_t out = part_at(count, to + 1, c->size) - at;
+        PK_TRY(rotate(c, step, data + at, (size_t)out * sizeof *data, copy + from * n,
+                      (size_t)n * sizeof *data, err));
+    }
+    if (n) memcpy(copy + c->rank * n, data + first, (size_t)n * sizeof *data);
+    for (int step = 1; step < c->size; step *= 2)
+        for (int k = 0; k + step < c->size; k += 2 * step)
+            add(copy + k * n, copy + (k + step) * n, n);
+    if (n) memcpy(data + first, copy, (size_t)n * sizeof *data);
+    return PK_OK;
+}
+
+static enum pk_status sum_bucket(struct pk_comm *c, float *data, int64_t count, struct pk_err *err)
+{
+    PK_TRY(sum_part(c, data, count, err));
+    const int64_t mine = part_at(count, c->rank, c->size);
+    const int64_t n = part_at(count, c->rank + 1, c->size) - mine;
+    for (int step = 1; step < c->size; step++) {
+        const int from = (c->rank - step + c->size) % c->size;
+        const int64_t at = part_at(count, from, c->size);
+        const int64_t in = part_at(count, from + 1, c->size) - at;
+        PK_TRY(rotate(c, step, data + mine, (size_t)n * sizeof *data, data + at,
+                      (size_t)in * sizeof *data, err));
+    }
+    return PK_OK;
+}
+
+enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct pk_err *err)
+{
+    begin(c, PK_COMM_SUM);
+    if (c->size == 1) return PK_OK;
+    const int64_t bucket = PK_MIN(count, (int64_t)PK_COMM_BUCKET);
+    const int64_t most = ((bucket + 15) / 16 / c->size + 1) * 16 * c->size;
+    PK_TRY(pk_grow(&c->scratch, &c->scratch_bytes, most * (int64_t)sizeof *data, 1,
+                   "buffer of a sum over ranks", err));
+    for (int64_t at = 0; at < count; at += bucket)
+        PK_TRY(sum_bucket(c, data + at, PK_MIN(bucket, count - at), err));
+    return PK_OK;
+}
+
+/* --- agreement ----------------------------------------------------------------------------- */
+
+/* The value that most ranks have; of equally many the one of the lowest rank. */
+static uint64_t held_by_most(const uint64_t *value, int size)
+{
+    uint64_t best = value[0];
+    int most = 0;
+    for (int i = 0; i < size; i++) {
+        int n = 0;
+        for (int k = 0; k < size; k++) n += value[k] == value[i];
+        if (n > most) {
+            most = n;
+            best = value[i];
+        }
+    }
+    return best;
+}
+
+enum pk_status pk_comm_same(struct pk_comm *c, uint64_t value, const char *what, struct pk_err *err)
+{
+    uint64_t *all;
+    struct pk_text who = {0};
+    int bad = 0;
+    if (c->size == 1) return PK_OK;
+    PK_TRY(pk_alloc(&all, (size_t)c->size, sizeof *all, "values of the ranks", err));
+    all[c->rank] = value;
+    enum pk_status s = pk_comm_all_gather(c, all, sizeof *all, err);
+    const uint64_t right = s == PK_OK ? held_by_most(all, c->size) : 0;
+    for (int k = 0; s == PK_OK && k < c->size; k++)
+        if (all[k] != right) pk_text_add(&who, "%s%d", bad++ ? ", " : "", k);
+    free(all);
+    if (bad)
+        s = pk_fail(err, PK_ERANK,
+                    "all ranks should have the same %s: rank%s %.500s differ%s from the other %d",
+                    what, bad > 1 ? "s" : "", who.s ? who.s : "?", bad > 1 ? "" : "s",
+                    c->size - bad);
+    pk_text_free(&who);
+    return s;
+}
+
+enum pk_status pk_comm_agree(struct pk_comm *c, enum pk_status s, struct pk_err *err)
+{
+    enum { TEXT = 1000 };
+    struct outcome {
+        int32_t status;
+        char text[TEXT];
+    } * all, mine = {.status = (int32_t)s};
+    struct pk_err unseen = {0}; // this rank's own error is kept
+    if (c->size == 1) return s;
+    if (s != PK_OK && err) snprintf(mine.text, sizeof mine.text, "%.*s", TEXT - 1, err->message);
+    if (pk_alloc(&all, (size_t)c->size, sizeof *all, "outcomes of the ranks",
+                 s == PK_OK ? err : &unseen) != PK_OK) {
+        pk_comm_abort(c, "out of memory");
+        return s == PK_OK ? PK_ENOMEM : s;
+    }
+    all[c->rank] = mine;
+    enum pk_status gathered = pk_comm_all_gather(c, all, sizeof *all, s == PK_OK ? err : &unseen);
+    if (s == PK_OK) s = gathered;
+    for (int k = 0; s == PK_OK && k < c->size; k++) {
+        all[k].text[TEXT - 1] = 0;
+        if (all[k].status != PK_OK)
+            s = pk_fail(err, (enum pk_status)all[k].status, "rank %d of %d: %s", k, c->size,
+                        all[k].text);
+    }
+    free(all);
+    return s;
+}
