@@ -35,10 +35,10 @@ static const struct pk_option options[] = {
     {"shard-records", "N", "records in a shard, about 2 GB unless told"}, {0}};
 
 static const struct pk_example examples[] = {
-    {"data join ecg_ppg_100hz ptb_xl_100hz bidmc_100hz",
-     "12 ECG leads and PPG; data.mixture of a recipe weighs the sources ptb-xl and bidmc"},
-    {"data join all_100hz ecg=synthetic_ecg ppg=synthetic_ppg",
-     "the same for corpora whose sources have the same name: here they get others"},
+    {"data join mixed ecg=demo ppg=pulse_100hz",
+     "12 ECG leads and PPG; the sources get names, since both are called synthetic"},
+    {"data join mixed_small ecg=demo ppg=pulse_100hz --shard-records 64",
+     "the same in shards of 64 records"},
     {0}};
 
 const struct pk_command pk_cmd_data_join = {

@@ -219,8 +219,10 @@ static enum pk_status score(struct pk_metrics *m, struct pk_regression *r,
                             const struct pk_linear_eval *e, const struct truth *t, const double *p,
                             int64_t resamples, struct pk_err *err)
 {
-    struct pk_metrics_options o = {
-        .resamples = resamples, .seed = e->spec.bootstrap_seed, .threads = e->spec.threads};
+    struct pk_metrics_options o = {.resamples = resamples,
+                                   .seed = e->spec.bootstrap_seed,
+                                   .threads = e->spec.threads,
+                                   .subject = t->subject};
     struct pk_scores in = {
         .rows = e->tests, .classes = e->learning.classes, .labels = t->label, .f64 = p};
     if (e->task) return pk_metrics_compute(m, &in, &o, err);

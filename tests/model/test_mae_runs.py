@@ -25,7 +25,7 @@ def check_recipes(root):
     names = json.loads(good("recipe", "ls", "--json").stdout)
     names = [n["name"] for n in (names if isinstance(names, list) else names["recipes"])]
     names = [n for n in names if n.startswith("mae_")]
-    expect(len(names) == 4, f"recipes of masked autoencoders: {names}")
+    expect(len(names) == 5, f"recipes of masked autoencoders: {names}")
     for name in names:
         good("recipe", "validate", name)
         # The published widths with one block, on synthetic records of the recipe's own rate and crop.
