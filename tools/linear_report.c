@@ -139,14 +139,16 @@ static struct spread spread_of(const struct pk_linear_outcome *o, int column)
     return s;
 }
 
-/* What the main score says, its interval beside the level of knowing nothing of the signal. */
+/* What the main score says beside the level of knowing nothing of the signal; NULL without an
+ * interval. Intervals over very few subjects are far too narrow to say anything. */
 static const char *verdict_of(const struct pk_linear_eval *e, const struct pk_linear_outcome *o)
 {
-    const struct pk_interval *i = e->task ? &o->m.bootstrap.macro_auc : &o->r.interval[PK_MAE];
-    const double chance = e->task ? 0.5 : o->mean.value[PK_MAE];
+    const struct pk_interval *i = e->task ? &o->m.bootstrap.macro_auc : &o->gain_interval;
+    const double chance = e->task ? 0.5 : 0;
     if (!e->spec.resamples || isnan(i->low) || isnan(i->high)) return NULL;
+    if (e->test_subjects < PK_VERDICT_SUBJECTS) return "too few test subjects to tell";
     if (i->low <= chance && chance <= i->high) return "no better than chance";
-    return (e->task != NULL) == (i->low > chance) ? "better than chance" : "worse than chance";
+    return i->low > chance ? "better than chance" : "worse than chance";
 }
 
 /* Of the numbers that the importers call so (docs/ppg.md); "" for any other. */
@@ -176,9 +178,10 @@ static void print_words(const struct pk_linear_eval *e, const struct pk_linear_o
         printf("  in words: macro AUC %.3f [%.3f, %.3f]; guessing gives 0.5: %s\n", o->m.macro_auc,
                i->low, i->high, verdict);
     else
-        printf("  in words: MAE %.1f [%.1f, %.1f]%s; predicting the mean gives %.1f: %s\n",
+        printf("  in words: MAE %.1f [%.1f, %.1f]%s; predicting the mean gives %.1f, which is %.1f "
+               "[%.1f, %.1f] more: %s\n",
                o->r.value[PK_MAE], i->low, i->high, unit_of(e->target->name), o->mean.value[PK_MAE],
-               verdict);
+               o->gain, o->gain_interval.low, o->gain_interval.high, verdict);
 }
 
 static void put_chance(struct pk_json_writer *w, const struct pk_linear_eval *e,
@@ -191,6 +194,13 @@ static void put_chance(struct pk_json_writer *w, const struct pk_linear_eval *e,
         pk_result_write(w, "training_frequency", &o->prior, info);
     else
         put_regression(w, "training_mean", &o->mean);
+    if (e->target) {
+        pk_json_put_f64(w, "mae_above_ours", o->gain);
+        pk_json_open(w, "mae_above_ours_interval_95", '[');
+        pk_json_put_f64(w, NULL, o->gain_interval.low);
+        pk_json_put_f64(w, NULL, o->gain_interval.high);
+        pk_json_close(w);
+    }
     pk_json_open(w, "shuffled_labels", '{');
     pk_json_put_i64(w, "shuffles", o->shuffles);
     for (int k = 0; o->shuffles && k < (e->task ? 1 : PK_REGRESSION_SCORES); k++) {
