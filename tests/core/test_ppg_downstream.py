@@ -17,7 +17,8 @@ except ImportError:
     sys.exit(77)
 
 SOURCE = os.environ["PK_SOURCE_DIR"]
-PPG_BP = os.path.join(SOURCE, "..", "shared", "data", "ppg", "ppg-bp")
+SHARED = [f"{SOURCE}/../shared/data/ppg/ppg-bp", "/work/shared/data/ppg/ppg-bp"]
+PPG_BP = next((d for d in SHARED if os.path.isdir(d)), None)
 SMALL = ["data.leads=[PPG]", "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.heads=2",
          "objective.decoder.width=8", "objective.decoder.depth=1", "objective.decoder.heads=2", "train.steps=3",
          "train.batch_size=16", "train.learning_rate.warmup=1", "data.crop=1.92s", "model.encoder.patch=160ms"]
@@ -82,7 +83,7 @@ def main():
                f"{few['test_subjects']} subjects: {few['results'][0]['chance']['verdict']}")
         downstream("--corpus", corpus, "--model", f"{out}/run", "--out", f"{root}/x", "--targets", "sbp", code=1)
         downstream("--corpus", corpus, "--model", f"{out}/run", "--out", f"{root}/x", "--test", "8,9", code=2)
-        if os.path.isdir(PPG_BP):
+        if PPG_BP:
             good("data", "import", "ppg-bp", PPG_BP, f"{root}/bp", "-q")
             check(root, f"{root}/bp", ["data.rate=125 Hz"], ["hr", "sbp", "dbp", "hypertension"], "ppg-bp")
         else:
