@@ -29,4 +29,7 @@ static inline const char *pk_dtype_name(enum pk_dtype t)
     return names[t];
 }
 
+/* A label of PK_U8 that is not known; in labels and targets of PK_F32 that is NaN. */
+enum { PK_LABEL_MISSING = 255 };
+
 #endif

@@ -77,6 +77,19 @@ struct pk_augment {
 };
 struct pk_val pk_augment(struct pk_build *b, struct pk_val x, struct pk_val sample,
                          const struct pk_augment *a);
+/* mixup (Zhang et al. 2018), see core/mixup_inline.h: neighbouring records of the micro-batch are
+ * mixed with each other, by a share drawn for (seed, sample). x: activations, u8 labels or float
+ * ones, the product of its leading axes a multiple of the B numbers of sample [B] i64; the result
+ * has the same shape and type, but labels come out as float, NaN where not known in either record.
+ * Called for the signal and for its labels with the same seed and sample. Not differentiated;
+ * alpha == 0: x. */
+struct pk_mixup {
+    float alpha;       // Beta(alpha, alpha); .2 in fastai, .1 to .4 in the paper
+    bool single_label; // x are labels of a multi-class task: a row of zeros is not known
+    uint64_t seed;
+};
+struct pk_val pk_mixup(struct pk_build *b, struct pk_val x, struct pk_val sample,
+                       const struct pk_mixup *a);
 /* sample [B] i64 -> kept [B, keep], hidden [B, tokens - keep] i32, ascending, complementary.
  * The multi-block pattern of core/mask.h, keyed by (seed, sample). */
 struct pk_mask {
@@ -202,9 +215,65 @@ void pk_conv1d_same(int64_t tokens, struct pk_conv1d *a);
 /* [2, C]: mean and variance (1/n) of every channel over all other axes. Not differentiated. */
 struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x);
 struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target); // mean |x - t|
-struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label); // u8
-struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit,
-                              struct pk_val label); // one-hot u8
+
+/* Supervised losses over predictions [..., N] of the storage type: the mean over what is known.
+ * Labels are u8, 0 or 1, PK_LABEL_MISSING where not known, or float within [0, 1] (soft labels, as
+ * mixup makes them), NaN where not known; targets are float, NaN where not known. What is not known
+ * has no part in the mean and no gradient; where nothing is, the loss and its gradient are 0. The
+ * mean is that of the micro-batch, so a step weighs micro-batches alike, however much is known in
+ * each. Vectors [N] are copied; NULL: ones. The backward pass reads the divisor of the mean. */
+
+/* Multi-label: each class is a question of its own. With y the label after smoothing,
+ * y (1 - s) + s / 2, p = 1 / (1 + e^-logit) and n = max(p - margin, 0), an entry of class c costs
+ *
+ *     class_weight[c] * (- positive_weight[c] a y (1 - p)^gamma_positive log p
+ *                        - b (1 - y) n^gamma_negative log(1 - n))
+ *
+ * and the loss is the sum over the known entries by their number. All zero: binary cross-entropy;
+ * both weights are those of PyTorch's BCEWithLogitsLoss. alpha in (0, 1): a = alpha, b = 1 - alpha,
+ * else both 1. Both gammas alike and no margin: focal loss (Lin et al. 2017; 2 and alpha .25
+ * there). gamma_negative above gamma_positive and a margin: the asymmetric loss (Ridnik et al.
+ * 2021; 4, 0 and .05 there). The gradient goes through the focusing factors too, as in both papers;
+ * the code published with the second holds them constant. */
+struct pk_multilabel_spec {
+    float gamma_positive, gamma_negative, margin, alpha, smoothing;
+    const float *positive_weight, *class_weight;
+};
+struct pk_val pk_multilabel_loss(struct pk_build *b, struct pk_val logit, struct pk_val label,
+                                 const struct pk_multilabel_spec *a);
+/* Without any of that: binary cross-entropy. */
+struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label);
+
+/* Multi-class: softmax cross-entropy. A row of labels is one-hot, or shares of the classes; one
+ * with an entry that is not known, or without any label, is left out. With y a label after
+ * smoothing, y (1 - s) + s / N, and w the class weights:
+ *
+ *     sum over rows and classes of -w y log softmax(logit)
+ *       / sum over rows of the mean weight of their labels (before smoothing)
+ *
+ * which for one-hot rows is PyTorch's CrossEntropyLoss with `weight` and `label_smoothing`. */
+struct pk_multiclass_spec {
+    float smoothing;
+    const float *class_weight;
+};
+struct pk_val pk_multiclass_loss(struct pk_build *b, struct pk_val logit, struct pk_val label,
+                                 const struct pk_multiclass_spec *a);
+struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit, struct pk_val label);
+
+/* Regression: with d = x - target, the sum over known targets of weight[n] loss(d) by their number.
+ */
+enum pk_regression_kind {
+    PK_REGRESSION_SQUARED,  // d^2
+    PK_REGRESSION_ABSOLUTE, // |d|, of slope 0 at 0
+    PK_REGRESSION_HUBER     // d^2 / 2 where |d| < delta, else delta (|d| - delta / 2)
+};
+struct pk_regression_spec {
+    enum pk_regression_kind kind;
+    float delta; // of Huber (1964): > 0, in units of the target
+    const float *weight;
+};
+struct pk_val pk_regression_loss(struct pk_build *b, struct pk_val x, struct pk_val target,
+                                 const struct pk_regression_spec *a);
 
 /* Losses that couple all rows of a batch: x [..., D] counts as N rows (the product of the leading
  * axes) of the storage type or of float. A program that holds them must see the whole batch

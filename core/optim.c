@@ -68,14 +68,21 @@ enum pk_status pk_optim_chunks(const struct pk_params *p, int64_t size, struct p
     return PK_OK;
 }
 
+enum pk_status pk_optim_step_check(const struct pk_optim_step *step, struct pk_err *err)
+{
+    if (step->beta1 >= 0 && step->beta1 < 1) return PK_OK;
+    return pk_fail(err, PK_EINVAL, "step %lld: AdamW beta1 %g: give a number from 0 to below 1",
+                   (long long)step->step, step->beta1);
+}
+
 void pk_optim_factors(const struct pk_optim_spec *s, const struct pk_optim_step *step,
                       struct pk_optim_factors *out)
 {
-    const double t = (double)step->step + 1;
-    *out = (struct pk_optim_factors){.m_rate = (float)(1 - s->beta1),
+    const double t = (double)step->step + 1, beta1 = step->beta1 > 0 ? step->beta1 : s->beta1;
+    *out = (struct pk_optim_factors){.m_rate = (float)(1 - beta1),
                                      .beta2 = (float)s->beta2,
                                      .v_rate = (float)(1 - s->beta2),
-                                     .step = (float)(step->learning_rate / (1 - pow(s->beta1, t))),
+                                     .step = (float)(step->learning_rate / (1 - pow(beta1, t))),
                                      .v_scale = (float)(1 / sqrt(1 - pow(s->beta2, t))),
                                      .eps = (float)s->eps,
                                      .ema_rate = (float)(1 - step->ema_momentum),
@@ -222,6 +229,7 @@ enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                              double *norm, struct pk_err *err)
 {
     const struct pk_optim_spec *s = &o->spec;
+    PK_TRY(pk_optim_step_check(step, err));
     struct job j = {.o = o, .workers = pool ? pk_pool_workers(pool) : 1, .arenas = arenas};
     run_job(pool, square_chunks, &j);
     double total = 0;

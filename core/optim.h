@@ -25,7 +25,11 @@ struct pk_optim_arenas {
 struct pk_optim_step {
     int64_t step; // 0-based: the first ever is 0, also after a resume
     double learning_rate, weight_decay, ema_momentum;
+    double beta1; // of this step, in (0, 1); 0: that of struct pk_optim_spec
 };
+
+/* PK_EINVAL unless beta1 of the step is in [0, 1). */
+enum pk_status pk_optim_step_check(const struct pk_optim_step *step, struct pk_err *err);
 
 /* What a step multiplies with, computed in double (1 - beta in float would lose digits) and rounded
  * once; struct pk_adamw says how they are used. Shared by the backends. */
@@ -68,12 +72,16 @@ const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
  *     m = beta1 m + (1 - beta1) grad;    v = beta2 v + (1 - beta2) grad^2
  *     weight -= lr * (m / c1) / (sqrt(v / c2) + eps),    c = 1 - beta^(step + 1)
  *
+ * (c1 with the beta1 of this step, whatever those before had, as PyTorch has it under a schedule of
+ * beta1)
+ *
  * for trained parameters, and state = state * keep + term * gain for state that is moved (the term
  * is where a gradient would be, is not clipped and no part of the norm); then ema = momentum * ema
  * + (1 - momentum) * weight for those with the ema flag. grad itself is left as it is. *norm (may
  * be NULL) gets the global norm before clipping; its sum of squares is in double. pool NULL runs in
- * this thread. Errors  PK_EDIVERGED the norm is not finite; names a parameter, and no arena has
- * changed */
+ * this thread.
+ * Errors  PK_EDIVERGED the norm is not finite; names a parameter, and no arena has changed
+ *         PK_EINVAL    the beta1 of the step is out of range */
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                              const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
                              double *norm, struct pk_err *err);

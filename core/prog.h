@@ -72,10 +72,12 @@ enum pk_storage {
     X(FEATURE_MOMENTS, feature_moments, loss)                                                      \
     X(L1_LOSS, l1_loss, loss)                                                                      \
     X(L1_LOSS_GRAD, l1_loss_grad, loss)                                                            \
-    X(BCE_LOSS, bce_loss, loss)                                                                    \
-    X(BCE_LOSS_GRAD, bce_loss_grad, loss)                                                          \
-    X(SOFTMAX_LOSS, softmax_loss, loss)                                                            \
-    X(SOFTMAX_LOSS_GRAD, softmax_loss_grad, loss)                                                  \
+    X(MULTILABEL_LOSS, multilabel_loss, supervised)                                                \
+    X(MULTILABEL_LOSS_GRAD, multilabel_loss_grad, supervised)                                      \
+    X(MULTICLASS_LOSS, multiclass_loss, supervised)                                                \
+    X(MULTICLASS_LOSS_GRAD, multiclass_loss_grad, supervised)                                      \
+    X(REGRESSION_LOSS, regression_loss, supervised)                                                \
+    X(REGRESSION_LOSS_GRAD, regression_loss_grad, supervised)                                      \
     X(RESHAPE, reshape, elementwise)                                                               \
     X(LEAD_PRESENT, lead_present, leads)                                                           \
     X(LEAD_MASK, lead_mask, leads)                                                                 \
@@ -93,7 +95,8 @@ enum pk_storage {
     X(KOLEO_LOSS_GRAD, koleo_loss_grad, contrast)                                                  \
     X(DOT_LOSS, dot_loss, contrast)                                                                \
     X(DOT_LOSS_GRAD, dot_loss_grad, contrast)                                                      \
-    X(AUGMENT, augment, augment)
+    X(AUGMENT, augment, augment)                                                                   \
+    X(MIXUP, mixup, mixup)
 
 enum pk_op {
 #define PK_X(name, text, family) PK_OP_##name,
@@ -166,6 +169,21 @@ union pk_attr {
         float rate; // Hz
         uint64_t seed;
     } augment;
+    struct {
+        uint64_t seed;
+        float alpha;          // shares are drawn from Beta(alpha, alpha)
+        int32_t single_label; // 1: a row of labels that are all zero is not known
+    } mixup;
+    struct {
+        float gamma_positive, gamma_negative, margin, alpha, smoothing;
+    } multilabel;
+    struct {
+        float smoothing;
+    } multiclass;
+    struct {
+        int32_t kind; // enum pk_regression_kind
+        float delta;
+    } regression;
     struct {
         int32_t stride, left, right, groups; // left, right: zeros around each record
     } conv1d;

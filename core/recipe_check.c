@@ -209,6 +209,16 @@ static void check_schedule(const struct check *c, const char *section)
     snprintf(end, sizeof end, "%s.learning_rate.end", section);
     snprintf(shape, sizeof shape, "%s.learning_rate.shape", section);
     snprintf(steps, sizeof steps, "%s.steps", section);
+    const bool cycle = is(c, shape, "one_cycle");
+    if (cycle && i64(c, warmup)) {
+        pk_diag_add(c->d, at(c, warmup, shape),
+                    "'%s' %lld has no meaning with '%s: one_cycle', whose rise is its warm-up",
+                    warmup, i64(c, warmup), shape);
+        pk_diag_help(c->d, "set it to 0, and 'rise' to a share of the steps");
+    }
+    if (cycle && f64(c, start) > f64(c, peak))
+        pk_diag_add(c->d, at(c, start, peak), "'%s' %g is above '%s' %g", start, f64(c, start),
+                    peak, f64(c, peak));
     if (i64(c, warmup) > i64(c, steps)) {
         pk_diag_add(c->d, at(c, warmup, steps), "'%s' %lld is more than '%s' %lld", warmup,
                     i64(c, warmup), steps, i64(c, steps));
@@ -217,7 +227,7 @@ static void check_schedule(const struct check *c, const char *section)
     if (i64(c, warmup) && f64(c, start) > f64(c, peak))
         pk_diag_add(c->d, at(c, start, peak), "'%s' %g is above '%s' %g", start, f64(c, start),
                     peak, f64(c, peak));
-    if (is(c, shape, "cosine") && f64(c, end) > f64(c, peak))
+    if (!is(c, shape, "constant") && f64(c, end) > f64(c, peak))
         pk_diag_add(c->d, at(c, end, peak), "'%s' %g is above '%s' %g", end, f64(c, end), peak,
                     f64(c, peak));
 }
@@ -329,9 +339,32 @@ static void check_mae(const struct check *c)
                     "set it to 0");
 }
 
+/* Settings of one loss that another one would not read. */
+static void check_loss(const struct check *c)
+{
+    const bool focal = is(c, "objective.loss", "focal");
+    const bool asymmetric = is(c, "objective.loss", "asymmetric");
+    const int64_t powers = pk_recipe_count(c->r, "objective.gamma");
+    if (powers && !focal && !asymmetric)
+        pk_diag_add(c->d, at(c, "objective.gamma", "objective.loss"),
+                    "'objective.gamma' is of the losses focal and asymmetric, not of '%s'",
+                    pk_recipe_str(c->r, "objective.loss"));
+    if (powers == 1)
+        pk_diag_add(c->d, at(c, "objective.gamma", NULL),
+                    "'objective.gamma' must be [of positives, of negatives], or empty");
+    if (f64(c, "objective.alpha") > 0 && !focal)
+        pk_diag_add(c->d, at(c, "objective.alpha", "objective.loss"),
+                    "'objective.alpha' is of the loss focal, not of '%s'",
+                    pk_recipe_str(c->r, "objective.loss"));
+    if (f64(c, "objective.mixup") > 0 && i64(c, "train.micro_batch") == 1)
+        pk_diag_add(c->d, at(c, "objective.mixup", "train.micro_batch"),
+                    "'objective.mixup' mixes records of a micro-batch, and this has one");
+}
+
 static void check_classify(const struct check *c)
 {
     check_augment(c);
+    check_loss(c);
     if (is(c, "objective.head.kind", "register_linear") && !is(c, "model.encoder.kind", "vit"))
         pk_diag_add(c->d, at(c, "objective.head.kind", "model.encoder.kind"),
                     "'objective.head.kind: register_linear' needs a transformer");

@@ -45,7 +45,13 @@
         NUMBER(p ".warmup", INT, STEPS, w, 0, 1e9, "0", "steps of linear warm-up from start"),     \
         NUMBER(p ".start", FLOAT, NONE, w, 0, 100, "1e-6", "learning rate before the warm-up"),    \
         NUMBER(p ".end", FLOAT, NONE, w, 0, 100, "1e-6", "learning rate at the end of a cosine"),  \
-        CHOICE(p ".shape", w, "constant|cosine", "cosine", "what follows the warm-up")
+        CHOICE(p ".shape", w, "constant|cosine|one_cycle", "cosine",                               \
+               "what follows the warm-up; one_cycle: half a cosine up from start, another down "   \
+               "to end"),                                                                          \
+        NUMBER(p ".rise", FLOAT, NONE, w, 0, 0.99, "0.3",                                          \
+               "one_cycle: share of the steps before the top"),                                    \
+        LIST(p ".beta1", FLOATS, w, 0, 0.999999, 0, 2, "[]",                                       \
+             "one_cycle: beta1 at both ends and at the top; empty: as the optimizer has it")
 #define DECAY_KEYS(p, w)                                                                           \
     SECTION(p, w, "decoupled weight decay, of weights of linear and convolution only"),            \
         NUMBER(p ".start", FLOAT, NONE, w, 0, 100, "0.01", "weight decay at the first step"),      \
@@ -142,7 +148,13 @@ static const struct pk_key keys[] = {
     CHOICE("objective.head.kind", CLASSIFY, "attentive|register_linear|mean_linear|concat_pool", "attentive", "one query attending to all tokens, the register, the mean of the patches, or their maximum and mean through a hidden layer"),
     NUMBER("objective.head.hidden", INT, NONE, CLASSIFY, 0, 65536, "128", "width of the hidden layer of concat_pool; 0: none"),
     NUMBER("objective.head.dropout", FLOAT, NONE, CLASSIFY, 0, 0.95, "0.5", "of concat_pool, before its last layer; half of it before the hidden one"),
-    CHOICE("objective.loss", CLASSIFY, "bce|softmax", "bce", "per-class sigmoid, or cross-entropy over classes (single_label)"),
+    CHOICE("objective.loss", CLASSIFY, "bce|focal|asymmetric|softmax", "bce", "per-class sigmoid (bce; focal: Lin et al. 2017; asymmetric: Ridnik et al. 2021), or cross-entropy over classes (softmax, with single_label)"),
+    LIST("objective.gamma", FLOATS, CLASSIFY, 0, 20, 0, 2, "[]", "focusing powers of positives and negatives; empty: [2, 2] of focal, [0, 4] of asymmetric"),
+    NUMBER("objective.alpha", FLOAT, NONE, CLASSIFY, 0, 1, "0", "focal: weight of positives, 1 - alpha of negatives; 0: none"),
+    NUMBER("objective.margin", FLOAT, NONE, CLASSIFY, 0, 0.99, "0.05", "asymmetric: taken off the probability of negatives"),
+    NUMBER("objective.smoothing", FLOAT, NONE, CLASSIFY, 0, 0.99, "0", "share of a label that goes to the other classes"),
+    CHOICE("objective.class_weights", CLASSIFY, "none|balanced", "none", "balanced: rare classes count more, by the training rows (bce family: positives by negatives / positives; softmax: inverse frequency)"),
+    NUMBER("objective.mixup", FLOAT, NONE, CLASSIFY, 0, 10, "0", "alpha of mixup between neighbours in a micro-batch; 0: none"),
     BOOLEAN("objective.single_label", CLASSIFY, "false", "use only records with exactly one label of the task"),
 
     {.path = "stages", .type = PK_KEY_SECTIONS, .when = PK_WHEN_CLASSIFY, .required = true, .count_low = 1, .count_high = PK_STAGES_MAX, .doc = "what is trained, one stage after the other, each from the best checkpoint of the last"},

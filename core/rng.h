@@ -19,8 +19,9 @@ enum pk_purpose { // keeps the streams of different uses apart; append only, num
     PK_RNG_SYNTH,
     PK_RNG_AUGMENT,
     PK_RNG_TEST,
-    PK_RNG_SHUFFLE,  // of labels, for chance levels
-    PK_RNG_LEAD_MASK // step: number of the lead
+    PK_RNG_SHUFFLE,   // of labels, for chance levels
+    PK_RNG_LEAD_MASK, // step: number of the lead
+    PK_RNG_MIXUP
 };
 
 void pk_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);

@@ -454,6 +454,7 @@ enum pk_status pk_cuda_update(struct pk_exec *x, const struct pk_optim_step *ste
     if (c->enqueued - c->told >= PK_CUDA_RING)
         return pk_fail(err, PK_EINTERNAL, "%d steps are under way and nobody asks how they went",
                        PK_CUDA_RING);
+    PK_TRY(pk_optim_step_check(step, err));
     pk_cuda_scalars_set(&host->scalars, pk_optim_constants(x->optim), step, x->skip_nan);
     PK_TRY(pk_cuda_check(cudaMemcpyAsync(&small_of(c)->scalars, &host->scalars,
                                          sizeof host->scalars, cudaMemcpyHostToDevice, c->q.stream),

@@ -1,4 +1,4 @@
-/* loss.cu -- losses and the statistics that watch for collapse.
+/* loss.cu -- the loss of predicted features and the statistics that watch for collapse.
  *
  * Sums are in double and in an order that depends on the shape alone: each block adds up a fixed
  * share and leaves one number (per column) in the workspace, and a last small kernel adds those, so
@@ -10,9 +10,8 @@
  *     l1_loss_grad     2 S read, 1 S written        755 MB  176 us
  *     feature_moments  1 S read                     252 MB   59 us
  * The sums cost a conversion to double for every value, 16 per clock and SM: 34 us on 132 SMs,
- * hidden behind the loads. The losses of a classifier see a few thousand rows; their time is the
- * launches, so they keep double-precision exponentials as on the CPU. */
-#include "cuda/fault.h"
+ * hidden behind the loads. */
+#include "cuda/device.h"
 
 extern "C" {
 #include "core/view.h"
@@ -23,7 +22,6 @@ namespace
 
 enum {
     THREADS = 256,
-    WARPS = THREADS / PK_WARP,
     SUM_PARTS = 1024,   // at most: 8 blocks on each of 132 SMs at once
     MOMENT_PARTS = 264, // at most: 2 blocks on each of 132 SMs, whose sums fill the registers
     MOMENT_TILE = 8     // columns of a block of the last kernel, 32 lanes each
@@ -109,113 +107,6 @@ __global__ void __launch_bounds__(THREADS)
     for (int k = 0; k < V; k++)
         d.at[k] = l1_slope(a.at[k], b.at[k], scale, Add ? to_float(d.at[k]) : 0.0f);
     store<S, V>(dx + p * V, d);
-}
-
-/* Logits and labels of a classifier. */
-struct labelled {
-    const void *logit;    // [rows, cols], S
-    const uint8_t *label; // [rows, cols], 0 or 1
-    int64_t rows, cols;
-    struct pk_cuda_fault *fault;
-    int32_t node;
-};
-
-template <typename S> __device__ __forceinline__ double logit_at(const labelled &a, int64_t i)
-{
-    return (double)to_float(((const S *)a.logit)[i]);
-}
-
-/* The label of value i; anything but 0 and 1 is a fault and counts as 0. */
-__device__ __forceinline__ bool label_at(const labelled &a, int64_t i)
-{
-    const uint8_t label = a.label[i];
-    if (label > 1) raise_fault(a.fault, PK_FAULT_LABEL, a.node, i / a.cols, label);
-    return label == 1;
-}
-
-/* -log sigmoid(z) for label 1, -log(1 - sigmoid(z)) for 0: max(z, 0) - z label + log(1 + e^-|z|).
- */
-template <typename S>
-__global__ void __launch_bounds__(THREADS) bce_parts(double *partial, const labelled a)
-{
-    const int64_t count = a.rows * a.cols, stride = (int64_t)gridDim.x * THREADS;
-    double sum = 0;
-    for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride) {
-        const double z = logit_at<S>(a, i);
-        sum += (z > 0 ? z : 0) - (label_at(a, i) ? z : 0) + log1p(exp(-fabs(z)));
-    }
-    leave_part(sum, partial);
-}
-
-template <typename S>
-__device__ __forceinline__ void put_slope(S *dz, int64_t i, bool add, double slope)
-{
-    dz[i] = from_float<S>((add ? to_float(dz[i]) : 0.0f) + (float)slope);
-}
-
-template <typename S>
-__global__ void __launch_bounds__(THREADS)
-    bce_slopes(S *dz, const labelled a, const float *seed, bool add)
-{
-    const int64_t count = a.rows * a.cols, i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= count) return;
-    const double scale = (double)*seed / (double)count, z = logit_at<S>(a, i);
-    // e^-|z| cannot overflow, and 1 - sigmoid(z) = sigmoid(-z) keeps the small side exact.
-    const double e = exp(-fabs(z)), small = e / (1 + e), large = 1 / (1 + e);
-    const double up = z > 0 ? large : small, down = z > 0 ? small : large;
-    put_slope(dz, i, add, scale * (label_at(a, i) ? -down : up));
-}
-
-/* log sum exp of row r and the number of its labels; one warp, the same in all lanes. A NaN does
- * not reach the maximum, but it reaches the sum. */
-template <typename S>
-__device__ __forceinline__ double row_lse(const labelled &a, int64_t r, int32_t *labels)
-{
-    const int lane = threadIdx.x % PK_WARP;
-    float top = -INFINITY, marked = 0; // counts are exact in float up to 16 M columns
-    double sum = 0;
-    for (int64_t k = lane; k < a.cols; k += PK_WARP) {
-        top = fmaxf(top, to_float(((const S *)a.logit)[r * a.cols + k]));
-        marked += label_at(a, r * a.cols + k);
-    }
-    top = warp_max(top);
-    for (int64_t k = lane; k < a.cols; k += PK_WARP)
-        sum += exp(logit_at<S>(a, r * a.cols + k) - (double)top);
-    *labels = (int32_t)warp_sum(marked);
-    return (double)top + log(warp_sum(sum));
-}
-
-/* A warp per row; a row without a label adds nothing. One block per SM is asked for, since the
- * compiler would else spill to fit more of them. */
-template <typename S>
-__global__ void __launch_bounds__(THREADS, 1) softmax_parts(double *partial, const labelled a)
-{
-    const int lane = threadIdx.x % PK_WARP;
-    double sum = 0;
-    for (int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / PK_WARP; r < a.rows;
-         r += (int64_t)gridDim.x * WARPS) {
-        int32_t labels;
-        const double lse = row_lse<S>(a, r, &labels);
-        for (int64_t k = lane; k < a.cols; k += PK_WARP)
-            if (label_at(a, r * a.cols + k)) sum += lse - logit_at<S>(a, r * a.cols + k);
-    }
-    leave_part(sum, partial);
-}
-
-template <typename S>
-__global__ void __launch_bounds__(THREADS, 1)
-    softmax_slopes(S *dz, const labelled a, const float *seed, bool add)
-{
-    const int64_t r = (int64_t)blockIdx.x * WARPS + threadIdx.x / PK_WARP;
-    if (r >= a.rows) return; // a whole warp
-    const double scale = (double)*seed / (double)a.rows;
-    int32_t labels;
-    const double lse = row_lse<S>(a, r, &labels);
-    for (int64_t k = threadIdx.x % PK_WARP; k < a.cols; k += PK_WARP) {
-        const int64_t i = r * a.cols + k;
-        const double p = labels * exp(logit_at<S>(a, i) - lse);
-        put_slope(dz, i, add, scale * (p - label_at(a, i)));
-    }
 }
 
 /* The columns and rows of one block of moment_parts. A row is cut into pieces of V columns; up to
@@ -368,52 +259,6 @@ template <typename S> enum pk_status l1_loss_grad(const struct pk_call *c, struc
                      count);
 }
 
-labelled labelled_of(const struct pk_call *c)
-{
-    labelled a = {};
-    a.logit = c->src[0];
-    a.label = (const uint8_t *)c->src[1];
-    a.rows = pk_view_rows(c->in[0]);
-    a.cols = pk_view_cols(c->in[0]);
-    a.fault = c->queue->fault;
-    a.node = c->node->scope;
-    return a;
-}
-
-template <typename S> enum pk_status bce_loss(const struct pk_call *c, struct pk_err *err)
-{
-    const labelled a = labelled_of(c);
-    const int32_t parts = parts_of(a.rows * a.cols);
-    PK_TRY(PK_LAUNCH(bce_parts<S>, (unsigned)parts, THREADS, sizeof(block_sums), c->queue, err,
-                     (double *)c->workspace, a));
-    return finish(c, parts, (double)(a.rows * a.cols), err);
-}
-
-template <typename S> enum pk_status bce_loss_grad(const struct pk_call *c, struct pk_err *err)
-{
-    const labelled a = labelled_of(c);
-    const unsigned grid = (unsigned)((a.rows * a.cols + THREADS - 1) / THREADS);
-    return PK_LAUNCH(bce_slopes<S>, grid, THREADS, 0, c->queue, err, (S *)c->dst[0], a,
-                     (const float *)c->src[2], pk_call_accumulates(c, 0));
-}
-
-template <typename S> enum pk_status softmax_loss(const struct pk_call *c, struct pk_err *err)
-{
-    const labelled a = labelled_of(c);
-    const int32_t parts = parts_of(a.rows * PK_WARP);
-    PK_TRY(PK_LAUNCH(softmax_parts<S>, (unsigned)parts, THREADS, sizeof(block_sums), c->queue, err,
-                     (double *)c->workspace, a));
-    return finish(c, parts, (double)a.rows, err);
-}
-
-template <typename S> enum pk_status softmax_loss_grad(const struct pk_call *c, struct pk_err *err)
-{
-    const labelled a = labelled_of(c);
-    const unsigned grid = (unsigned)((a.rows + WARPS - 1) / WARPS);
-    return PK_LAUNCH(softmax_slopes<S>, grid, THREADS, 0, c->queue, err, (S *)c->dst[0], a,
-                     (const float *)c->src[2], pk_call_accumulates(c, 0));
-}
-
 } // namespace
 
 extern "C" {
@@ -432,10 +277,6 @@ extern "C" {
     }
 PK_LOSS_OP(l1_loss, SUM_PARTS * sizeof(double))
 PK_LOSS_OP(l1_loss_grad, 0)
-PK_LOSS_OP(bce_loss, SUM_PARTS * sizeof(double))
-PK_LOSS_OP(bce_loss_grad, 0)
-PK_LOSS_OP(softmax_loss, SUM_PARTS * sizeof(double))
-PK_LOSS_OP(softmax_loss_grad, 0)
 #undef PK_LOSS_OP
 
 enum pk_status pk_cuda_feature_moments(const struct pk_call *c, struct pk_err *err);

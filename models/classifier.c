@@ -19,6 +19,22 @@ enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err 
     return PK_OK;
 }
 
+static void config_loss(struct pk_classifier *c, const struct pk_recipe *r)
+{
+    const char *loss = pk_recipe_str(r, "objective.loss");
+    const bool focal = !strcmp(loss, "focal"), asymmetric = !strcmp(loss, "asymmetric");
+    const bool given = pk_recipe_count(r, "objective.gamma") == 2;
+    struct pk_multilabel_spec *m = &c->multilabel;
+    c->softmax = !strcmp(loss, "softmax");
+    c->mixup = (float)pk_recipe_f64(r, "objective.mixup");
+    m->smoothing = c->multiclass.smoothing = (float)pk_recipe_f64(r, "objective.smoothing");
+    if (!focal && !asymmetric) return;
+    m->gamma_positive = given ? (float)pk_recipe_item_f64(r, "objective.gamma", 0) : focal ? 2 : 0;
+    m->gamma_negative = given ? (float)pk_recipe_item_f64(r, "objective.gamma", 1) : focal ? 2 : 4;
+    if (focal) m->alpha = (float)pk_recipe_f64(r, "objective.alpha");
+    if (asymmetric) m->margin = (float)pk_recipe_f64(r, "objective.margin");
+}
+
 enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct pk_recipe *r,
                                          const struct pk_batch_shape *shape, int32_t classes,
                                          struct pk_err *err)
@@ -29,7 +45,7 @@ enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct
     out->hidden = (int32_t)pk_recipe_i64(r, "objective.head.hidden");
     out->head_dropout = (float)pk_recipe_f64(r, "objective.head.dropout");
     out->augmented = pk_signal_ranges(out->range, r);
-    out->softmax = !strcmp(pk_recipe_str(r, "objective.loss"), "softmax");
+    config_loss(out, r);
     return pk_head_parse(&out->head, pk_recipe_str(r, "objective.head.kind"), err);
 }
 
@@ -83,6 +99,8 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
     PK_TRY(pk_build_begin(&b, out, params, err));
     const struct pk_augment_range *range = train && c->augmented ? c->range : NULL;
     struct pk_signal_in in = pk_signal_augmented(b, &c->signal, records, range, c->seed);
+    const struct pk_mixup mixup = {.alpha = train ? c->mixup : 0, .seed = c->seed};
+    in.patches = pk_mixup(b, in.patches, in.sample, &mixup);
     if (!train || c->frozen) encoder.vit.dropout = 0;
     bool encoder_frozen = c->frozen || !train;
     if (encoder_frozen) pk_scope_frozen(b, true);
@@ -102,7 +120,11 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
     if (!train) pk_output(b, pk_encoder_pool(b, &x, &c->encoder), "embedding");
     if (train) {
         struct pk_val label = pk_input(b, "label", PK_U8, 2, (int64_t[]){records, c->classes});
-        pk_loss(b, c->softmax ? pk_softmax_loss(b, logit, label) : pk_bce_loss(b, logit, label));
+        const struct pk_mixup of_labels = {
+            .alpha = c->mixup, .single_label = c->softmax, .seed = c->seed};
+        label = pk_mixup(b, label, in.sample, &of_labels);
+        pk_loss(b, c->softmax ? pk_multiclass_loss(b, logit, label, &c->multiclass)
+                              : pk_multilabel_loss(b, logit, label, &c->multilabel));
     }
     return pk_build_finish(b, err);
 }

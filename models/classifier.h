@@ -21,10 +21,13 @@ struct pk_classifier {
     float head_dropout; // of the same
     bool augmented;     // in training
     struct pk_augment_range range[PK_AUGMENT_KINDS];
-    uint64_t seed; // of augmentation and of the head's dropout
+    uint64_t seed; // of augmentation, mixup and the head's dropout
+    float mixup;   // alpha, in training; 0: none
     int32_t classes;
-    bool softmax; // single-label cross-entropy, else BCE per class
-    bool frozen;  // the encoder is not trained and runs without dropout
+    bool softmax;                         // one label of many, else a question for each class
+    struct pk_multilabel_spec multilabel; // its vectors are borrowed
+    struct pk_multiclass_spec multiclass; // of softmax
+    bool frozen;                          // the encoder is not trained and runs without dropout
 };
 
 enum pk_status pk_classifier_config(struct pk_classifier *out, const struct pk_recipe *r,

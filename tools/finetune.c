@@ -25,6 +25,7 @@ struct finetune {
     int32_t *start;                 // zeros
     const struct pk_batch *lent[2]; // by the loader, by step % 2
     uint8_t *label;                 // of the validation rows
+    float *class_weight;            // [classes] of a balanced loss, or NULL
     float *score;                   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
@@ -149,37 +150,59 @@ static uint64_t hash_encoder(const struct finetune *f)
     return h;
 }
 
-/* own: the folder of a run that goes on from a checkpoint, else NULL. */
-static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err *err)
+/* Weights that make rare classes count as much as frequent ones, from the training rows. Of
+ * questions by class: positives by negatives / positives (PyTorch's pos_weight), at most 100. Of
+ * one label of many: rows / (classes x rows of the class), as scikit-learn's "balanced". A class
+ * without a row keeps 1. */
+static enum pk_status balance(struct finetune *f, struct pk_err *err)
+{
+    struct pk_classifier *c = &f->model;
+    const size_t classes = (size_t)c->classes;
+    uint8_t *label = NULL;
+    if (strcmp(pk_recipe_str(f->t.recipe, "objective.class_weights"), "balanced")) return PK_OK;
+    PK_TRY(pk_evaluate_labels(&label, f->in.task, &f->in.train, err));
+    enum pk_status s = pk_alloc(&f->class_weight, classes, sizeof *f->class_weight, "weights", err);
+    for (size_t k = 0; s == PK_OK && k < classes; k++) {
+        double count[2] = {0, 0}, all;
+        for (int64_t i = 0; i < f->in.train.count; i++) {
+            const uint8_t y = label[(size_t)i * classes + k];
+            if (y <= 1) count[y]++;
+        }
+        all = count[0] + count[1];
+        const double odds = fmin(count[0] / fmax(count[1], 1), 100);
+        f->class_weight[k] = (float)(count[1] == 0 || count[0] == 0 ? 1
+                                     : c->softmax ? all / ((double)classes * count[1])
+                                                  : odds);
+    }
+    free(label);
+    *(c->softmax ? &c->multiclass.class_weight : &c->multilabel.positive_weight) = f->class_weight;
+    return s;
+}
+
+/* Everything up to the first step. file: of init_from, or NULL. */
+static enum pk_status prepare_from(struct finetune *f, const struct pk_model_file *file,
+                                   struct pk_err *err)
 {
     const struct pk_recipe *r = f->t.recipe;
-    struct pk_model_file file;
-    bool has_file = false;
-    PK_TRY(configure(f, own, &file, &has_file, err));
     f->batch = pk_recipe_i64(r, "train.batch_size");
     f->eval.window = (int32_t)lround(pk_recipe_f64(r, "evaluation.window") * f->in.data.rate);
     f->eval.stride = (int32_t)lround(pk_recipe_f64(r, "evaluation.stride") * f->in.data.rate);
     f->eval.max_sigmoid = !strcmp(pk_recipe_str(r, "evaluation.aggregation"), "max_sigmoid");
-    enum pk_status s = PK_OK;
     if (f->eval.window != f->in.shape.samples)
-        s = pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
-                    pk_recipe_origin(r, "evaluation.window"));
-    if (s == PK_OK)
-        s = pk_micro_batch(r, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
-                           &f->model.encoder, f->t.backend != NULL, &f->micro, err);
-    if (s == PK_OK) s = pk_trainer_precision(&f->t, err);
+        return pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
+                       pk_recipe_origin(r, "evaluation.window"));
+    PK_TRY(balance(f, err));
+    PK_TRY(pk_micro_batch(r, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
+                          &f->model.encoder, f->t.backend != NULL, &f->micro, err));
+    PK_TRY(pk_trainer_precision(&f->t, err));
     f->micros = f->batch / f->micro;
-    if (s == PK_OK) s = build_stage(f, err);
-    if (s == PK_OK) s = pk_evaluator_open(&f->eval, &f->t.exec, &f->t.params, &f->model, err);
+    PK_TRY(build_stage(f, err));
+    PK_TRY(pk_evaluator_open(&f->eval, &f->t.exec, &f->t.params, &f->model, err));
     size_t n = (size_t)f->t.params.elements;
-    if (s == PK_OK) s = pk_alloc_aligned(&f->t.best, n, sizeof(float), "best weights", err);
-    if (s == PK_OK) {
-        pk_params_init(&f->t.params, (uint64_t)pk_recipe_i64(r, "seed"), f->t.exec.weight);
-        if (has_file) s = pk_model_read(&file, &f->t.params, "encoder.", f->t.exec.weight, err);
-        if (s == PK_OK) s = pk_exec_push(&f->t.exec, err);
-    }
-    if (has_file) pk_model_close(&file);
-    if (s != PK_OK) return s;
+    PK_TRY(pk_alloc_aligned(&f->t.best, n, sizeof(float), "best weights", err));
+    pk_params_init(&f->t.params, (uint64_t)pk_recipe_i64(r, "seed"), f->t.exec.weight);
+    if (file) PK_TRY(pk_model_read(file, &f->t.params, "encoder.", f->t.exec.weight, err));
+    PK_TRY(pk_exec_push(&f->t.exec, err));
     size_t rows = (size_t)f->in.validation.count, classes = (size_t)f->in.task->classes;
     if (!rows)
         return pk_fail(err, PK_EDATA, "%s: no labelled record is left to choose checkpoints by",
@@ -187,6 +210,17 @@ static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err
     PK_TRY(pk_alloc(&f->start, (size_t)f->batch, sizeof *f->start, "crop starts", err));
     PK_TRY(pk_alloc(&f->score, rows * classes, sizeof *f->score, "scores", err));
     return pk_evaluate_labels(&f->label, f->in.task, &f->in.validation, err);
+}
+
+/* own: the folder of a run that goes on from a checkpoint, else NULL. */
+static enum pk_status prepare(struct finetune *f, const char *own, struct pk_err *err)
+{
+    struct pk_model_file file;
+    bool has_file = false;
+    PK_TRY(configure(f, own, &file, &has_file, err));
+    enum pk_status s = prepare_from(f, has_file ? &file : NULL, err);
+    if (has_file) pk_model_close(&file);
+    return s;
 }
 
 static double rate_at(const struct finetune *f, int64_t stage_step)
@@ -220,6 +254,9 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, s
     struct pk_optim_step s = {.step = f->stage_step,
                               .learning_rate = rate_at(f, f->stage_step),
                               .weight_decay = decay_at(f, f->stage_step)};
+    char path[128];
+    s.beta1 = pk_recipe_beta1(f->t.recipe, stage_key(path, f->stage, "learning_rate"),
+                              stage_i64(f, "steps"), f->stage_step);
     return pk_exec_update(&f->t.exec, &s, err);
 }
 
@@ -514,6 +551,7 @@ enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_o
     pk_prog_free(&f->prog);
     free(f->start);
     free(f->label);
+    free(f->class_weight);
     free(f->score);
     pk_trainer_free(&f->t);
     pk_loader_close(f->loader);

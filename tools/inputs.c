@@ -77,6 +77,50 @@ static enum pk_status select_rows(struct pk_rows *out, const struct pk_inputs *i
     return PK_OK;
 }
 
+struct seen {
+    uint64_t patient;
+    int64_t row;
+};
+
+static int by_patient(const void *a, const void *b)
+{
+    const struct seen *x = a, *y = b;
+    return (x->patient > y->patient) - (x->patient < y->patient);
+}
+
+/* Nobody may be trained on and scored: what is learned of a person's heart would be recognised, not
+ * generalised. Records of unknown participants cannot be checked. */
+static enum pk_status check_leaks(const struct pk_inputs *in, const struct pk_rows *held,
+                                  const char *held_path, const struct pk_recipe *r,
+                                  struct pk_err *err)
+{
+    struct seen *s;
+    enum pk_status status = PK_OK;
+    size_t n = 0;
+    PK_TRY(pk_alloc(&s, (size_t)in->train.count, sizeof *s, "participants", err));
+    for (int64_t i = 0; i < in->train.count; i++) {
+        const int64_t row = in->train.row[i];
+        if (in->data.record[row].patient) s[n++] = (struct seen){in->data.record[row].patient, row};
+    }
+    qsort(s, n, sizeof *s, by_patient);
+    for (int64_t i = 0; i < held->count && status == PK_OK; i++) {
+        const struct seen key = {in->data.record[held->row[i]].patient, 0};
+        const struct seen *found = bsearch(&key, s, n, sizeof *s, by_patient);
+        char a[64], b[64];
+        if (!found) continue;
+        in->data.record_id(&in->data, found->row, a);
+        in->data.record_id(&in->data, held->row[i], b);
+        status = pk_fail(err, PK_EDATA,
+                         "%s: records %s and %s of %s are of one participant, but the first is "
+                         "trained on and the second is held out\n"
+                         "help: give all records of a participant one fold; 'purkinje data verify' "
+                         "counts such participants",
+                         pk_recipe_origin(r, held_path), a, b, in->data.name);
+    }
+    free(s);
+    return status;
+}
+
 static enum pk_status find_task(struct pk_inputs *in, const struct pk_recipe *r, struct pk_err *err)
 {
     const char *name = pk_recipe_str(r, "data.task");
@@ -183,6 +227,8 @@ enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r
     if (s == PK_OK && !out->train.count)
         s = pk_fail(err, PK_EDATA, "%s: no record of %s is left to train on (folds, task)",
                     pk_recipe_origin(r, "data.folds.train"), out->data.name);
+    if (s == PK_OK) s = check_leaks(out, &out->validation, "data.folds.validation", r, err);
+    if (s == PK_OK) s = check_leaks(out, &out->test, "data.folds.test", r, err);
     if (s == PK_OK) s = mixture(out, r, err);
     if (s == PK_OK) return PK_OK;
 fail:

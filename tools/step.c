@@ -175,10 +175,12 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
     s->flops += v->bound.plan.flops * (double)(s->micros * s->parts);
     for (int64_t part = 0; part < s->parts; part++)
         PK_TRY(run_part(s, v, b, part, detail && part == s->parts - 1, err));
-    struct pk_optim_step o = {.step = step,
-                              .learning_rate = pk_schedule_at(&s->rate, step),
-                              .weight_decay = pk_schedule_at(&s->decay, step),
-                              .ema_momentum = pk_schedule_at(&s->momentum, step)};
+    struct pk_optim_step o = {
+        .step = step,
+        .learning_rate = pk_schedule_at(&s->rate, step),
+        .weight_decay = pk_schedule_at(&s->decay, step),
+        .ema_momentum = pk_schedule_at(&s->momentum, step),
+        .beta1 = pk_recipe_beta1(s->t->recipe, "train.learning_rate", s->steps, step)};
     double begun = pk_seconds();
     enum pk_status status = pk_exec_update(&s->t->exec, &o, err);
     s->optimizer_seconds += pk_seconds() - begun;

@@ -19,7 +19,10 @@ static enum pk_shape shape(const struct pk_recipe *r, const char *prefix)
 {
     char path[128];
     snprintf(path, sizeof path, "%s.shape", prefix);
-    return strcmp(pk_recipe_str(r, path), "constant") ? PK_SHAPE_COSINE : PK_SHAPE_CONSTANT;
+    const char *name = pk_recipe_str(r, path);
+    return !strcmp(name, "constant")    ? PK_SHAPE_CONSTANT
+           : !strcmp(name, "one_cycle") ? PK_SHAPE_ONE_CYCLE
+                                        : PK_SHAPE_COSINE;
 }
 
 struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix, int64_t steps)
@@ -29,7 +32,23 @@ struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix,
                                 .peak = number(r, prefix, "peak"),
                                 .end = number(r, prefix, "end"),
                                 .warmup = (int64_t)number(r, prefix, "warmup"),
-                                .steps = steps};
+                                .steps = steps,
+                                .rise = number(r, prefix, "rise")};
+}
+
+double pk_recipe_beta1(const struct pk_recipe *r, const char *prefix, int64_t steps, int64_t step)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s.beta1", prefix);
+    if (shape(r, prefix) != PK_SHAPE_ONE_CYCLE || pk_recipe_count(r, path) != 2) return 0;
+    const double ends = pk_recipe_item_f64(r, path, 0);
+    const struct pk_schedule s = {.shape = PK_SHAPE_ONE_CYCLE,
+                                  .start = ends,
+                                  .peak = pk_recipe_item_f64(r, path, 1),
+                                  .end = ends,
+                                  .steps = steps,
+                                  .rise = number(r, prefix, "rise")};
+    return pk_schedule_at(&s, step);
 }
 
 struct pk_schedule pk_recipe_decay(const struct pk_recipe *r, const char *prefix, int64_t steps)

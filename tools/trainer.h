@@ -35,6 +35,9 @@ struct pk_trainer {
 
 /* Reads "PREFIX.start|peak|end|warmup|shape" into a schedule over `steps`. */
 struct pk_schedule pk_recipe_rate(const struct pk_recipe *r, const char *prefix, int64_t steps);
+/* beta1 of a step that goes against a one-cycle learning rate, "PREFIX.beta1"; 0 where it is that
+ * of the optimizer. */
+double pk_recipe_beta1(const struct pk_recipe *r, const char *prefix, int64_t steps, int64_t step);
 /* Weight decay: no warm-up, so its start is the schedule's peak. */
 struct pk_schedule pk_recipe_decay(const struct pk_recipe *r, const char *prefix, int64_t steps);
 struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *prefix);

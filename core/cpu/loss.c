@@ -1,4 +1,4 @@
-/* loss.c -- losses and the statistics that watch for collapse. Sums are in double and in an order
+/* loss.c -- the loss of predicted features and the statistics that watch for collapse. Sums are in double and in an order
  * that depends on the shape alone, so that a loss compares between runs to the last bit. */
 #include "core/cpu/kernels.h"
 #include "core/view.h"
@@ -66,89 +66,5 @@ enum pk_status PK_ISA_NAME(pk_cpu_l1_loss_grad)(const struct pk_call *c, struct 
     else
         for (int64_t i = 0; i < count; i++)
             dx[i] = scale * (float)((x[i] > target[i]) - (x[i] < target[i]));
-    return PK_OK;
-}
-
-/* -log sigmoid(z) for label 1, -log(1 - sigmoid(z)) for 0: max(z, 0) - z label + log(1 + e^-|z|).
- * Logits are few (records x classes), so the C library's functions will do. */
-enum pk_status PK_ISA_NAME(pk_cpu_bce_loss)(const struct pk_call *c, struct pk_err *err)
-{
-    (void)err;
-    const float *z = c->src[0];
-    const uint8_t *label = c->src[1];
-    const int64_t count = pk_view_count(c->in[0]);
-    double sum = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const double v = (double)z[i];
-        sum += (v > 0 ? v : 0) - v * label[i] + log1p(exp(-fabs(v)));
-    }
-    *(float *)c->dst[0] = (float)(sum / (double)count);
-    return PK_OK;
-}
-
-enum pk_status PK_ISA_NAME(pk_cpu_bce_loss_grad)(const struct pk_call *c, struct pk_err *err)
-{
-    (void)err;
-    const float *z = c->src[0], seed = *(const float *)c->src[2];
-    const uint8_t *label = c->src[1];
-    float *dz = c->dst[0];
-    const int64_t count = pk_view_count(c->out[0]);
-    const bool add = pk_call_accumulates(c, 0);
-    const double scale = (double)seed / (double)count;
-    for (int64_t i = 0; i < count; i++) {
-        // e^-|z| cannot overflow, and 1 - sigmoid(z) = sigmoid(-z) keeps the small side exact.
-        const double e = exp(-fabs((double)z[i])), small = e / (1 + e), large = 1 / (1 + e);
-        const double up = z[i] > 0 ? large : small, down = z[i] > 0 ? small : large;
-        const float d = (float)(scale * (label[i] ? -down : up));
-        dz[i] = add ? dz[i] + d : d;
-    }
-    return PK_OK;
-}
-
-/* log sum exp of a row. */
-static double row_lse(const float *z, int64_t n)
-{
-    float top = z[0];
-    double sum = 0;
-    for (int64_t k = 1; k < n; k++) top = z[k] > top ? z[k] : top;
-    for (int64_t k = 0; k < n; k++) sum += exp((double)z[k] - (double)top);
-    return (double)top + log(sum);
-}
-
-enum pk_status PK_ISA_NAME(pk_cpu_softmax_loss)(const struct pk_call *c, struct pk_err *err)
-{
-    (void)err;
-    const float *z = c->src[0];
-    const uint8_t *label = c->src[1];
-    const int64_t rows = pk_view_rows(c->in[0]), cols = pk_view_cols(c->in[0]);
-    double sum = 0;
-    for (int64_t r = 0; r < rows; r++, z += cols, label += cols) {
-        const double lse = row_lse(z, cols);
-        for (int64_t k = 0; k < cols; k++)
-            if (label[k]) sum += lse - (double)z[k];
-    }
-    *(float *)c->dst[0] = (float)(sum / (double)rows);
-    return PK_OK;
-}
-
-/* A row without a label adds nothing to the loss, so its gradient is zero. */
-enum pk_status PK_ISA_NAME(pk_cpu_softmax_loss_grad)(const struct pk_call *c, struct pk_err *err)
-{
-    (void)err;
-    const float *z = c->src[0];
-    const uint8_t *label = c->src[1];
-    float *dz = c->dst[0];
-    const int64_t rows = pk_view_rows(c->out[0]), cols = pk_view_cols(c->out[0]);
-    const bool add = pk_call_accumulates(c, 0);
-    const double scale = (double)*(const float *)c->src[2] / (double)rows;
-    for (int64_t r = 0; r < rows; r++, z += cols, label += cols, dz += cols) {
-        const double lse = row_lse(z, cols);
-        int labels = 0;
-        for (int64_t k = 0; k < cols; k++) labels += label[k] != 0;
-        for (int64_t k = 0; k < cols; k++) {
-            const double d = labels * exp((double)z[k] - lse) - (label[k] != 0);
-            dz[k] = (add ? dz[k] : 0) + (float)(scale * d);
-        }
-    }
     return PK_OK;
 }

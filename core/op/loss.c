@@ -1,28 +1,18 @@
-/* loss.c -- losses, each a mean in one number, and statistics of features. */
+/* loss.c -- the loss of predicted features, a mean in one number, and statistics of features. */
 #include "core/op/rows.h"
 
 #include <string.h>
 
-static enum pk_status infer_loss(struct pk_infer *x, enum pk_dtype target)
+static enum pk_status infer_l1(struct pk_infer *x)
 {
     int64_t one = 1;
     PK_TRY(pk_infer_need_real(x, 0, 0));
-    PK_TRY(pk_infer_need(x, 1, target, x->in[0]->rank));
+    PK_TRY(pk_infer_need_real(x, 1, x->in[0]->rank));
     if (memcmp(x->in[0]->dim, x->in[1]->dim, sizeof x->in[0]->dim))
         return pk_infer_fail(x, "prediction and target differ in shape");
     PK_TRY(pk_infer_fixed(x, 1));
     pk_infer_out(x, 0, PK_F32, 1, &one);
     return PK_OK;
-}
-
-static enum pk_status infer_l1(struct pk_infer *x)
-{
-    return infer_loss(x, x->b->params->storage);
-}
-
-static enum pk_status infer_labels(struct pk_infer *x)
-{
-    return infer_loss(x, PK_U8);
 }
 
 static enum pk_status infer_moments(struct pk_infer *x)
@@ -32,49 +22,27 @@ static enum pk_status infer_moments(struct pk_infer *x)
     return PK_OK;
 }
 
-/* The gradient op follows its loss in the table. */
-static void grad_loss(struct pk_diff *d, const struct pk_node *n)
+static void grad_l1(struct pk_diff *d, const struct pk_node *n)
 {
     struct pk_slot dx = pk_diff_into(d, n->in[0]);
-    pk_diff_emit(d, (enum pk_op)(n->op + 1), NULL, 3,
+    pk_diff_emit(d, PK_OP_L1_LOSS_GRAD, NULL, 3,
                  (int32_t[]){n->in[0], n->in[1], pk_diff_out(d, n, 0)}, 1, &dx);
 }
 
-#define LOSS(op, how)                                                                              \
-    const struct pk_op_row pk_row_##op = {                                                         \
-        .name = #op, .infer = how, .grad = grad_loss, .flops = pk_flops_none};                     \
-    const struct pk_op_row pk_row_##op##_grad = {.name = #op "_grad",                              \
-                                                 .infer = pk_infer_given,                          \
-                                                 .no_grad = PK_IS_GRAD,                            \
-                                                 .flops = pk_flops_none}
-LOSS(l1_loss, infer_l1);
-LOSS(bce_loss, infer_labels);
-LOSS(softmax_loss, infer_labels);
+const struct pk_op_row pk_row_l1_loss = {
+    .name = "l1_loss", .infer = infer_l1, .grad = grad_l1, .flops = pk_flops_none};
+const struct pk_op_row pk_row_l1_loss_grad = {
+    .name = "l1_loss_grad", .infer = pk_infer_given, .no_grad = PK_IS_GRAD, .flops = pk_flops_none};
 const struct pk_op_row pk_row_feature_moments = {.name = "feature_moments",
                                                  .infer = infer_moments,
                                                  .no_grad = PK_IS_CONSTANT,
                                                  .flops = pk_flops_none};
 
-static struct pk_val loss(struct pk_build *b, enum pk_op op, struct pk_val x, struct pk_val target)
-{
-    int32_t out[PK_NODE_OUT];
-    pk_emit(b, op, NULL, 2, (int32_t[]){x.id, target.id}, out);
-    return (struct pk_val){out[0]};
-}
-
 struct pk_val pk_l1_loss(struct pk_build *b, struct pk_val x, struct pk_val target)
 {
-    return loss(b, PK_OP_L1_LOSS, x, target);
-}
-
-struct pk_val pk_bce_loss(struct pk_build *b, struct pk_val logit, struct pk_val label)
-{
-    return loss(b, PK_OP_BCE_LOSS, logit, label);
-}
-
-struct pk_val pk_softmax_loss(struct pk_build *b, struct pk_val logit, struct pk_val label)
-{
-    return loss(b, PK_OP_SOFTMAX_LOSS, logit, label);
+    int32_t out[PK_NODE_OUT];
+    pk_emit(b, PK_OP_L1_LOSS, NULL, 2, (int32_t[]){x.id, target.id}, out);
+    return (struct pk_val){out[0]};
 }
 
 struct pk_val pk_feature_moments(struct pk_build *b, struct pk_val x)

@@ -8,6 +8,7 @@
 #define PK_TEST_REF_INTERP_H
 
 #include "core/mask.h"
+#include "core/mixup_inline.h"
 #include "core/ops.h"
 #include "core/prog.h"
 #include "core/rng.h"
@@ -433,21 +434,98 @@ static inline void ref_losses(const struct ref_args *a)
         }
         return;
     }
-    if (a->n->op == PK_OP_SOFTMAX_LOSS) {
-        for (int64_t r = 0; r < a->rows; r++) {
-            double total = 0;
-            for (int64_t i = 0; i < a->c; i++) total += exp(x[r * a->c + i]);
-            for (int64_t i = 0; i < a->c; i++)
-                sum += target[r * a->c + i] * (log(total) - x[r * a->c + i]) / (double)a->rows;
-        }
-    } else {
-        for (int64_t i = 0; i < a->count; i++)
-            sum += (a->n->op == PK_OP_L1_LOSS
-                        ? fabs(x[i] - target[i])
-                        : log1p(exp(-fabs(x[i]))) + fmax(x[i], 0) - x[i] * target[i]) /
-                   (double)a->count;
-    }
+    for (int64_t i = 0; i < a->count; i++) sum += fabs(x[i] - target[i]) / (double)a->count;
     a->dst[0][0] = sum;
+}
+
+/* Label i: NaN where it is not known, as a byte or as a float. */
+static inline double ref_label(const struct ref_args *a, int64_t i)
+{
+    const bool missing = a->in[1]->dtype == PK_U8 && a->src[1][i] == PK_LABEL_MISSING;
+    return missing ? (double)NAN : a->src[1][i];
+}
+
+static inline double ref_entry(const struct ref_args *a, double x, double y)
+{
+    const union pk_attr *t = &a->n->attr;
+    if (a->n->op == PK_OP_REGRESSION_LOSS) {
+        const double d = fabs(x - y), delta = (double)t->regression.delta;
+        if (t->regression.kind == PK_REGRESSION_SQUARED) return d * d;
+        if (t->regression.kind == PK_REGRESSION_ABSOLUTE) return d;
+        return d < delta ? d * d / 2 : delta * (d - delta / 2);
+    }
+    const double p = 1 / (1 + exp(-x)), n = fmax(p - (double)t->multilabel.margin, 0);
+    return -pow(1 - p, (double)t->multilabel.gamma_positive) * y * log(p) -
+           pow(n, (double)t->multilabel.gamma_negative) * (1 - y) * log(1 - n);
+}
+
+static inline void ref_entries(const struct ref_args *a)
+{
+    const bool labels = a->n->op == PK_OP_MULTILABEL_LOSS;
+    const double *positive = labels ? a->src[2] : NULL, *weight = a->src[labels ? 3 : 2];
+    const double alpha = labels ? (double)a->n->attr.multilabel.alpha : 0;
+    const double smoothing = labels ? (double)a->n->attr.multilabel.smoothing : 0;
+    double sum = 0, known = 0;
+    for (int64_t i = 0; i < a->count; i++) {
+        const double y = ref_label(a, i), w = weight ? weight[i % a->c] : 1, x = a->src[0][i];
+        if (isnan(y)) continue;
+        known++;
+        if (!labels) {
+            sum += w * ref_entry(a, x, y);
+            continue;
+        }
+        // linear in the label: the losses of 1 and of 0
+        const double s = y * (1 - smoothing) + smoothing / 2, q = positive ? positive[i % a->c] : 1;
+        sum += w * (alpha > 0 ? alpha : 1) * q * s * ref_entry(a, x, 1);
+        sum += w * (alpha > 0 ? 1 - alpha : 1) * (1 - s) * ref_entry(a, x, 0);
+    }
+    a->dst[0][0] = known > 0 ? sum / known : 0;
+    a->dst[1][0] = known;
+}
+
+static inline void ref_multiclass(const struct ref_args *a)
+{
+    const double smoothing = (double)a->n->attr.multiclass.smoothing;
+    double sum = 0, divisor = 0;
+    for (int64_t r = 0; r < a->rows; r++) {
+        const double *x = a->src[0] + r * a->c;
+        double total = 0, labels = 0, weight = 0;
+        for (int64_t i = 0; i < a->c; i++) {
+            total += exp(x[i]);
+            labels += ref_label(a, r * a->c + i);
+            weight += ref_label(a, r * a->c + i) * (a->src[2] ? a->src[2][i] : 1);
+        }
+        if (!(labels > 0)) continue;
+        divisor += weight / labels;
+        for (int64_t i = 0; i < a->c; i++) {
+            const double y = ref_label(a, r * a->c + i);
+            sum += (a->src[2] ? a->src[2][i] : 1) * (log(total) - x[i]) *
+                   (y * (1 - smoothing) + smoothing / (double)a->c);
+        }
+    }
+    a->dst[0][0] = divisor > 0 ? sum / divisor : 0;
+    a->dst[1][0] = divisor;
+}
+
+static inline void ref_mixup(const struct ref_args *a)
+{
+    const int64_t batch = a->in[1]->dim[0], each = a->count / batch;
+    for (int64_t i = 0; i < a->count; i++) {
+        const bool byte = a->in[0]->dtype == PK_U8;
+        bool none = a->n->attr.mixup.single_label, missing = byte && a->src[0][i] == 255;
+        for (int64_t k = i / a->c * a->c; k < (i / a->c + 1) * a->c; k++)
+            none = none && a->src[0][k] == 0;
+        a->dst[0][i] = none || missing ? (double)NAN : a->src[0][i];
+    }
+    for (int64_t b = 0; b + 1 < batch; b += 2) {
+        const double s =
+            pk_mixup_share(a->n->attr.mixup.seed, (uint64_t)a->src[1][b], a->n->attr.mixup.alpha);
+        for (int64_t i = b * each; i < (b + 1) * each; i++) {
+            const double x = a->dst[0][i], y = a->dst[0][i + each];
+            a->dst[0][i] = s * x + (1 - s) * y;
+            a->dst[0][i + each] = s * y + (1 - s) * x;
+        }
+    }
 }
 
 static inline double ref_inner(const double *x, const double *y, int64_t n)
@@ -601,9 +679,17 @@ static inline bool ref_node(const struct ref_args *a)
         return true;
     case PK_OP_FEATURE_MOMENTS:
     case PK_OP_L1_LOSS:
-    case PK_OP_BCE_LOSS:
-    case PK_OP_SOFTMAX_LOSS:
         ref_losses(a);
+        return true;
+    case PK_OP_MULTILABEL_LOSS:
+    case PK_OP_REGRESSION_LOSS:
+        ref_entries(a);
+        return true;
+    case PK_OP_MULTICLASS_LOSS:
+        ref_multiclass(a);
+        return true;
+    case PK_OP_MIXUP:
+        ref_mixup(a);
         return true;
     case PK_OP_L2_NORMALIZE:
         ref_normalize(a);

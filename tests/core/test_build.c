@@ -135,7 +135,7 @@ static void record_bad(struct made *m, int which)
         pk_l1_loss(b, x, pk_linear(b, x, 8, "target"));
         break;
     case 7:
-        pk_bce_loss(b, x, x);
+        pk_bce_loss(b, x, raw);
         break;
     case 8:
         pk_dropout(b, x, sample, 0.5f, 1);
@@ -204,6 +204,54 @@ static void test_input_gradients(void)
     }
 }
 
+/* Losses against labels and targets, and mixup. */
+static void test_supervised_shapes(void)
+{
+    static const char *const wanted[] = {
+        "predictions and labels differ in shape",
+        "predictions and targets differ in shape",
+        "targets are u8, f32 was expected",
+        "focusing exponents -1 and 0: 0 or more was expected",
+        "margin 1, alpha 0, smoothing 0: numbers from 0 to below 1",
+        "smoothing 1.5: a number from 0 to below 1",
+        "delta 0 of Huber's loss",
+        "the rows are not whole records",
+        "alpha -1: a number above 0",
+        "single_label is for labels",
+        "weight -2 of column 1 of a loss",
+    };
+    const float bad[8] = {1, -2};
+    for (int i = 0; i < (int)PK_COUNT(wanted); i++) {
+        struct made m;
+        begin(&m);
+        struct pk_build *b = m.b;
+        struct pk_val few = pk_input(b, "few", PK_F32, 3, (int64_t[]){2, 5, 7});
+        struct pk_val label = pk_input(b, "label", PK_U8, 3, (int64_t[]){2, 5, 8});
+        struct pk_val sample = pk_input(b, "sample", PK_I64, 1, (int64_t[]){i == 7 ? 3 : 2});
+        struct pk_val raw = pk_input(b, "raw", PK_I16, 2, (int64_t[]){2, 8});
+        struct pk_multilabel_spec spec = {.gamma_positive = i == 3 ? -1 : 0, .margin = i == 4};
+        struct pk_regression_spec huber = {.kind = PK_REGRESSION_HUBER};
+        struct pk_mixup mix = {.alpha = i == 8 ? -1 : 1, .single_label = i == 9};
+        if (i == 10) spec.class_weight = bad;
+        if (i == 0) pk_multiclass_loss(b, m.x, few, &(struct pk_multiclass_spec){0});
+        if (i == 1) pk_regression_loss(b, m.x, few, &(struct pk_regression_spec){0});
+        if (i == 2) pk_regression_loss(b, m.x, label, &(struct pk_regression_spec){0});
+        if (i == 3 || i == 4 || i == 10) pk_multilabel_loss(b, m.x, label, &spec);
+        if (i == 5)
+            pk_multiclass_loss(b, m.x, label, &(struct pk_multiclass_spec){.smoothing = 1.5f});
+        if (i == 6) pk_regression_loss(b, m.x, m.x, &huber);
+        if (i == 7 || i == 8) pk_mixup(b, m.x, sample, &mix);
+        if (i == 9) pk_mixup(b, raw, sample, &mix);
+        fails(&m, i == 10 ? PK_ERECIPE : PK_ESHAPE, wanted[i]);
+    }
+    struct made m;
+    begin(&m);
+    CHECK(pk_mixup(m.b, m.x, PK_NONE, &(struct pk_mixup){.alpha = 0}).id == m.x.id); // off
+    CHECK_OK(pk_build_finish(m.b, &m.err), &m.err);
+    pk_prog_free(&m.p);
+    pk_params_free(&m.params);
+}
+
 /* The losses over a batch. */
 static void test_contrast_shapes(void)
 {
@@ -251,7 +299,7 @@ static void test_shapes(void)
         {PK_ESHAPE, "the token is of another width"},
         {PK_ESHAPE, "input 1 is trained, but this op passes no gradient to it"},
         {PK_ESHAPE, "input 1 is trained, but this op passes no gradient to it"},
-        {PK_ESHAPE, "input 1 is f32, u8 was expected"},
+        {PK_ESHAPE, "labels are i16, u8 or f32 was expected"},
         {PK_ESHAPE, "one sample number per record"},
         {PK_ESHAPE, "dropout([2, 5, 8], [3])"},
         {PK_ESHAPE, "lead 3 is not in the batch"},
@@ -334,6 +382,7 @@ int main(void)
     test_parameters();
     test_shapes();
     test_input_gradients();
+    test_supervised_shapes();
     test_contrast_shapes();
     test_exec();
     return TEST_END();

@@ -13,7 +13,7 @@
 enum { B = 3, T = 7, C = 8, KEEP = 3, HEADS = 2 };
 
 struct in { // inputs of the ugly programs; some programs leave some unused
-    struct pk_val x, y, kept, hidden, sample, label, far, gain, group, segment;
+    struct pk_val x, y, kept, hidden, sample, label, partial, soft, far, gain, group, segment;
     int turn; // which of several orders
 };
 
@@ -22,7 +22,8 @@ static struct {
     float far[B][C]; // +-10, so that an L1 loss against it has no kink nearby
     int32_t kept[B][KEEP], hidden[B][T - KEEP];
     int64_t sample[B];
-    uint8_t label[B][CLASSES];
+    uint8_t label[B][CLASSES], partial[B][CLASSES]; // the second with some not known
+    float soft[B][CLASSES];                         // shares of classes, the last row not known
     float gain[4];        // of one record, whose leads are the rows of x; the second is absent
     int64_t group[B * T]; // of tokens: 1 to 4 of a group, one alone
     int64_t segment[B];   // of records: keys of them
@@ -43,15 +44,27 @@ static void make_data(void)
         pk_mask_sample(3, (uint64_t)b, T, KEEP, 2, data.kept[b], data.hidden[b]);
         data.label[b][pk_rng_below(&r, CLASSES)] = 1;
         data.segment[b] = 3 - b;
+        for (int k = 0; k < CLASSES; k++) {
+            data.partial[b][k] = (b + k) % 4 == 3 ? PK_LABEL_MISSING : (b + k) % 2 != 0;
+            data.soft[b][k] =
+                b == B - 1 ? (float)NAN : (float)(k + 1) * 2 / (CLASSES * (CLASSES + 1));
+        }
     }
     for (int i = 1; i < B * T; i++) data.group[i] = 1 + i % 6; // token 0 is a group of its own
 }
 
-static const struct pk_feed feeds[] = {{"x", data.x, 0},           {"y", data.y, 0},
-                                       {"kept", data.kept, 0},     {"far", data.far, 0},
-                                       {"hidden", data.hidden, 0}, {"sample", data.sample, 0},
-                                       {"label", data.label, 0},   {"gain", data.gain, 0},
-                                       {"group", data.group, 0},   {"segment", data.segment, 0}};
+static const struct pk_feed feeds[] = {{"x", data.x, 0},
+                                       {"y", data.y, 0},
+                                       {"kept", data.kept, 0},
+                                       {"far", data.far, 0},
+                                       {"hidden", data.hidden, 0},
+                                       {"sample", data.sample, 0},
+                                       {"label", data.label, 0},
+                                       {"gain", data.gain, 0},
+                                       {"group", data.group, 0},
+                                       {"segment", data.segment, 0},
+                                       {"partial", data.partial, 0},
+                                       {"soft", data.soft, 0}};
 
 /* Building blocks. */
 static struct pk_val pool(struct pk_build *b, struct pk_val h) // [B, T, C] -> [B, C]
@@ -432,6 +445,39 @@ static void gates_and_pools(struct pk_build *b, struct in *in)
     pk_loss(b, pk_bce_loss(b, pk_linear_bias(b, w, CLASSES, "out"), in->label));
 }
 
+/* Every supervised loss, of labels that are bytes, soft, partly missing and mixed. */
+static void supervised(struct pk_build *b, struct in *in)
+{
+    float positive[CLASSES], weight[CLASSES], scale[C];
+    for (int k = 0; k < CLASSES; k++)
+        positive[k] = 1 + 0.5f * (float)k, weight[k] = 2 - positive[k] / 4;
+    for (int k = 0; k < C; k++) scale[k] = (float)(k + 1) / C;
+    struct pk_multilabel_spec focal = {.gamma_positive = 2, .gamma_negative = 2, .alpha = .25f};
+    struct pk_multilabel_spec weighted = {.smoothing = .1f, .positive_weight = positive};
+    struct pk_multilabel_spec asymmetric = {
+        .gamma_positive = 1, .gamma_negative = 4, .margin = .01f};
+    struct pk_multiclass_spec softmax = {.smoothing = .1f, .class_weight = weight};
+    struct pk_regression_spec squared = {.kind = PK_REGRESSION_SQUARED, .weight = scale};
+    struct pk_regression_spec huber = {.kind = PK_REGRESSION_HUBER, .delta = 3};
+    const struct pk_mixup mix = {.alpha = .4f, .seed = 9},
+                          whole = {.alpha = 1, .single_label = true};
+    weighted.class_weight = asymmetric.class_weight = weight;
+    struct pk_val x = pk_mixup(b, in->x, in->sample, &mix);
+    struct pk_val h = pool(b, pk_linear(b, x, C, "a")), z = pk_linear_bias(b, h, CLASSES, "out");
+    struct pk_val mixed = pk_mixup(b, in->partial, in->sample, &mix), l[4];
+    const int turn = in->turn;
+    l[0] = pk_multilabel_loss(b, z, turn & 1 ? mixed : in->partial, &focal);
+    l[1] = pk_multilabel_loss(b, z, turn & 2 ? in->partial : mixed,
+                              turn & 1 ? &weighted : &asymmetric);
+    l[2] = pk_multiclass_loss(b, z, turn & 1 ? in->soft : in->label, &softmax);
+    if (turn & 2) l[2] = pk_softmax_loss(b, z, pk_mixup(b, in->label, in->sample, &whole));
+    if (turn & 1) // |d| is about 10: the line of Huber, the parabola with the soft labels
+        l[3] = pk_regression_loss(b, h, in->far, turn & 2 ? &squared : &huber);
+    else
+        l[3] = pk_regression_loss(b, z, in->soft, &huber);
+    pk_loss(b, pk_add(b, pk_add(b, l[0], l[1]), pk_add(b, l[2], l[3])));
+}
+
 static const struct ugly {
     const char *name;
     void (*build)(struct pk_build *b, struct in *in);
@@ -462,6 +508,7 @@ static const struct ugly {
     {"contrast_same", contrast_same, 2, false},
     {"contrast_ema", contrast_momentum, 1, true},
     {"injected", injected, 2, false},
+    {"supervised", supervised, 4, false},
 };
 
 static int steep_slopes; // directions whose fall by 4 could be seen
@@ -589,6 +636,8 @@ static void test_ugly(const struct ugly *u, int turn)
         .hidden = pk_input(b, "hidden", PK_I32, 2, (int64_t[]){B, T - KEEP}),
         .sample = pk_input(b, "sample", PK_I64, 1, (int64_t[]){B}),
         .label = pk_input(b, "label", PK_U8, 2, (int64_t[]){B, CLASSES}),
+        .partial = pk_input(b, "partial", PK_U8, 2, (int64_t[]){B, CLASSES}),
+        .soft = pk_input(b, "soft", PK_F32, 2, (int64_t[]){B, CLASSES}),
         .far = pk_input(b, "far", PK_F32, 2, (int64_t[]){B, C}),
         .gain = pk_input(b, "gain", PK_F32, 2, (int64_t[]){1, 4}),
         .group = pk_input(b, "group", PK_I64, 1, (int64_t[]){B * T}),

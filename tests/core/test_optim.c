@@ -67,9 +67,11 @@ static struct pk_optim_arenas arenas(const struct model *m)
                                     m->arena[4]};
 }
 
+/* Odd steps have a beta1 of their own. */
 static struct pk_optim_step step_of(int64_t step)
 {
-    return (struct pk_optim_step){step, 1e-3 * (1 + (double)step), 0.05, 0.99};
+    return (struct pk_optim_step){step, 1e-3 * (1 + (double)step), 0.05, 0.99,
+                                  step % 2 ? 0.85 + 0.005 * (double)step : 0};
 }
 
 /* Takes STEPS steps; norms [STEPS]. */
@@ -98,8 +100,8 @@ static void train_double(struct model *m, const struct pk_optim_spec *spec, doub
     EACH(m, q, i) w[0][i] = w[3][i] = (double)m->arena[0][i];
     for (int64_t s = 0; s < STEPS; s++) {
         const struct pk_optim_step step = step_of(s);
-        const double c1 = 1 - pow(spec->beta1, (double)s + 1),
-                     c2 = 1 - pow(spec->beta2, (double)s + 1);
+        const double beta1 = step.beta1 > 0 ? step.beta1 : spec->beta1;
+        const double c1 = 1 - pow(beta1, (double)s + 1), c2 = 1 - pow(spec->beta2, (double)s + 1);
         double square = 0;
         fill(m, 4, (uint64_t)s, s % 3 ? 1e-2 : 1e-5);
         EACH(m, q, i) if (q->trained) square += pow((double)m->arena[4][i], 2);
@@ -110,7 +112,7 @@ static void train_double(struct model *m, const struct pk_optim_spec *spec, doub
             const double g = (double)m->arena[4][i] * scale;
             if (q->trained) {
                 if (q->decay) w[0][i] *= 1 - step.learning_rate * step.weight_decay;
-                w[1][i] = spec->beta1 * w[1][i] + (1 - spec->beta1) * g;
+                w[1][i] = beta1 * w[1][i] + (1 - beta1) * g;
                 w[2][i] = spec->beta2 * w[2][i] + (1 - spec->beta2) * g * g;
                 w[0][i] -= step.learning_rate * (w[1][i] / c1) / (sqrt(w[2][i] / c2) + spec->eps);
             }
@@ -201,6 +203,12 @@ static void test_divergence(void)
     m.arena[4][m.item[3].offset] = (float)NAN;
     CHECK_OK(pk_optim_step(o, NULL, &a, &step, norm, &err), &err);
     CHECK(norm[0] > 0 && norm[0] < 1e6);
+    const double betas[] = {1, -0.1, (double)NAN};
+    for (size_t b = 0; b < PK_COUNT(betas); b++) {
+        struct pk_optim_step wrong = step;
+        wrong.beta1 = betas[b];
+        CHECK_FAILS(pk_optim_step(o, NULL, &a, &wrong, norm, &err), PK_EINVAL, &err, "beta1");
+    }
     pk_optim_free(o);
     free(copy);
     model_free(&m);

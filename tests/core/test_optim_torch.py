@@ -1,5 +1,6 @@
 """core/optim.c against torch.optim.AdamW and torch.nn.utils.clip_grad_norm_, through the test
-program test_optim, which takes the same 20 steps from a file of weights and gradients."""
+program test_optim, which takes the same 20 steps from a file of weights and gradients. beta1 differs
+from step to step, as under a one-cycle schedule."""
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def torch_steps(weights, grads, clip, dtype):
             torch.nn.utils.clip_grad_norm_([p for p, _ in trained], clip)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (1 + step)
+            group["betas"] = (0.85 + 0.005 * step if step % 2 else 0.9, 0.99)
         optimizer.step()
         with torch.no_grad():
             for p, e, row in zip(params, ema, TABLE):

@@ -240,20 +240,20 @@ static void test_listings(void)
                   "   0  %3 = linear(in:x, fc1.weight, -) [3, 8]  # fc1\n"
                   "   1  %4 = gelu(%3) [3, 8]\n"
                   "   2  %7 = linear(%4, fc2.weight, fc2.bias) [3, 2]  # fc2\n"
-                  "   3  %8 = bce_loss(%7, in:label) [1]\n"
-                  "   4  %10 = bce_loss_grad(%7, in:label, in:seed) [3, 2]\n"
-                  "   5  %11 = linear_dx(%10, fc2.weight) [3, 8]  # fc2\n"
-                  "   6  d:fc2.weight+, d:fc2.bias+ = linear_dw(%10, %4) [2, 8]  # fc2\n"
-                  "   7  %14 = gelu_grad(%11, %3) [3, 8]\n"
-                  "   8  d:fc1.weight+, - = linear_dw(%14, in:x) [8, 4]  # fc1\n");
+                  "   3  %8, %9 = multilabel_loss(%7, in:label, -, -) [1]\n"
+                  "   4  %11 = multilabel_loss_grad(%7, in:label, -, -, %9, in:seed) [3, 2]\n"
+                  "   5  %12 = linear_dx(%11, fc2.weight) [3, 8]  # fc2\n"
+                  "   6  d:fc2.weight+, d:fc2.bias+ = linear_dw(%11, %4) [2, 8]  # fc2\n"
+                  "   7  %15 = gelu_grad(%12, %3) [3, 8]\n"
+                  "   8  d:fc1.weight+, - = linear_dw(%15, in:x) [8, 4]  # fc1\n");
     check_listing(record_mlp_loss, 2,
                   "   0  %3, %4 = linear_gelu(in:x, fc1.weight, -) [3, 8]  # fc1\n"
                   "   1  %7 = linear(%4, fc2.weight, fc2.bias) [3, 2]  # fc2\n"
-                  "   2  %8 = bce_loss(%7, in:label) [1]\n"
-                  "   3  %10 = bce_loss_grad(%7, in:label, in:seed) [3, 2]\n"
-                  "   4  %14 = linear_dx_gelu(%10, fc2.weight, %3) [3, 8]  # fc2\n"
-                  "   5  d:fc2.weight+, d:fc2.bias+ = linear_dw(%10, %4) [2, 8]  # fc2\n"
-                  "   6  d:fc1.weight+, - = linear_dw(%14, in:x) [8, 4]  # fc1\n");
+                  "   2  %8, %9 = multilabel_loss(%7, in:label, -, -) [1]\n"
+                  "   3  %11 = multilabel_loss_grad(%7, in:label, -, -, %9, in:seed) [3, 2]\n"
+                  "   4  %15 = linear_dx_gelu(%11, fc2.weight, %3) [3, 8]  # fc2\n"
+                  "   5  d:fc2.weight+, d:fc2.bias+ = linear_dw(%11, %4) [2, 8]  # fc2\n"
+                  "   6  d:fc1.weight+, - = linear_dw(%15, in:x) [8, 4]  # fc1\n");
     // add + layernorm; the sum is read again, the statistics are not
     check_listing(record_residual, 0,
                   "   0  %2 = linear(in:x, fc1.weight, -) [3, 4]  # fc1\n"
@@ -266,20 +266,20 @@ static void test_listings(void)
                   "   1  %4 = linear(%2, fc2.weight, -) [3, 4]  # fc2\n"
                   "   2  %5, %7, -, - = add_layernorm(%2, %4, norm.weight, -) [3, 4]\n"
                   "   3  %10 = add(%5, %7) [3, 4]\n");
-    // %13 is a sum of two terms: gelu_grad must wait for both
+    // %14 is a sum of two terms: gelu_grad must wait for both
     check_listing(record_shared, 2,
                   "   0  %3, %4 = linear_gelu(in:x, fc1.weight, -) [3, 8]  # fc1\n"
                   "   1  %6 = linear(%4, a.weight, -) [3, 2]  # a\n"
                   "   2  %8 = linear(%4, b.weight, -) [3, 2]  # b\n"
                   "   3  %9 = add(%6, %8) [3, 2]\n"
-                  "   4  %10 = bce_loss(%9, in:label) [1]\n"
-                  "   5  %12 = bce_loss_grad(%9, in:label, in:seed) [3, 2]\n"
-                  "   6  %13 = linear_dx(%12, b.weight) [3, 8]  # b\n"
-                  "   7  d:b.weight+, - = linear_dw(%12, %4) [2, 8]  # b\n"
-                  "   8  %13+ = linear_dx(%12, a.weight) [3, 8]  # a\n"
-                  "   9  d:a.weight+, - = linear_dw(%12, %4) [2, 8]  # a\n"
-                  "  10  %16 = gelu_grad(%13, %3) [3, 8]\n"
-                  "  11  d:fc1.weight+, - = linear_dw(%16, in:x) [8, 4]  # fc1\n");
+                  "   4  %10, %11 = multilabel_loss(%9, in:label, -, -) [1]\n"
+                  "   5  %13 = multilabel_loss_grad(%9, in:label, -, -, %11, in:seed) [3, 2]\n"
+                  "   6  %14 = linear_dx(%13, b.weight) [3, 8]  # b\n"
+                  "   7  d:b.weight+, - = linear_dw(%13, %4) [2, 8]  # b\n"
+                  "   8  %14+ = linear_dx(%13, a.weight) [3, 8]  # a\n"
+                  "   9  d:a.weight+, - = linear_dw(%13, %4) [2, 8]  # a\n"
+                  "  10  %17 = gelu_grad(%14, %3) [3, 8]\n"
+                  "  11  d:fc1.weight+, - = linear_dw(%17, in:x) [8, 4]  # fc1\n");
 }
 
 int main(void)

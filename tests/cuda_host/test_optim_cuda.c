@@ -179,7 +179,8 @@ static void start(struct model *m)
 
 static struct pk_optim_step step_of(int64_t step)
 {
-    return (struct pk_optim_step){step, 1e-3 * (1 + (double)step), 0.05, 0.99};
+    return (struct pk_optim_step){step, 1e-3 * (1 + (double)step), 0.05, 0.99,
+                                  step % 2 ? 0.8 + 0.01 * (double)step : 0};
 }
 
 /* One step in double, with the float factors that both sides get. */

@@ -281,7 +281,7 @@ static void test_overfit(const struct batch *b)
     struct pk_err err = {0};
     struct step s;
     struct step_plan plan = case_steps();
-    plan.rate = (struct pk_schedule){PK_SHAPE_COSINE, 1e-4, 3e-3, 1e-5, 10, LONG};
+    plan.rate = (struct pk_schedule){PK_SHAPE_COSINE, 1e-4, 3e-3, 1e-5, 10, LONG, 0};
     if (!step_start(&s, &c, 4, 2)) return;
     for (int i = 0; i < RECORDS; i++) s.group[i] = i / 2;
     CHECK_OK(train(&s, b, LONG, &plan, loss, &err), &err);

@@ -164,7 +164,7 @@ static void test_overfit(const struct batch *b)
     struct pk_err err = {0};
     static double loss[LONG];
     struct step_plan plan = case_steps();
-    plan.rate = (struct pk_schedule){PK_SHAPE_COSINE, 1e-4, 5e-3, 1e-5, 20, LONG};
+    plan.rate = (struct pk_schedule){PK_SHAPE_COSINE, 1e-4, 5e-3, 1e-5, 20, LONG, 0};
     plan.decay = (struct pk_schedule){.shape = PK_SHAPE_CONSTANT, .peak = 0, .steps = LONG};
     plan.momentum = (struct pk_schedule){.shape = PK_SHAPE_CONSTANT, .peak = 1, .steps = LONG};
     if (!start(&x, 4, 2)) return;
