@@ -308,11 +308,15 @@ enum pk_status pk_comm_agree(struct pk_comm *c, enum pk_status s, struct pk_err 
     all[c->rank] = mine;
     enum pk_status gathered = pk_comm_all_gather(c, all, sizeof *all, s == PK_OK ? err : &unseen);
     if (s == PK_OK) s = gathered;
-    for (int k = 0; s == PK_OK && k < c->size; k++) {
-        all[k].text[TEXT - 1] = 0;
-        if (all[k].status != PK_OK)
-            s = pk_fail(err, (enum pk_status)all[k].status, "rank %d of %d: %s", k, c->size,
-                        all[k].text);
+    int first = 0; // that failed
+    while (gathered == PK_OK && first < c->size && all[first].status == PK_OK) first++;
+    if (gathered == PK_OK && first < c->size) {
+        all[first].text[TEXT - 1] = 0;
+        const bool own = s != PK_OK;
+        if (!own)
+            s = pk_fail(err, (enum pk_status)all[first].status, "rank %d of %d: %s", first, c->size,
+                        all[first].text);
+        if (err) err->said = !own || (first < c->rank && !strcmp(all[first].text, mine.text));
     }
     free(all);
     return s;

@@ -123,7 +123,8 @@ enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct
 enum pk_status pk_comm_same(struct pk_comm *c, uint64_t value, const char *what,
                             struct pk_err *err);
 /* Did a part that each rank did by itself succeed everywhere? All get PK_OK, or the ranks that
- * failed keep their own error, and the others get the first one's, told whose it is. */
+ * failed keep their own error, and the others get the first one's, told whose it is. Words that
+ * another rank has already are marked as said. */
 enum pk_status pk_comm_agree(struct pk_comm *c, enum pk_status s, struct pk_err *err);
 
 #endif

@@ -185,7 +185,7 @@ static enum pk_status claim_kubeflow(struct detect *d)
     PK_TRY(read_claim(d, PK_LAUNCH_KUBEFLOW));
     if (c->state == NOTHING && (get(d, "PET_MASTER_ADDR") || per_node)) c->state = HALF;
     if (!torchrun && c->state == WHOLE && per_node && (!pk_parse_i64(per_node, &n) || n != 1))
-        return refuse(d, "set numProcPerNode: 1, or start with 'torchrun --no-python purkinje ...'",
+        return refuse(d, "set numProcPerNode: 1, or start with 'torchrun --no_python purkinje ...'",
                       "PET_NPROC_PER_NODE is '%.60s', but this process was started once per node",
                       per_node);
     if (c->state == WHOLE) c->local_rank = 0, c->local_size = 1;

@@ -160,9 +160,11 @@ static enum pk_status knock(struct pk_join *j, const char *host, int port, bool 
 static enum pk_status reach_zero(struct pk_join *j)
 {
     const struct pk_launch *l = j->l;
+    // ranks of one host meet on loopback, whatever the host is called (as rank 0 does)
+    const char *host = l->local_size == l->size && !l->interface[0] ? "127.0.0.1" : l->master;
     struct pk_err e = {0};
-    struct pk_meeting m;
-    double wait = 0.01;
+    struct pk_meeting m = {0};
+    double wait = 0.01, next_note = pk_seconds() + PK_SAY_SECONDS;
     for (;;) {
         bool fatal = false;
         enum pk_status s = PK_ERANK;
@@ -174,14 +176,19 @@ static enum pk_status reach_zero(struct pk_join *j)
                 pk_err_context(&e, "%s (written %.0f s ago by process %lld on %s)", l->file,
                                pk_join_clock(j) - m.written, (long long)m.pid, m.host);
         } else if (l->port) {
-            s = knock(j, l->master, l->port, &fatal, &e);
+            s = knock(j, host, l->port, &fatal, &e);
         } else {
             for (int i = 0; i < PK_JOIN_PORTS && s != PK_OK && !fatal; i++)
-                s = knock(j, l->master, pk_join_port(j, i), &fatal, &e);
+                s = knock(j, host, pk_join_port(j, i), &fatal, &e);
         }
         if (s == PK_OK) return PK_OK;
         if (fatal) return pk_fail(j->err, e.status, "%s", e.message);
         if (pk_seconds() + wait >= j->deadline) break;
+        if (pk_seconds() > next_note) {
+            pk_join_say(j, "rank %d on %s is waiting for rank 0: %s", l->rank, j->self.host,
+                        e.message);
+            next_note += PK_SAY_SECONDS;
+        }
         pk_pause(wait);
         wait = PK_MIN(wait * 1.5, 1.0);
     }

@@ -8,6 +8,7 @@
 /* Ports that are derived from a job's name: below the ephemeral ones. */
 enum { PK_JOIN_PORTS = 8, PK_JOIN_FIRST_PORT = 20000, PK_JOIN_PORT_SPAN = 12000 };
 #define PK_MESH_SECONDS 30.0 // to connect all pairs, once everybody is known
+#define PK_SAY_SECONDS  10.0 // between notes about who is awaited
 #define PK_TRY_SECONDS  5.0  // for one connection or answer
 
 /* Both ways: all is well, or what is not. */

@@ -7,8 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LINGER_SECONDS 1.0  // to tell latecomers why there is no job
-#define SAY_SECONDS    10.0 // between notes about who is missing
+#define LINGER_SECONDS 1.0 // to tell latecomers why there is no job
 
 /* "rank 2 (host b, process 77)" */
 static void name_rank(const struct pk_join *j, int rank, char text[256])
@@ -132,7 +131,7 @@ static enum pk_status somebody_missing(struct pk_join *j, const char *what, cons
 static enum pk_status collect(struct pk_join *j)
 {
     struct pk_world *w = j->w;
-    double next_note = pk_seconds() + SAY_SECONDS;
+    double next_note = pk_seconds() + PK_SAY_SECONDS;
     char from[PK_ADDRESS_TEXT], text[512];
     for (int here = 1; here < w->size;) {
         struct pk_hello h;
@@ -147,8 +146,9 @@ static enum pk_status collect(struct pk_join *j)
         if (event == PK_EVENT_TIMEOUT) {
             if (pk_seconds() >= j->deadline) return somebody_missing(j, "join", w->fd);
             list_missing(j, w->fd, text, sizeof text);
-            pk_join_say(j, "waiting for ranks %s (%d of %d are here)", text, here, w->size);
-            next_note += SAY_SECONDS;
+            pk_join_say(j, "waiting for rank%s %s (%d of %d are here)",
+                        strpbrk(text, ",-") ? "s" : "", text, here, w->size);
+            next_note += PK_SAY_SECONDS;
             continue;
         }
         enum pk_status s = h.kind == PK_HELLO_JOIN

@@ -4,6 +4,7 @@
 #include "tools/objective.h"
 #include "tools/pretrain.h"
 #include "tools/shape.h"
+#include "tools/world.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -34,25 +35,43 @@ static bool pretrains(const struct pk_recipe *r)
     return pk_objective_named(pk_recipe_str(r, "objective.kind")) != NULL;
 }
 
+static enum pk_status train_as_rank(const struct pk_recipe *r, enum pk_run_mode mode,
+                                    const struct pk_args *a, const struct pk_job *job,
+                                    struct pk_err *err)
+{
+    const struct pk_backend *backend;
+    const int size = job->comm->size;
+    PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
+    if (pretrains(r))
+        return pk_pretrain(r,
+                           &(struct pk_pretrain_options){.mode = mode,
+                                                         .quiet = a->quiet,
+                                                         .backend = backend,
+                                                         .comm = size > 1 ? job->comm : NULL,
+                                                         .heartbeat = job->heartbeat,
+                                                         .argc = a->argc,
+                                                         .argv = a->argv},
+                           err);
+    if (size > 1)
+        return pk_fail(err, PK_EUSAGE,
+                       "fine-tuning runs in a single process, and this is rank %d of %d",
+                       job->comm->rank, size);
+    return pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, backend, a->argc, a->argv},
+                       err);
+}
+
 static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
                             const struct pk_args *a, struct pk_err *err)
 {
-    enum pk_status s = PK_OK;
-    const struct pk_backend *backend;
-    PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
-    if (pretrains(r))
-        s = pk_pretrain(r,
-                        &(struct pk_pretrain_options){.mode = mode,
-                                                      .quiet = a->quiet,
-                                                      .backend = backend,
-                                                      .argc = a->argc,
-                                                      .argv = a->argv},
-                        err);
-    else
-        s = pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, backend, a->argc, a->argv},
-                        err);
+    struct pk_job job;
     char dir[PK_PATH_MAX];
-    if (s == PK_OK && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK) printf("%s\n", dir);
+    const struct pk_world_options world = {.recipe = pk_recipe_hash(r), .quiet = a->quiet};
+    PK_TRY(pk_world_open(&job, &world, err));
+    const bool leads = job.comm->rank == 0;
+    enum pk_status s = train_as_rank(r, mode, a, &job, err);
+    s = pk_world_close(&job, s, err);
+    if (s == PK_OK && leads && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK)
+        printf("%s\n", dir);
     return s;
 }
 

@@ -217,10 +217,12 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
     while (*step < p->s.steps) {
         const struct pk_batch *b;
         double waited, begun = pk_seconds();
+        pk_heartbeat_at(p->t.heartbeat, *step, "reading data");
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         p->batch[*step % 2] = b;
         bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
         p->t.exec.vote = vote(p, *step + 1);
+        pk_heartbeat_at(p->t.heartbeat, *step, "computing");
         PK_TRY(pk_step_run(&p->s, *step, p->s.objective->keep(&p->s.model, *step), b, log, err));
         ++*step;
         const uint32_t votes = p->t.comm ? p->t.exec.votes : vote(p, *step);
@@ -232,6 +234,7 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         p->since += pk_seconds() - begun;
         if (log) PK_TRY(end_interval(p, *step, err));
         if (save || *step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&p->t, err));
+        if (save) pk_heartbeat_at(p->t.heartbeat, *step, "writing a checkpoint");
         if (save) PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop) return pk_trainer_stopped(&p->t, *step, err);
     }
@@ -311,9 +314,9 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     if (s == PK_OK && leads)
         s = o->mode == PK_RUN_RESUME ? pk_trainer_open_run(&p->t, o->mode, o->argc, o->argv, err)
                                      : pk_run_check(dir, o->mode, err);
-    PK_TRY(pk_trainer_agree(&p->t, s, err));
-    PK_TRY(pk_trainer_agree(&p->t, prepare(p, err), err));
-    PK_TRY(pk_trainer_agree(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
+    PK_TRY(pk_trainer_together(&p->t, s, err));
+    PK_TRY(pk_trainer_together(&p->t, prepare(p, err), err));
+    PK_TRY(pk_trainer_together(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
     PK_TRY(share_state(p, step, err));
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, p->t.quiet,
                       pk_seconds());
@@ -329,10 +332,11 @@ enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_o
     p->t.recipe = r;
     p->t.quiet = o->quiet;
     p->t.backend = o->backend;
+    p->t.heartbeat = o->heartbeat;
     enum pk_status s = start(p, o, &step, err);
     if (s == PK_OK) s = loop(p, &step, err);
     /* What ends all ranks alike needs no word; any other failure ends the others' waiting. */
-    if (p->t.comm && s != PK_OK && s != PK_ESTOPPED && s != PK_EDIVERGED)
+    if (p->t.comm && !p->t.agreed && s != PK_OK && s != PK_ESTOPPED && s != PK_EDIVERGED)
         pk_comm_abort(p->t.comm, err->message);
     pk_progress_end(&p->t.progress);
     s = pk_trainer_end(&p->t, s, step, err);

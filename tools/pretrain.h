@@ -11,6 +11,7 @@ struct pk_pretrain_options {
     bool quiet;
     const struct pk_backend *backend; // NULL: the CPU
     struct pk_comm *comm;             // the ranks that train together, borrowed; NULL: none
+    struct pk_heartbeat *heartbeat;   // is told where this rank is, borrowed; NULL: none
     int argc;                         // for run.json; borrowed
     char **argv;
 };

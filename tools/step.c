@@ -71,10 +71,10 @@ static enum pk_status share_out(struct pk_step *s, struct pk_err *err)
     s->micros = all / s->ranks;
     const bool torn = s->objective->coupled && s->ranks > 1 && s->micros * s->micro % 2;
     if (all % s->ranks == 0 && !torn) return PK_OK;
-    const char *part = s->parts > 1 ? "a part of a batch" : "a batch";
+    const char *part = s->parts > 1 ? "train.batch_size / train.accumulate" : "train.batch_size";
     return pk_fail(
         err, PK_ERECIPE,
-        "%s: %s has %lld micro-batches of %lld records, which cannot be shared out to "
+        "%s: %s is %lld micro-batches of %lld records, which cannot be shared out to "
         "%lld ranks%s\nhelp: choose a number of ranks that divides it, a batch_size that "
         "is a multiple of %lld, or another train.micro_batch",
         pk_recipe_origin(s->t->recipe, "train.batch_size"), part, (long long)all,
@@ -205,6 +205,7 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
         .weight_decay = pk_schedule_at(&s->decay, step),
         .ema_momentum = pk_schedule_at(&s->momentum, step),
         .beta1 = pk_recipe_beta1(s->t->recipe, "train.learning_rate", s->steps, step)};
+    pk_heartbeat_at(s->t->heartbeat, step, "the gradient sum");
     double begun = pk_seconds();
     enum pk_status status = pk_exec_update(&s->t->exec, &o, err);
     s->optimizer_seconds += pk_seconds() - begun;

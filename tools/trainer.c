@@ -132,9 +132,11 @@ enum pk_status pk_trainer_join(struct pk_trainer *t, struct pk_comm *comm, struc
     return pk_comm_same(comm, pk_recipe_hash(t->recipe), "recipe", err);
 }
 
-enum pk_status pk_trainer_agree(struct pk_trainer *t, enum pk_status s, struct pk_err *err)
+enum pk_status pk_trainer_together(struct pk_trainer *t, enum pk_status s, struct pk_err *err)
 {
-    return t->comm ? pk_comm_agree(t->comm, s, err) : s;
+    if (t->comm) s = pk_comm_agree(t->comm, s, err);
+    t->agreed = t->comm && s != PK_OK;
+    return s;
 }
 
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)

@@ -5,6 +5,7 @@
 #include "core/ckpt_async.h"
 #include "core/comm.h"
 #include "core/exec.h"
+#include "core/heartbeat.h"
 #include "core/loader.h"
 #include "core/optim.h"
 #include "core/progress.h"
@@ -19,6 +20,8 @@ struct pk_trainer {
     struct pk_params params;
     struct pk_exec exec;
     struct pk_comm *comm;             // the ranks that train together, or NULL: this process alone
+    bool agreed;                      // a failure that all ranks know of, by pk_trainer_together
+    struct pk_heartbeat *heartbeat;   // of the ranks, borrowed; NULL without
     const struct pk_backend *backend; // NULL: the CPU
     struct pk_resident resident;      // all records, in a device's memory
     float *best;                      // fine-tuning: weights of the best validation, or NULL
@@ -83,7 +86,7 @@ static inline bool pk_trainer_leads(const struct pk_trainer *t)
     return pk_trainer_rank(t) == 0;
 }
 /* pk_comm_agree: a failure of one rank is one of all. */
-enum pk_status pk_trainer_agree(struct pk_trainer *t, enum pk_status s, struct pk_err *err);
+enum pk_status pk_trainer_together(struct pk_trainer *t, enum pk_status s, struct pk_err *err);
 /* Rank 0's weights, EMA copy and moments for all. */
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err);
 /* The replicas are compared every so many steps, and before each checkpoint. */
