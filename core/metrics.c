@@ -199,13 +199,16 @@ struct boot { // shared, read only but for `auc`
     const uint32_t *order;       // [classes, rows]
     const int32_t *rarest_first; // [defined], so that a draw is rejected early
     int32_t defined;
-    double *auc; // [resamples, classes]
+    double *auc;    // [resamples, classes]
+    int32_t *group; // [rows] subject of a row, numbered by first row; NULL: each is its own
+    int64_t groups; // what is drawn from
 };
 
 struct boot_thread {
     const struct boot *boot;
     int first, stride; // resamples first, first + stride, ...
     uint32_t *weight;  // [rows]
+    uint32_t *drawn;   // [groups], the same memory as weight without subjects
     int64_t rejected, failed_at;
     pthread_t thread;
     bool started;
@@ -215,8 +218,11 @@ static bool resample(struct boot_thread *t, int64_t b, uint32_t attempt)
 {
     const struct pk_metrics *m = t->boot->m;
     struct pk_rng rng = pk_rng_make(m->bootstrap.seed, PK_RNG_BOOTSTRAP, (uint64_t)b, attempt);
-    memset(t->weight, 0, (size_t)m->rows * sizeof *t->weight);
-    for (int64_t i = 0; i < m->rows; i++) t->weight[pk_rng_below(&rng, (uint64_t)m->rows)]++;
+    const int64_t groups = t->boot->groups;
+    memset(t->drawn, 0, (size_t)groups * sizeof *t->drawn);
+    for (int64_t i = 0; i < groups; i++) t->drawn[pk_rng_below(&rng, (uint64_t)groups)]++;
+    for (int64_t i = 0; t->boot->group && i < m->rows; i++)
+        t->weight[i] = t->drawn[t->boot->group[i]];
     for (int32_t k = 0; k < t->boot->defined; k++) {
         int32_t c = t->boot->rarest_first[k];
         struct curve v = walk(t->boot->order + c * m->rows, m->rows, t->weight);
@@ -245,11 +251,13 @@ static enum pk_status run_threads(struct pk_metrics *m, const struct boot *boot,
 {
     struct boot_thread t[THREADS_MAX] = {{0}};
     uint32_t *weight;
-    PK_TRY(pk_alloc(&weight, (size_t)m->rows * (size_t)threads, sizeof *weight, "bootstrap weights",
+    const int64_t room = boot->group ? 2 * m->rows : m->rows;
+    PK_TRY(pk_alloc(&weight, (size_t)room * (size_t)threads, sizeof *weight, "bootstrap weights",
                     err));
     for (int i = 0; i < threads; i++) {
         t[i] = (struct boot_thread){.boot = boot, .first = i, .stride = threads, .failed_at = -1};
-        t[i].weight = weight + i * m->rows;
+        t[i].weight = weight + i * room;
+        t[i].drawn = t[i].weight + (boot->group ? m->rows : 0);
         if (i) t[i].started = pthread_create(&t[i].thread, NULL, run_thread, &t[i]) == 0;
     }
     for (int i = 0; i < threads; i++) {
@@ -333,6 +341,42 @@ static int32_t order_by_rarity(const struct pk_metrics *m, int32_t *rarest_first
     return n;
 }
 
+struct seat {
+    uint64_t subject;
+    int64_t row;
+};
+
+static int by_subject(const void *a, const void *b)
+{
+    const struct seat *x = a, *y = b;
+    if (x->subject != y->subject) return x->subject < y->subject ? -1 : 1;
+    return (x->row > y->row) - (x->row < y->row);
+}
+
+/* Numbers the subjects by their first row, so that subjects of one row each are drawn as rows are.
+ */
+static enum pk_status group_rows(struct boot *b, const uint64_t *subject, int64_t rows,
+                                 struct pk_err *err)
+{
+    struct seat *seat;
+    int64_t first = 0;
+    b->groups = rows;
+    if (!subject) return PK_OK;
+    PK_TRY(pk_alloc(&b->group, (size_t)rows, sizeof *b->group, "subjects", err));
+    PK_TRY(pk_alloc(&seat, (size_t)rows, sizeof *seat, "subjects", err));
+    for (int64_t i = 0; i < rows; i++) seat[i] = (struct seat){subject[i], i};
+    qsort(seat, (size_t)rows, sizeof *seat, by_subject);
+    for (int64_t i = 0; i < rows; i++) {
+        if (!i || seat[i].subject != seat[i - 1].subject) first = seat[i].row;
+        b->group[seat[i].row] = (int32_t)first;
+    }
+    b->groups = 0;
+    for (int64_t i = 0; i < rows; i++) // a first row comes before the others of its subject
+        b->group[i] = b->group[i] == i ? (int32_t)b->groups++ : b->group[b->group[i]];
+    free(seat);
+    return PK_OK;
+}
+
 static enum pk_status bootstrap(struct pk_metrics *m, const uint32_t *order,
                                 const struct pk_metrics_options *o, struct pk_err *err)
 {
@@ -358,6 +402,7 @@ static enum pk_status bootstrap(struct pk_metrics *m, const uint32_t *order,
     if ((s = pk_alloc(&boot.auc, (size_t)b->resamples, (size_t)m->classes * sizeof *boot.auc,
                       "resampled AUCs", err)) != PK_OK)
         goto done;
+    if ((s = group_rows(&boot, o->subject, m->rows, err)) != PK_OK) goto done;
     boot.defined = order_by_rarity(m, rarest);
     boot.rarest_first = rarest;
     int threads = (int)PK_MIN((int64_t)PK_MIN(PK_MAX(o->threads, 1), THREADS_MAX), b->resamples);
@@ -367,6 +412,7 @@ done:
     free(rarest);
     free(value);
     free(boot.auc);
+    free(boot.group);
     return s;
 }
 

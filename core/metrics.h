@@ -32,11 +32,13 @@ struct pk_scores {         // a view; nothing is owned
 };
 
 struct pk_metrics_options {
-    int64_t min_positives; // for macro_auc_frequent; 0 means 10
-    int64_t resamples;     // of the bootstrap; 0 for none
-    uint64_t seed;         // of the bootstrap
-    int threads;           // of the bootstrap; 0 means 1. Results do not depend on it
-    double low, high;      // percentiles of the intervals; both 0 mean 2.5 and 97.5 (95 %)
+    int64_t min_positives;   // for macro_auc_frequent; 0 means 10
+    int64_t resamples;       // of the bootstrap; 0 for none
+    uint64_t seed;           // of the bootstrap
+    int threads;             // of the bootstrap; 0 means 1. Results do not depend on it
+    double low, high;        // percentiles of the intervals; both 0 mean 2.5 and 97.5 (95 %)
+    const uint64_t *subject; // [rows] or NULL; equal keys are one subject, and the bootstrap of
+                             // pk_metrics_compute draws whole subjects instead of rows
 };
 
 struct pk_interval {

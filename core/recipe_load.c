@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -41,8 +42,10 @@ static void beside_program(char out[PK_PATH_MAX])
     char program[PK_PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     out[0] = 0;
-    if (n <= 0) return;
-    program[n] = 0;
+    if (n > 0)
+        program[n] = 0;
+    else if (!realpath((const char *)getauxval(AT_EXECFN), program)) // a chroot without /proc
+        return;
     for (int up = 0; up < 2; up++) {
         char *slash = strrchr(program, '/');
         if (!slash) return;

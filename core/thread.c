@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -51,6 +52,18 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
+/* Starts a thread that takes no signals: on its stack they could do harm (core/stop.h). Returns an
+ * error number. */
+static int start_worker(struct worker *w)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int number = pthread_create(&w->thread, NULL, worker_main, w);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return number;
+}
+
 enum pk_status pk_pool_create(struct pk_pool **out, int workers, void (*start)(void),
                               struct pk_err *err)
 {
@@ -73,7 +86,7 @@ enum pk_status pk_pool_create(struct pk_pool **out, int workers, void (*start)(v
         struct worker *w = &p->worker[i];
         w->pool = p;
         w->number = i + 1;
-        errno = pthread_create(&w->thread, NULL, worker_main, w);
+        errno = start_worker(w);
         if (errno) {
             s = pk_fail_errno(err, PK_ENOMEM, "cannot start worker thread %d of %d", i + 1,
                               workers);

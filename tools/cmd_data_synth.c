@@ -126,6 +126,8 @@ static const struct pk_example examples[] = {
     {"data synth demo --records 200 --rate 100", "200 ECGs of 10 s at 100 Hz in the folder demo"},
     {"data synth pulse --ppg --records 50 --rate 64 --seconds 30 --seed 7",
      "50 PPG segments of 30 s, always the same ones"},
+    {"data synth pulse_100hz --ppg --records 50 --rate 100",
+     "PPG at the rate of the first example"},
     {0}};
 
 const struct pk_command pk_cmd_data_synth = {

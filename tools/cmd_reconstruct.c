@@ -94,9 +94,9 @@ const struct pk_command pk_cmd_reconstruct = {
         "RUN is a pretraining run of a masked autoencoder or one of its checkpoints; CORPUS a\n"
         "folder, or synthetic:N. One window, as long as those of training, is masked as in\n"
         "training. The array is [3, leads, samples] float32: original, reconstruction (NaN\n"
-        "where nothing was hidden), both in mV, and 1 where samples were hidden. Level and\n"
-        "scale of a reconstructed patch are those of the original, since the loss is of\n"
-        "standardised patches.",
+        "where nothing was hidden), both in the corpus' units, and 1 where samples were hidden.\n"
+        "Level and scale of a reconstructed patch are those of the original, since the loss is\n"
+        "of standardised patches.",
     .options = options,
     .examples = examples,
     .run = run};

@@ -219,12 +219,40 @@ static enum pk_status score(struct pk_metrics *m, struct pk_regression *r,
                             const struct pk_linear_eval *e, const struct truth *t, const double *p,
                             int64_t resamples, struct pk_err *err)
 {
-    struct pk_metrics_options o = {
-        .resamples = resamples, .seed = e->spec.bootstrap_seed, .threads = e->spec.threads};
+    struct pk_metrics_options o = {.resamples = resamples,
+                                   .seed = e->spec.bootstrap_seed,
+                                   .threads = e->spec.threads,
+                                   .subject = t->subject};
     struct pk_scores in = {
         .rows = e->tests, .classes = e->learning.classes, .labels = t->label, .f64 = p};
     if (e->task) return pk_metrics_compute(m, &in, &o, err);
     return pk_regression_compute(r, t->value, p, t->subject, e->tests, &o, err);
+}
+
+/* Mean and interval of |mean - y| - |prediction - y|: the same subjects judge both predictions, so
+ * that a hard subject among those drawn counts against neither. The scores of a regression serve:
+ * the mean of errors lifted above 0 by a constant is their MAE. */
+static enum pk_status score_gain(struct pk_linear_outcome *o, const struct pk_linear_eval *e,
+                                 const struct truth *t, double *p, struct pk_err *err)
+{
+    struct pk_regression r;
+    double lift = 1, *zero;
+    PK_TRY(pk_alloc(&zero, (size_t)e->tests, sizeof *zero, "errors", err));
+    for (int64_t i = 0; i < e->tests; i++) {
+        p[i] = fabs(p[i] - t->value[i]) - fabs(o->score[i] - t->value[i]);
+        lift = fmax(lift, 2 * fabs(p[i]));
+    }
+    for (int64_t i = 0; i < e->tests; i++) p[i] += lift;
+    struct pk_metrics_options options = {
+        .resamples = e->spec.resamples, .seed = e->spec.bootstrap_seed, .threads = e->spec.threads};
+    enum pk_status s = pk_regression_compute(&r, zero, p, t->subject, e->tests, &options, err);
+    if (s == PK_OK) {
+        const struct pk_interval *v = &r.interval[PK_MAE];
+        o->gain = r.value[PK_MAE] - lift;
+        o->gain_interval = (struct pk_interval){v->mean - lift, v->low - lift, v->high - lift};
+    }
+    free(zero);
+    return s;
 }
 
 /* The level of knowing nothing but the training labels' frequencies, or the values' mean. */
@@ -238,7 +266,8 @@ static enum pk_status score_prior(struct pk_linear_outcome *o, const struct pk_l
             sum += e->task ? (double)e->label[o->train[i] * k + c] : e->value[o->train[i]];
         for (int64_t i = 0; i < e->tests; i++) p[i * k + c] = sum / (double)o->trains;
     }
-    return score(&o->prior, &o->mean, e, t, p, 0, err);
+    PK_TRY(score(&o->prior, &o->mean, e, t, p, 0, err));
+    return e->target ? score_gain(o, e, t, p, err) : PK_OK;
 }
 
 /* Copies of the labels in which those of the training rows have changed places. */

@@ -81,6 +81,7 @@ static void put_protocol(struct pk_json_writer *w, const struct pk_linear_eval *
                            e->task ? "macro AUC, mean over the folds"
                                    : "mean squared error, mean over the folds");
     }
+    pk_json_put_string(w, "bootstrap_unit", "subject");
     pk_json_put_string(w, "subset_rule", "subjects, by rarest class or tenth of the target");
     pk_json_put_i64(w, "seed", (int64_t)s->seed);
     pk_json_close(w);
@@ -138,14 +139,68 @@ static struct spread spread_of(const struct pk_linear_outcome *o, int column)
     return s;
 }
 
+/* What the main score says beside the level of knowing nothing of the signal; NULL without an
+ * interval. Intervals over very few subjects are far too narrow to say anything. */
+static const char *verdict_of(const struct pk_linear_eval *e, const struct pk_linear_outcome *o)
+{
+    const struct pk_interval *i = e->task ? &o->m.bootstrap.macro_auc : &o->gain_interval;
+    const double chance = e->task ? 0.5 : 0;
+    if (!e->spec.resamples || isnan(i->low) || isnan(i->high)) return NULL;
+    if (e->test_subjects < PK_VERDICT_SUBJECTS) return "too few test subjects to tell";
+    if (i->low <= chance && chance <= i->high) return "no better than chance";
+    return i->low > chance ? "better than chance" : "worse than chance";
+}
+
+/* Of the numbers that the importers call so (docs/ppg.md); "" for any other. */
+static const char *unit_of(const char *target)
+{
+    static const char *const known[][2] = {{"sbp", " mmHg"},
+                                           {"dbp", " mmHg"},
+                                           {"hr", " beats/min"},
+                                           {"pulse", " beats/min"},
+                                           {"heart_rate", " beats/min"},
+                                           {"resp", " breaths/min"},
+                                           {"spo2", " %"},
+                                           {"age", " years"},
+                                           {"height", " cm"},
+                                           {"weight", " kg"}};
+    for (size_t k = 0; k < PK_COUNT(known); k++)
+        if (!strcmp(known[k][0], target)) return known[k][1];
+    return "";
+}
+
+static void print_words(const struct pk_linear_eval *e, const struct pk_linear_outcome *o)
+{
+    const char *verdict = verdict_of(e, o);
+    if (!verdict) return; // without an interval nothing can be said
+    const struct pk_interval *i = e->task ? &o->m.bootstrap.macro_auc : &o->r.interval[PK_MAE];
+    if (e->task)
+        printf("  in words: macro AUC %.3f [%.3f, %.3f]; guessing gives 0.5: %s\n", o->m.macro_auc,
+               i->low, i->high, verdict);
+    else
+        printf("  in words: MAE %.1f [%.1f, %.1f]%s; predicting the mean gives %.1f, which is %.1f "
+               "[%.1f, %.1f] more: %s\n",
+               o->r.value[PK_MAE], i->low, i->high, unit_of(e->target->name), o->mean.value[PK_MAE],
+               o->gain, o->gain_interval.low, o->gain_interval.high, verdict);
+}
+
 static void put_chance(struct pk_json_writer *w, const struct pk_linear_eval *e,
                        const struct pk_linear_outcome *o, const struct pk_model_info *info)
 {
+    const char *verdict = verdict_of(e, o);
     pk_json_open(w, "chance", '{');
+    if (verdict) pk_json_put_string(w, "verdict", verdict);
     if (e->task)
         pk_result_write(w, "training_frequency", &o->prior, info);
     else
         put_regression(w, "training_mean", &o->mean);
+    if (e->target) {
+        pk_json_put_f64(w, "mae_above_ours", o->gain);
+        pk_json_open(w, "mae_above_ours_interval_95", '[');
+        pk_json_put_f64(w, NULL, o->gain_interval.low);
+        pk_json_put_f64(w, NULL, o->gain_interval.high);
+        pk_json_close(w);
+    }
     pk_json_open(w, "shuffled_labels", '{');
     pk_json_put_i64(w, "shuffles", o->shuffles);
     for (int k = 0; o->shuffles && k < (e->task ? 1 : PK_REGRESSION_SCORES); k++) {
@@ -232,6 +287,7 @@ static void print_outcome(const struct pk_linear_eval *e, const struct pk_linear
         printf("  note: the penalty is at the end of the grid; give a longer one with --penalty\n");
     if (!e->task) {
         print_regression(o);
+        print_words(e, o);
         return;
     }
     snprintf(title, sizeof title, "  test, folds %s", e->spec.test_folds);
@@ -240,6 +296,7 @@ static void print_outcome(const struct pk_linear_eval *e, const struct pk_linear
     print_chance_line(o, 0);
     printf("  chance, macro AUPRC     %.4f; Fmax %.4f (frequencies of training)\n",
            o->prior.macro_average_precision, o->prior.fmax);
+    print_words(e, o);
 }
 
 enum pk_status pk_linear_eval_print(const struct pk_linear_eval *e,
@@ -260,7 +317,7 @@ enum pk_status pk_linear_eval_print(const struct pk_linear_eval *e,
         printf("\n");
         print_outcome(e, &e->outcome[i], info);
     }
-    if (e->target)
+    if (e->spec.resamples)
         printf("\nintervals: %lld resamples of subjects, seed %llu\n", (long long)e->spec.resamples,
                (unsigned long long)e->spec.bootstrap_seed);
     free(info);

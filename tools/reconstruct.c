@@ -159,6 +159,7 @@ static enum pk_status collect(struct pk_reconstruction *out, const struct work *
     size_t all = (size_t)s->leads * (size_t)n;
     out->leads = s->leads;
     out->rate = d->rate;
+    memcpy(out->units, d->units, sizeof out->units);
     out->start = (double)start / d->rate;
     d->record_id(d, index, out->id);
     PK_TRY(pk_alloc(&out->original, all, sizeof *out->original, "signal", err));
@@ -205,7 +206,7 @@ enum pk_status pk_reconstruct(struct pk_reconstruction *out, struct pk_model_fil
 /* --- drawing ------------------------------------------------------------------------------- */
 
 enum { ROW = 25, TOP = 12, LEFT = 12 };      // mm
-static const double SPEED = 25, HEIGHT = 10; // mm/s, mm/mV
+static const double SPEED = 25, HEIGHT = 10; // mm/s, mm for 1 mV or other unit
 
 static void add_escaped(struct pk_text *out, const char *s)
 {
@@ -221,6 +222,19 @@ static void add_escaped(struct pk_text *out, const char *s)
 static double x_of(const struct pk_reconstruction *x, int32_t sample)
 {
     return LEFT + SPEED * sample / x->rate;
+}
+
+/* "10 mm/mV", "10 mm/z", or both where ECG and PPG differ ("mV, PPG z"). */
+static void add_scale(struct pk_text *out, const char *units)
+{
+    const char *split = strstr(units, ", PPG ");
+    pk_text_add(out, "%g mm/", HEIGHT);
+    if (split) {
+        pk_text_add(out, "%.*s", (int)(split - units), units);
+        pk_text_add(out, ", PPG %g mm/", HEIGHT);
+        units = split + strlen(", PPG ");
+    }
+    add_escaped(out, units[0] ? units : "unit");
 }
 
 /* A curve around the row's middle, clipped to the row; a gap wherever a value is missing. */
@@ -280,10 +294,11 @@ void pk_reconstruction_svg(struct pk_text *out, const struct pk_reconstruction *
                 "<text x=\"%d\" y=\"5\">",
                 LEFT, TOP, LEFT, TOP, x_of(x, x->samples) - LEFT, ROW * x->leads, LEFT);
     add_escaped(out, title);
+    pk_text_add(out, "</text>\n<text x=\"%d\" y=\"9.5\">%g mm/s, ", LEFT, SPEED);
+    add_scale(out, x->units);
     pk_text_add(out,
-                "</text>\n<text x=\"%d\" y=\"9.5\">25 mm/s, 10 mm/mV; hidden from the model: "
-                "shaded; reconstruction: red, with level and scale of the original patch</text>\n",
-                LEFT);
+                "; hidden from the model: "
+                "shaded; reconstruction: red, with level and scale of the original patch</text>\n");
     for (int32_t l = 0; l < x->leads; l++) {
         shade(out, x, l);
         pk_text_add(out, "<text x=\"1\" y=\"%.2f\">", TOP + ROW * (l + 0.5));

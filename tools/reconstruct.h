@@ -13,8 +13,9 @@ struct pk_reconstruction {
     double start; // s, of the window within the record
     int32_t leads, samples;
     char lead_name[16][8];
+    char units[16];   // of the values, as the corpus says: "mV", "z", "mV, PPG z"
     bool present[16]; // [leads]
-    /* [leads, samples], mV (or the units of the corpus); NaN where a lead is absent. The loss does
+    /* [leads, samples] in `units`; NaN where a lead is absent. The loss does
      * not see level and scale of a hidden patch, so that the reconstruction takes those of the
      * original; where nothing was hidden it is NaN. */
     float *original, *guess;
@@ -29,8 +30,8 @@ enum pk_status pk_reconstruct(struct pk_reconstruction *out, struct pk_model_fil
                               const struct pk_dataset *d, int64_t index, int64_t start,
                               struct pk_err *err);
 void pk_reconstruction_free(struct pk_reconstruction *x);
-/* As a drawing on millimetre paper, 25 mm/s and 10 mm/mV, a row of 25 mm for each lead: original
- * black, hidden stretches shaded, reconstruction red. title: escaped here. */
+/* As a drawing on millimetre paper, 25 mm/s and 10 mm for one unit, a row of 25 mm for each lead:
+ * original black, hidden stretches shaded, reconstruction red. title: escaped here. */
 void pk_reconstruction_svg(struct pk_text *out, const struct pk_reconstruction *x,
                            const char *title);
 

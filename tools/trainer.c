@@ -94,8 +94,8 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
     *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
     if (whole && !want) *micro = share;
     const bool even = !whole && !want && share % PK_SHARDS == 0;
-    const int64_t whole_of = even ? share / PK_SHARDS : share;
-    while (whole_of % *micro) --*micro;
+    const int64_t unit = even ? share / PK_SHARDS : share;
+    while (unit % *micro) --*micro;
     const bool normalises = normalises_records(r);
     if (!want && *micro == 1 && (normalises || pk_encoder_convolves(encoder)))
         for (*micro = 2; *micro < share && share % *micro;) ++*micro;

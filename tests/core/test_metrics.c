@@ -159,8 +159,46 @@ static void windows(void)
     CHECK_NEAR(pk_sigmoid(-40), 4.248354255291589e-18, 1e-32);
 }
 
+/* Subjects of one row each are drawn as rows are; every row four times, as records of one subject,
+ * gives the interval of the rows once; the same rows as strangers a narrower one. */
+static void bootstrap_of_subjects(void)
+{
+    enum { N = 40, TIMES = 4 };
+    uint8_t label[N * TIMES];
+    double score[N * TIMES];
+    uint64_t subject[N * TIMES];
+    for (int i = 0; i < N * TIMES; i++) {
+        int row = i % N;
+        label[i] = row % 3 == 0;
+        score[i] = label[i] + (row * 7 % 11) / 6.0;
+        subject[i] = pk_hash64(&row, sizeof row, 1);
+    }
+    struct pk_metrics once, alone, people, strangers;
+    struct pk_err err = {0};
+    struct pk_scores in = {.rows = N, .classes = 1, .labels = label, .f64 = score};
+    struct pk_metrics_options o = {.resamples = 200, .seed = 3, .threads = 2};
+    CHECK_OK(pk_metrics_compute(&once, &in, &o, &err), &err);
+    o.subject = subject;
+    CHECK_OK(pk_metrics_compute(&alone, &in, &o, &err), &err);
+    in.rows = N * TIMES;
+    CHECK_OK(pk_metrics_compute(&people, &in, &o, &err), &err);
+    o.subject = NULL;
+    CHECK_OK(pk_metrics_compute(&strangers, &in, &o, &err), &err);
+    const struct pk_interval *a = &once.bootstrap.macro_auc, *b = &alone.bootstrap.macro_auc;
+    const struct pk_interval *c = &people.bootstrap.macro_auc, *d = &strangers.bootstrap.macro_auc;
+    CHECK(a->low < a->high && a->low == b->low && a->high == b->high);
+    CHECK_NEAR(c->low, a->low, 1e-12);
+    CHECK_NEAR(c->high, a->high, 1e-12);
+    CHECK(d->high - d->low < 0.75 * (a->high - a->low));
+    pk_metrics_free(&once);
+    pk_metrics_free(&alone);
+    pk_metrics_free(&people);
+    pk_metrics_free(&strangers);
+}
+
 int main(void)
 {
+    bootstrap_of_subjects();
     one_class();
     degenerate_classes();
     impossible_bootstrap();

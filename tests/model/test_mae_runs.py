@@ -24,7 +24,8 @@ def pretrain(out, *more):
 def check_recipes(root):
     names = json.loads(good("recipe", "ls", "--json").stdout)
     names = [n["name"] for n in (names if isinstance(names, list) else names["recipes"])]
-    names = [n for n in names if n.startswith("mae_")]
+    # That of ECG and PPG needs a corpus of 13 leads: tests/data/test_join.py trains it.
+    names = [n for n in names if n.startswith("mae_") and n != "mae_vit_ecg_ppg"]
     expect(len(names) == 4, f"recipes of masked autoencoders: {names}")
     for name in names:
         good("recipe", "validate", name)
