@@ -133,6 +133,7 @@ static const struct pk_key keys[] = {
     SECTION("objective.projection", CONTRASTIVE, "linear, GELU, linear on the mean of the tokens; dropped after pretraining"),
     NUMBER("objective.projection.hidden", INT, NONE, CONTRASTIVE, 1, 65536, "1024", "hidden width"),
     NUMBER("objective.projection.width", INT, NONE, CONTRASTIVE, 2, 4096, "128", "numbers that are compared"),
+    BOOLEAN("objective.projection.norm", CONTRASTIVE, "false", "batch norm behind both layers, by micro-batch, as SimCLR and MoCo v3 have it"),
     SECTION("objective.augment", AUGMENT, "random changes of training signals, each [probability, low, high]; [] is off; docs/augmentations.svg shows them"),
     LIST("objective.augment.time_warp", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "speed varies by this share"),
     LIST("objective.augment.crop_resize", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the crop, stretched to all of it"),

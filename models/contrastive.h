@@ -17,6 +17,7 @@ struct pk_contrastive {
     struct pk_signal signal;
     struct pk_encoder encoder;
     int32_t hidden, width; // of the projection, linear - GELU - linear, and of its result
+    bool norm;             // batch norm behind both linear layers, which then have no bias
     bool momentum;         // keys from the EMA copies of encoder and projection, and a predictor on
                            // the online side; else all rows are each other's keys
     float temperature;

@@ -70,9 +70,12 @@ struct pk_optim_spec pk_recipe_optimizer(const struct pk_recipe *r, const char *
                                   .clip = number(r, prefix, "clip")};
 }
 
-/* The head that normalises one row of a record: of a single record it would leave nothing. */
+/* A head or projection that normalises one row of a record: of a single record it would leave
+ * nothing. */
 static bool normalises_records(const struct pk_recipe *r)
 {
+    if (!strcmp(pk_recipe_str(r, "objective.kind"), "contrastive"))
+        return pk_recipe_bool(r, "objective.projection.norm");
     return !strcmp(pk_recipe_str(r, "objective.kind"), "classify") &&
            !strcmp(pk_recipe_str(r, "objective.head.kind"), "concat_pool");
 }
@@ -90,24 +93,25 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
                        (long long)batch);
     const int64_t width = encoder->width;
     int64_t target = PK_MIN(width * PK_MICRO_TOKENS_PER_CHANNEL, (int64_t)PK_MICRO_TOKENS);
-    if (pk_encoder_convolves(encoder)) target = share * tokens;
+    const bool normalises = normalises_records(r);
+    if (normalises || pk_encoder_convolves(encoder)) target = share * tokens;
     *micro = want ? want : PK_MAX((int64_t)1, PK_MIN(target / tokens, share / PK_SHARDS));
     if (whole && !want) *micro = share;
     const bool even = !whole && !want && share % PK_SHARDS == 0;
     const int64_t unit = even ? share / PK_SHARDS : share;
     while (unit % *micro) --*micro;
-    const bool normalises = normalises_records(r);
     if (!want && *micro == 1 && (normalises || pk_encoder_convolves(encoder)))
         for (*micro = 2; *micro < share && share % *micro;) ++*micro;
     *micro = PK_MIN(*micro, share);
     if (*micro > 1 || !normalises) return PK_OK;
     return pk_fail(
         err, PK_ERECIPE,
-        "%s: a micro-batch of one record, but batch norm in the head 'concat_pool' "
-        "compares records\n"
+        "%s: a micro-batch of one record, but batch norm in %s compares records\n"
         "help: 'train.micro_batch' and 'train.batch_size' / 'train.accumulate' must be 2 "
         "or more",
-        pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"));
+        pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"),
+        !strcmp(pk_recipe_str(r, "objective.kind"), "classify") ? "the head 'concat_pool'"
+                                                                : "'objective.projection'");
 }
 
 /* --- ranks --------------------------------------------------------------------------------- */

@@ -33,9 +33,10 @@ stages: [{name: all, steps: 2, learning_rate: {peak: 1e-3}}]
 train: {batch_size: 16}
 evaluation: {every: 2, bootstrap: 0}
 """
-OBJECTIVES = {"record": [], "adjacent": ["objective.pairs=adjacent"], "participant": ["objective.pairs=participant"],
-              "moco": ["objective.momentum=true", "objective.temperature=0.2"],
-              "koleo": ["objective.momentum=true", "objective.koleo=0.1", "objective.pairs=participant"]}
+OBJECTIVES = {"record": ["objective.projection.norm=false"], "normalised": [], "adjacent": ["objective.pairs=adjacent"], "participant": ["objective.pairs=participant"],
+              "moco": ["objective.momentum=true", "objective.projection.norm=false", "objective.temperature=0.2"],
+              "koleo": ["objective.momentum=true", "objective.projection.norm=false", "objective.koleo=0.1",
+                        "objective.pairs=participant"]}
 QUIET = ["--quiet", "--device", "cpu"]
 HEADS = "mean_linear", "attentive", "concat_pool"
 
@@ -68,7 +69,7 @@ def check_objectives(root):
     expect(len(set(first.values())) == len(first), f"objectives with equal losses: {first}")
     # Two views of 8 records, untrained: about the logarithm of the 15 others, and above it by noise alone.
     expect(0 < first["record"] < math.log(15) + 1, f"SimCLR's first loss: {first}")
-    pretrain(root, "vit", "parts", "train.steps=3", "train.accumulate=2")
+    pretrain(root, "vit", "parts", "train.steps=3", "train.accumulate=2", "objective.projection.norm=false")
     check_log(f"{root}/parts", "accumulated", pairs=4)
     a, b = (runs.metrics(f"{root}/{n}")[0]["loss"] for n in ("parts", "record"))
     expect(a < b, f"4 pairs at a time are as hard to tell apart as 8: {a}, {b}")
