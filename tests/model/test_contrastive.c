@@ -137,17 +137,26 @@ static enum pk_status build_whole(struct model *m, const struct pk_contrastive *
     struct pk_val h = pk_vit_encode(b, in.patches, PK_NONE, in.sample, &c->encoder.vit);
     pk_scope_end(b);
     pk_scope(b, "projector");
-    h = pk_gelu(b, pk_linear_bias(b, pk_mean_pool(b, h, 1), c->hidden, "fc1"));
-    h = pk_l2_normalize(b, pk_linear_bias(b, h, c->width, "fc2"), 1e-8f);
+    const struct pk_batchnorm bn = {.eps = 1e-5f, .momentum = 0.1f, .gain = 1, .train = true};
+    h = pk_mean_pool(b, h, 1);
+    h = c->norm ? pk_batchnorm(b, pk_linear(b, h, c->hidden, "fc1"), &bn, "norm1")
+                : pk_linear_bias(b, h, c->hidden, "fc1");
+    h = pk_gelu(b, h);
+    h = c->norm ? pk_batchnorm(b, pk_linear(b, h, c->width, "fc2"), &bn, "norm2")
+                : pk_linear_bias(b, h, c->width, "fc2");
+    h = pk_l2_normalize(b, h, 1e-8f);
     pk_scope_end(b);
     struct pk_val group = pk_input(b, "group", PK_I64, 1, (int64_t[]){RECORDS});
     pk_loss(b, pk_contrast_loss(b, h, PK_NONE, group, PK_NONE, c->temperature, 1));
     return pk_build_finish(b, err);
 }
 
-static void test_against_whole(const struct batch *b)
+/* norm: in one micro-batch, whose statistics are the batch's; running statistics are compared as
+ * gradients are, since their terms lie there. */
+static void test_against_whole(const struct batch *b, bool norm)
 {
     struct pk_contrastive c = tiny(false, 0);
+    c.norm = norm;
     c.encoder.vit.dropout = 0.1f; // the second forward pass must drop the same
     c.encoder.vit.seed = 11;
     struct pk_err err = {0};
@@ -157,7 +166,7 @@ static void test_against_whole(const struct batch *b)
     float exact = 0;
     CHECK_OK(build_whole(&whole, &c, &err), &err);
     CHECK_OK(model_start(&whole, 1, false, &err), &err);
-    if (err.status != PK_OK || !step_start(&s, &c, 2, 2)) return;
+    if (err.status != PK_OK || !step_start(&s, &c, norm ? RECORDS : 2, 2)) return;
     memcpy(s.exec.weight, whole.exec.weight, (size_t)s.params.elements * sizeof(float));
     const struct pk_feed feed[] = {{"signal", b->signal, 0}, {"gain", b->gain, 0},
                                    {"offset", b->offset, 0}, {"start", b->start, 0},
@@ -435,7 +444,8 @@ int main(int argc, char **argv)
         dump_all(argv[2], &b, !strcmp(argv[3], "momentum"));
         return TEST_END();
     }
-    test_against_whole(&b);
+    test_against_whole(&b, false);
+    test_against_whole(&b, true);
     test_views(&b);
     test_cuts(&b, false, 0, false);
     test_cuts(&b, false, 0, true);
