@@ -48,14 +48,48 @@ static void pair_up(struct pk_filter *f, double complex zero[], double complex p
     }
 }
 
+static enum pk_status check_band(double low, double high, double rate, struct pk_err *err)
+{
+    if (low > 0 && high > low && high < rate / 2) return PK_OK;
+    return pk_fail(err, PK_EINVAL,
+                   "a band-pass of %g to %g Hz at %g Hz: 0 < low < high < half the rate was "
+                   "expected",
+                   low, high, rate);
+}
+
+/* Four zeros at 0 Hz and four at half the rate: one of each for every section. */
+enum pk_status pk_filter_butterworth(struct pk_filter *out, double low, double high, double rate,
+                                     struct pk_err *err)
+{
+    double complex pole[PK_FILTER_SECTIONS];
+    double gain = 1;
+    PK_TRY(check_band(low, high, rate, err));
+    const double w1 = 4 * tan(pi * low / rate), w2 = 4 * tan(pi * high / rate);
+    for (int i = 0; i < ORDER / 2; i++) {
+        const double angle = pi * (2 * i + 1) / (2 * ORDER);
+        to_band(-sin(angle) + cos(angle) * _Complex_I, w2 - w1, sqrt(w1 * w2), &pole[2 * i]);
+    }
+    for (int i = 0; i < PK_FILTER_SECTIONS; i++) {
+        const double complex p = 4 - pole[i];
+        gain *= 4 * (w2 - w1) / creal(p * conj(p));
+        pole[i] = bilinear(pole[i]);
+    }
+    for (int k = 0; k < PK_FILTER_SECTIONS; k++) {
+        const double a[3] = {1, -2 * creal(pole[k]), creal(pole[k] * conj(pole[k]))};
+        memcpy(out->b[k], (double[3]){1, 0, -1}, sizeof out->b[k]);
+        memcpy(out->a[k], a, sizeof a);
+    }
+    for (int i = 0; i < 3; i++) out->b[0][i] *= gain;
+    return PK_OK;
+}
+
 enum pk_status pk_filter_bandpass(struct pk_filter *out, double low, double high, double rate,
                                   double stop_db, struct pk_err *err)
 {
-    if (!(low > 0 && high > low && high < rate / 2 && stop_db > 0 && stop_db <= 200))
-        return pk_fail(err, PK_EINVAL,
-                       "a band-pass of %g to %g Hz (%g dB) at %g Hz: 0 < low < high < half the "
-                       "rate was expected",
-                       low, high, stop_db, rate);
+    PK_TRY(check_band(low, high, rate, err));
+    if (!(stop_db > 0 && stop_db <= 200))
+        return pk_fail(err, PK_EINVAL, "a band-pass that damps by %g dB: 0 to 200 were expected",
+                       stop_db);
     double complex zero[PK_FILTER_SECTIONS], pole[PK_FILTER_SECTIONS], gain = 1;
     double ripple = 1 / sqrt(pow(10, 0.1 * stop_db) - 1), mu = asinh(1 / ripple) / ORDER;
     double w1 = 4 * tan(pi * low / rate), w2 = 4 * tan(pi * high / rate);

@@ -1,7 +1,7 @@
-/* filter.h -- zero-phase band-pass and change of rate, in double precision.
+/* filter.h -- zero-phase band-passes and change of rate, in double precision.
  *
  * The band-pass is the practice of PPG work (pyPPG, PaPaGei): Chebyshev type 2, designed as order 4
- * (order 8 as a band-pass), run forwards and backwards. Both functions give what SciPy gives:
+ * (order 8 as a band-pass), run forwards and backwards. The functions give what SciPy gives:
  * cheby2(4, stop_db, [low, high], "bandpass", fs=rate, output="sos"), sosfiltfilt(sos, x) and
  * resample_poly(x, up, down, padtype="mean"), to rounding. */
 #ifndef PK_FILTER_H
@@ -26,6 +26,12 @@ struct pk_filter { // second-order sections, a[0] = 1
  * Errors  PK_EINVAL  not 0 < low < high < rate / 2, or stop_db not positive */
 enum pk_status pk_filter_bandpass(struct pk_filter *out, double low, double high, double rate,
                                   double stop_db, struct pk_err *err);
+
+/* Butterworth of order 4 (order 8 as a band-pass), the practice of ECG work: SciPy's butter(4,
+ * [low, high], "bandpass", fs=rate, output="sos"). low and high are where one pass leaves half the
+ * power. Errors  PK_EINVAL  not 0 < low < high < rate / 2 */
+enum pk_status pk_filter_butterworth(struct pk_filter *out, double low, double high, double rate,
+                                     struct pk_err *err);
 
 /* Filters x [n] in place, forwards and backwards; n > PK_FILTER_EDGE. The ends are extended by the
  * signal turned around its last value (SciPy's odd extension), each pass starts in the steady state

@@ -81,21 +81,71 @@ enum pk_status pk_lead_quantise(double *mv, int64_t n, int16_t *dst, int64_t sam
     return PK_OK;
 }
 
+static bool resamples(const struct pk_lead_preparation *how)
+{
+    return how->up != how->down;
+}
+
+/* *x [*n] without NaN, allocated; may be replaced. *flat: it is constant, and cannot be
+ * standardised.
+ */
+static enum pk_status prepare(double **x, int64_t *n, const struct pk_lead_preparation *how,
+                              bool *flat, struct pk_err *err)
+{
+    double mean = 0, square = 0, low = INFINITY, high = -INFINITY;
+    *flat = false;
+    if (resamples(how)) {
+        const int64_t count = pk_resample_count(*n, how->up, how->down);
+        double *y;
+        PK_TRY(pk_alloc(&y, (size_t)count, sizeof *y, "lead", err));
+        const enum pk_status s = pk_resample(*x, *n, how->up, how->down, y, err);
+        free(*x);
+        *x = y;
+        *n = count;
+        PK_TRY(s);
+    }
+    for (int64_t i = 0; i < *n; i++) {
+        low = fmin(low, (*x)[i]);
+        high = fmax(high, (*x)[i]);
+    }
+    *flat = how->standardised && !(high > low);
+    if (*flat) return PK_OK;
+    if (how->filtered) PK_TRY(pk_filter_both_ways(&how->filter, *x, *n, err));
+    if (!how->standardised) return PK_OK;
+    for (int64_t i = 0; i < *n; i++) mean += (*x)[i] / (double)*n;
+    for (int64_t i = 0; i < *n; i++) square += ((*x)[i] - mean) * ((*x)[i] - mean) / (double)*n;
+    *flat = !(square > 1e-12); // (1 nV)^2: rounding is all that the filter left
+    for (int64_t i = 0; i < *n; i++) (*x)[i] = *flat ? 0 : ((*x)[i] - mean) / sqrt(square);
+    return PK_OK;
+}
+
 static enum pk_status convert_lead(struct pk_lead_rows *rows, const struct pk_wfdb_record *record,
                                    int32_t channel, int32_t lead, int32_t samples,
-                                   struct pk_err *err)
+                                   const struct pk_lead_preparation *how, struct pk_err *err)
 {
     const struct pk_wfdb_channel *c = &record->channel[channel];
     double factor = pk_lead_millivolts(c->units), *mv;
-    bool present;
+    bool present = true, flat = false;
+    int64_t n = c->count;
     if (factor == 0)
         return pk_fail(err, PK_EDATA, "%s: lead %s is in '%.40s', which is not a voltage",
                        record->header.path, pk_lead_ecg[lead], c->units);
     PK_TRY(pk_alloc(&mv, (size_t)c->count, sizeof *mv, "lead", err));
     pk_wfdb_physical(c, mv);
     for (int64_t i = 0; factor != 1 && i < c->count; i++) mv[i] *= factor;
-    enum pk_status s = pk_lead_quantise(mv, c->count, rows->signal + (int64_t)lead * samples,
-                                        samples, &rows->scale[lead], &rows->quality, &present, err);
+    enum pk_status s = PK_OK;
+    if (resamples(how) || how->filtered || how->standardised) {
+        const int64_t filled = fill_gaps(mv, n);
+        if (filled) rows->quality |= PK_QUALITY_INVALID;
+        if (filled < n) s = prepare(&mv, &n, how, &flat, err);
+        if (flat) rows->quality |= PK_QUALITY_FLAT;
+        for (int64_t i = 0; flat && i < n; i++) mv[i] = NAN; // as if the lead had not been there
+    }
+    const uint32_t quality = rows->quality;
+    if (s == PK_OK)
+        s = pk_lead_quantise(mv, n, rows->signal + (int64_t)lead * samples, samples,
+                             &rows->scale[lead], &rows->quality, &present, err);
+    if (flat) rows->quality = quality;
     if (s != PK_OK)
         pk_err_context(err, "%s: lead %s", record->header.path, pk_lead_ecg[lead]);
     else if (present)
@@ -105,7 +155,8 @@ static enum pk_status convert_lead(struct pk_lead_rows *rows, const struct pk_wf
 }
 
 enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb_record *record,
-                                 double rate, int32_t samples, struct pk_err *err)
+                                 double rate, int32_t samples,
+                                 const struct pk_lead_preparation *how, struct pk_err *err)
 {
     int32_t found[PK_LEADS_ECG], count = 0;
     const char *path = record->header.path;
@@ -124,11 +175,13 @@ enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb
             return pk_fail(err, PK_EDATA, "%s: lead %s has %g samples per second, %g were expected",
                            path, pk_lead_ecg[lead], record->header.rate * c->samples_per_frame,
                            rate);
-        if (c->count < 1 || c->count > samples)
+        const int64_t stored =
+            resamples(how) ? pk_resample_count(c->count, how->up, how->down) : c->count;
+        if (c->count < 1 || stored > samples)
             return pk_fail(err, PK_EDATA, "%s: lead %s has %lld samples, 1 to %d were expected",
-                           path, pk_lead_ecg[lead], (long long)c->count, samples);
+                           path, pk_lead_ecg[lead], (long long)stored, samples);
         found[lead] = i;
-        rows->length = (int32_t)c->count;
+        rows->length = (int32_t)stored;
         count++;
     }
     if (!count)
@@ -138,7 +191,7 @@ enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb
         int16_t *row = rows->signal + (int64_t)lead * samples;
         rows->scale[lead] = 0.001f;
         if (found[lead] >= 0)
-            PK_TRY(convert_lead(rows, record, found[lead], lead, samples, err));
+            PK_TRY(convert_lead(rows, record, found[lead], lead, samples, how, err));
         else
             for (int32_t i = 0; i < samples; i++) row[i] = PK_INVALID;
     }

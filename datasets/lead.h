@@ -3,6 +3,7 @@
 #define PK_LEAD_H
 
 #include "core/data.h"
+#include "datasets/filter.h"
 #include "datasets/wfdb.h"
 
 enum { PK_LEADS_ECG = 12 };
@@ -31,11 +32,21 @@ struct pk_lead_rows {          // a record as the corpus stores it
 enum pk_status pk_lead_quantise(double *mv, int64_t n, int16_t *dst, int64_t samples, float *scale,
                                 uint32_t *quality, bool *present, struct pk_err *err);
 
+/* What is done to a lead between the file and the corpus, in this order. Zero: nothing. */
+struct pk_lead_preparation {
+    int64_t up, down; // change of rate as pk_resample; 0 or equal: none
+    bool filtered;    // forwards and backwards through `filter`
+    struct pk_filter filter;
+    bool standardised; // (x - mean) / std over the lead's samples, which are no millivolts then
+};
+
 /* The standard leads of a WFDB record, found by name, into rows->signal [12, samples]; other
- * signals are left out, leads that are not there are PK_INVALID and absent from the mask. Errors
- * PK_EDATA the rate is not `rate`, more than `samples` samples, units that are not volts, a lead
- * twice, no standard lead or none with a value */
+ * signals are left out, leads that are not there are PK_INVALID and absent from the mask; so is a
+ * constant lead that is to be standardised. rate: of the record, samples: of the rows.
+ * Errors  PK_EDATA the rate is not `rate`, more samples than fit, too few to be filtered, units
+ * that are not volts, a lead twice, no standard lead or none with a value */
 enum pk_status pk_lead_from_wfdb(struct pk_lead_rows *rows, const struct pk_wfdb_record *record,
-                                 double rate, int32_t samples, struct pk_err *err);
+                                 double rate, int32_t samples,
+                                 const struct pk_lead_preparation *how, struct pk_err *err);
 
 #endif

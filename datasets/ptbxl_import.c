@@ -22,7 +22,9 @@ struct state {
     struct pk_ptbxl table;
     int64_t *pick; // [present] rows that are imported, in the order of the table
     int64_t present;
-    int32_t samples;
+    int32_t samples;     // of a record of the corpus
+    int32_t source_rate; // Hz
+    struct pk_lead_preparation how;
     uint8_t *label; // of one record, all tasks
     struct pk_corpus_writer *writer;
     struct pk_text report_text;
@@ -33,7 +35,7 @@ struct state {
 static const char *file_of(const struct state *st, int64_t row)
 {
     const struct pk_ptbxl_row *r = &st->table.row[row];
-    return st->job->rate == 500 ? r->file_high : r->file_low;
+    return st->source_rate == 500 ? r->file_high : r->file_low;
 }
 
 static void report_record(struct state *st, int64_t row, const char *problem, const char *why)
@@ -113,9 +115,10 @@ static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_er
     char path[PK_PATH_MAX];
     r->rows.signal = r->signal;
     PK_TRY(pk_path(path, err, "%s/%s", st->job->folder, file_of(st, st->pick[item])));
-    const struct pk_wfdb_options options = {.max_frames = st->samples};
+    const struct pk_wfdb_options options = {.max_frames = SECONDS * st->source_rate};
     PK_TRY(pk_wfdb_read(&record, path, &options, err));
-    enum pk_status s = pk_lead_from_wfdb(&r->rows, &record, st->job->rate, st->samples, err);
+    enum pk_status s =
+        pk_lead_from_wfdb(&r->rows, &record, st->source_rate, st->samples, &st->how, err);
     pk_wfdb_free(&record);
     return s;
 }
@@ -176,6 +179,25 @@ static enum pk_status reject(void *self, int64_t item, const char *why, struct p
 
 /* ---- the corpus ---- */
 
+static void describe_preparation(const struct state *st, struct pk_corpus_spec *spec)
+{
+    const struct pk_ptbxl_import *job = st->job;
+    char filter[96] = "no filter", rate[64] = "no resampling";
+    if (st->how.filtered)
+        snprintf(filter, sizeof filter, "Butterworth %g to %g Hz, order 4, forwards and backwards",
+                 job->band[0], job->band[1]);
+    if (job->rate != st->source_rate)
+        snprintf(rate, sizeof rate, "resampled from %d Hz", st->source_rate);
+    snprintf(spec->preprocessing, sizeof spec->preprocessing,
+             "%s, %s; leads by name; %sint16 with LSB 0.001 %s (larger where a lead would clip); "
+             "samples without value interpolated linearly",
+             filter, rate,
+             job->standardise ? "(x - mean) / std of each record's leads, constant ones left out; "
+                              : "",
+             job->standardise ? "std" : "mV");
+    snprintf(spec->units, sizeof spec->units, "%s", job->standardise ? "std" : "mV");
+}
+
 static enum pk_status create_corpus(struct state *st, struct pk_err *err)
 {
     struct pk_corpus_spec *spec;
@@ -183,11 +205,7 @@ static enum pk_status create_corpus(struct state *st, struct pk_err *err)
     PK_TRY(pk_alloc(&spec, 1, sizeof *spec, "corpus description", err));
     snprintf(spec->modality, sizeof spec->modality, "ecg");
     snprintf(spec->version, sizeof spec->version, "%s", st->table.version);
-    snprintf(
-        spec->preprocessing, sizeof spec->preprocessing,
-        "no filter, no resampling; leads by name; int16 with LSB 0.001 mV (larger where a lead "
-        "would clip); samples without value interpolated linearly");
-    snprintf(spec->units, sizeof spec->units, "mV");
+    describe_preparation(st, spec);
     spec->rate = st->job->rate;
     spec->leads = PK_LEADS_ECG;
     spec->samples = st->samples;
@@ -269,9 +287,15 @@ enum pk_status pk_ptbxl_import(const struct pk_ptbxl_import *job, struct pk_ptbx
                                struct pk_err *err)
 {
     *summary = (struct pk_ptbxl_summary){0};
-    if (job->rate != 100 && job->rate != 500)
-        return pk_fail(err, PK_EINVAL, "rate %d Hz; PTB-XL has 100 and 500", job->rate);
-    struct state st = {.job = job, .sum = summary};
+    if (job->rate < 10 || job->rate > 2000)
+        return pk_fail(err, PK_EINVAL, "rate %d Hz; 10 to 2000 are possible", job->rate);
+    struct state st = {.job = job,
+                       .sum = summary,
+                       .source_rate = job->rate == 100 ? 100 : 500,
+                       .how = {.filtered = job->band[1] > 0, .standardised = job->standardise}};
+    if (st.how.filtered)
+        PK_TRY(pk_filter_butterworth(&st.how.filter, job->band[0], job->band[1], job->rate, err));
+    PK_TRY(pk_resample_ratio(&st.how.up, &st.how.down, st.source_rate, job->rate, err));
     enum pk_status s = pk_ptbxl_open(&st.table, job->folder, err);
     if (s == PK_OK) s = import(&st, err);
     pk_corpus_abandon(st.writer);

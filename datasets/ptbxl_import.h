@@ -1,5 +1,5 @@
-/* ptbxl_import.h -- from a folder of PTB-XL to a corpus: 12 leads by name, int16, LSB 1 uV, no
- * filter.
+/* ptbxl_import.h -- from a folder of PTB-XL to a corpus: 12 leads by name, int16, LSB 1 uV,
+ * filtered if asked for.
  *
  * The same folder gives the same bytes, whatever the number of workers. The corpus is valid only
  * once it is complete; an import that was interrupted is simply started again. */
@@ -11,7 +11,9 @@
 struct pk_ptbxl_import {
     const char *folder; // with ptbxl_database.csv, scp_statements.csv and records100/, records500/
     const char *out;    // folder of the corpus
-    int32_t rate;       // 100 or 500 Hz
+    int32_t rate;       // Hz: 100 and 500 are the source's; others are made from 500
+    double band[2];     // Hz, Butterworth of order 4 both ways; 0: no filter
+    bool standardise;   // each lead of a record: (x - mean) / std
     int32_t workers;    // processes
     uint32_t folds;     // bit f: take fold f; 0 takes all
     bool allow_missing; // records without files are reported, not an error

@@ -29,22 +29,41 @@ static void show_progress(void *self, int64_t done, int64_t count, int64_t rejec
             p->terminal && done < count ? "  " : "\n");
 }
 
+static bool parse_band(const char *text, double band[2]);
+
+/* One key=value of PTB-XL; false when the value is not what the key takes, *known tells the key. */
+static bool ptbxl_setting(struct pk_ptbxl_import *job, const char *word, bool *known)
+{
+    int64_t rate;
+    *known = true;
+    if (!strncmp(word, "rate=", 5)) {
+        if (!pk_parse_i64(word + 5, &rate) || rate < 10 || rate > 2000) return false;
+        job->rate = (int32_t)rate;
+        return true;
+    }
+    if (!strncmp(word, "band=", 5)) return parse_band(word + 5, job->band);
+    if (!strncmp(word, "norm=", 5)) {
+        job->standardise = !strcmp(word + 5, "record");
+        return job->standardise || !strcmp(word + 5, "none");
+    }
+    *known = false;
+    return false;
+}
+
 static enum pk_status parse_words(const struct pk_args *args, struct pk_ptbxl_import *job,
                                   struct pk_err *err)
 {
-    int64_t rate;
     job->folder = args->word[1];
     job->out = args->word[2];
     for (int i = 3; i < args->count; i++) {
-        if (strncmp(args->word[i], "rate=", 5))
-            return pk_fail(err, PK_EUSAGE,
-                           "'%s' is not a setting of this source; rate=100 and "
-                           "rate=500 are",
-                           args->word[i]);
-        if (!pk_parse_i64(args->word[i] + 5, &rate) || (rate != 100 && rate != 500))
-            return pk_fail(err, PK_EUSAGE, "%s: PTB-XL has rate=100 and rate=500 (Hz)",
-                           args->word[i]);
-        job->rate = (int32_t)rate;
+        bool known;
+        if (ptbxl_setting(job, args->word[i], &known)) continue;
+        return pk_fail(err, PK_EUSAGE,
+                       known
+                           ? "%s: rate=HZ takes 10 to 2000, band=LOW-HIGH two frequencies or off, "
+                             "norm=record or none"
+                           : "'%s' is not a setting of this source; rate=, band= and norm= are",
+                       args->word[i]);
     }
     return PK_OK;
 }
@@ -280,6 +299,8 @@ static const struct pk_example examples[] = {
      "PTB-XL at 100 Hz without the test fold"},
     {"data import ptbxl ptb-xl-1.0.3 corpus_500hz rate=500 --allow-missing --workers 2",
      "500 Hz; records without files become lines of corpus_500hz/import_report.json"},
+    {"data import ptbxl ptb-xl-1.0.3 corpus_250hz rate=250 band=0.67-40 norm=record",
+     "as ST-MEM wants it: the recipes mae_vit_s_250hz and mae_vit_b_250hz"},
     {"data import bidmc bidmc_csv bidmc_64hz rate=64 stride=5",
      "PPG in 10-s windows every 5 s, with heart rate and SpO2 as targets"},
     {"data import bidmc bidmc_csv bidmc_mixed leads=II,PPG band=off norm=none",
@@ -304,10 +325,13 @@ const struct pk_command pk_cmd_data_import = {
         "cannot\n"
         "be read is left out and listed with its reason in OUT/import_report.json. An interrupted\n"
         "import leaves no valid corpus: start it again, it begins from the first record.\n\n"
-        "ptbxl [rate=100|500]: leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored "
-        "as\n"
-        "int16 with an LSB of 1 uV, unfiltered. All six labellings of PTB-XL come along "
-        "(likelihoods\n"
+        "ptbxl: leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored as int16 with an "
+        "LSB\n"
+        "of 1 uV. rate=HZ: 100 (unless told) and 500 are the source's, others are resampled from "
+        "500.\n"
+        "band=LOW-HIGH: Butterworth of order 4, zero phase (off). norm=record: (x - mean) / std of "
+        "each\n"
+        "record's leads (none). All six labellings of PTB-XL come along (likelihoods\n"
         "are ignored), the official folds, hashed patient numbers, and the targets age and sex. "
         "Age\n"
         "is the table's: 300 stands for 'over 89', only a missing age is NaN; sex is 0 male, 1 "

@@ -322,11 +322,65 @@ def bad_tables(tmp):
     fails(2, "data import needs a source; the sources that can be imported are: ptbxl")
     fails(2, "unknown source 'edf'", "edf", folder, out)
     fails(2, "takes the folder of PTB-XL", "ptbxl", folder, "rate=100")
-    fails(2, "rate=250: PTB-XL has rate=100", "ptbxl", folder, out, "rate=250")
+    fails(2, "rate=0: rate=HZ takes 10 to 2000", "ptbxl", folder, out, "rate=0")
+    fails(2, "norm=z: rate=HZ takes", "ptbxl", folder, out, "norm=z")
+    fails(2, "a band-pass of 0.5 to 60 Hz at 100 Hz", "ptbxl", folder, out, "band=0.5-60")
     fails(2, "'crop=10' is not a setting", "ptbxl", folder, out, "crop=10")
     for folds in ("0", "11", "1,", ",1", "1;2", "", "one"):
         fails(2, "--folds", "ptbxl", folder, out, "--folds", folds)
     fails(2, "--workers 0: a whole number from 1", "ptbxl", folder, out, "--workers", "0")
+
+
+def prepared(tmp):
+    """band, norm and other rates: as SciPy computes them from the same samples."""
+    from scipy import signal as sp
+    folder, rng = f"{tmp}/prepared", np.random.default_rng(5)
+    rows = [row_of(i, CODES[i % len(CODES)], i % 10 + 1, "50.0", "1") for i in range(1, 4)]
+    t = np.arange(5000) / 500
+    x = {}
+    for i, row in enumerate(rows, 1):
+        x[i] = np.round(400 * np.sin(2 * np.pi * (1 + i) * t) + 900 * np.sin(2 * np.pi * 0.1 * t) +
+                        rng.normal(0, 60, (12, 5000))).astype(np.int16)
+        if i == 2:
+            x[i][3] = 500  # constant: it has no deviation to be divided by
+            x[i][7, 100:140] = -32768  # WFDB's "no value"
+        write_record(os.path.join(folder, row["filename_hr"]), x[i], rate=500)
+        write_record(os.path.join(folder, row["filename_lr"]), x[i][:, ::5])
+    write_tables(folder, rows)
+
+    def expected(raw, rate, band, norm):
+        y = raw.astype(float) / 1000
+        gaps = raw == -32768
+        y[gaps] = np.interp(np.flatnonzero(gaps), np.flatnonzero(~gaps), y[~gaps])
+        if rate != 500:
+            y = sp.resample_poly(y, rate, 500, padtype="mean")
+        y = sp.sosfiltfilt(sp.butter(4, band, "bandpass", fs=rate, output="sos"), y)
+        return (y - y.mean()) / y.std() if norm else y
+
+    for rate, norm in (250, True), (500, False):
+        for workers in 1, 2:
+            out = f"{tmp}/prepared_{rate}_{workers}"
+            code, _, err = run("data", "import", "ptbxl", folder, out, f"rate={rate}", "band=0.67-40",
+                               f"norm={'record' if norm else 'none'}", "--workers", str(workers), "-q")
+            check(code == 0, f"prepared: {err}")
+        check(hashes(f"{tmp}/prepared_{rate}_1") == hashes(f"{tmp}/prepared_{rate}_2"), "workers change the corpus")
+        c = Corpus(out)
+        check(c.about["units"] == ("std" if norm else "mV") and
+              "Butterworth 0.67 to 40 Hz, order 4, forwards and backwards" in c.about["preprocessing"] and
+              ("resampled from 500 Hz" in c.about["preprocessing"]) == (rate == 250) and
+              ("(x - mean) / std" in c.about["preprocessing"]) == norm, f"prepared: {c.about}")
+        for i in x:
+            k = c.id.index(f"{i:05d}_hr")
+            mask = int(c.column["lead_mask"][k])
+            check(mask == (0xfff & ~8 if norm and i == 2 else 0xfff), f"prepared: leads of {i}: {mask:#x}")
+            check(c.column["length"][k] == 10 * rate, "prepared: length")
+            for lead in range(12):
+                if not mask >> lead & 1:
+                    continue
+                got = c.column["signal"][k, lead, :10 * rate] * float(c.column["scale"][k][lead])
+                off = np.abs(got - expected(x[i][lead], rate, [0.67, 40], norm)).max()
+                check(off <= 0.501 * float(c.column["scale"][k][lead]) + 1e-6,
+                      f"prepared: record {i}, lead {lead} at {rate} Hz is off by {off}")
 
 
 def interrupted(tmp):
@@ -450,7 +504,7 @@ def validation_fold(tmp, source):
 
 
 def main():
-    for test in (imports, odd_records, bad_tables, interrupted, examples, official):
+    for test in (imports, odd_records, bad_tables, prepared, interrupted, examples, official):
         with tempfile.TemporaryDirectory() as tmp:
             test(tmp)
     print(f"{passed} passed, {failed} failed")
