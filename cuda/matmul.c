@@ -142,7 +142,7 @@ enum pk_status pk_matmul_library(const struct pk_queue *q, const struct pk_cuda_
 void pk_matmul_describe(struct pk_text *out)
 {
     struct pk_cublaslt *lib = NULL;
-    struct pk_err why = {PK_OK, ""};
+    struct pk_err why = {.status = PK_OK};
     if (pk_cublaslt_open(&lib, &why) == PK_OK) {
         const long long v = pk_cublaslt_version(lib);
         pk_text_add(out, "%-12s own, and cuBLASLt %lld.%lld.%lld\n", "gpu products", v / 10000,

@@ -128,7 +128,7 @@ static enum pk_status contend(const struct pk_queue *q, struct contest *c, int o
     enum pk_status s = timer_open(&t, err);
     for (int i = 0; i < count && s == PK_OK; i++) {
         double seconds;
-        struct pk_err why = {PK_OK, ""};
+        struct pk_err why = {.status = PK_OK};
         if (measure(&t, i, best, &seconds, &why) != PK_OK) {
             /* What was refused before it ran is passed over; a broken device is not. */
             s = pk_cuda_check(cudaStreamSynchronize(q->stream), why.message, err);
@@ -237,7 +237,7 @@ enum pk_status pk_matmul_ceiling(double *flops_per_s, struct pk_err *err)
                                         ALGORITHMS);
     for (int i = 0; i < count && s == PK_OK; i++) {
         double seconds;
-        struct pk_err why = {PK_OK, ""};
+        struct pk_err why = {.status = PK_OK};
         if (measure(&t, i, best, &seconds, &why) == PK_OK)
             best = PK_MIN(best, seconds);
         else

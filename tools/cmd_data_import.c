@@ -299,7 +299,8 @@ static const struct pk_example examples[] = {
      "PTB-XL at 100 Hz without the test fold"},
     {"data import ptbxl ptb-xl-1.0.3 corpus_500hz rate=500 --allow-missing --workers 2",
      "500 Hz; records without files become lines of corpus_500hz/import_report.json"},
-    {"data import ptbxl ptb-xl-1.0.3 corpus_250hz rate=250 band=0.67-40 norm=record",
+    {"data import ptbxl ptb-xl-1.0.3 corpus_250hz rate=250 band=0.67-40 norm=record "
+     "--allow-missing",
      "as ST-MEM wants it: the recipes mae_vit_s_250hz and mae_vit_b_250hz"},
     {"data import bidmc bidmc_csv bidmc_64hz rate=64 stride=5",
      "PPG in 10-s windows every 5 s, with heart rate and SpO2 as targets"},

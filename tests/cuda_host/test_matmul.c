@@ -28,7 +28,7 @@ static void *take(struct pk_value *v, enum pk_dtype dtype, int rank, int64_t a, 
                   uint32_t seed)
 {
     void *p = NULL;
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     *v = (struct pk_value){.dtype = dtype, .storage = PK_STORE_ACT, .rank = rank, .dim = {a, b}};
     CHECK(cudaMalloc(&p, (size_t)pk_view_count(v) * pk_dtype_size(dtype)) == cudaSuccess);
     CHECK_OK(pk_cuda_fill_random(&queue, p, dtype, pk_view_count(v), seed, &err), &err);
@@ -104,7 +104,7 @@ static double got(const struct job *j, int k, int64_t i)
 /* Outputs of one run by a choice, or through the kernel table when there is none; caller frees. */
 static double *run(struct job *j, const struct pk_matmul_choice *choice)
 {
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     double *all = calloc((size_t)(j->count[0] + j->count[1] + 1), sizeof *all);
     for (int k = 0; k < 2; k++)
         if (j->count[k])
@@ -133,7 +133,7 @@ static const struct pk_matmul_row sample[] = {
 
 static void open_table(struct pk_matmul **m, const char *mode)
 {
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     if (mode)
         setenv("PURKINJE_GEMM", mode, 1);
     else
@@ -146,7 +146,7 @@ static void test_round_trip(void)
 {
     struct pk_matmul *a, *b;
     struct pk_text first = {0}, second = {0}, lines = {0};
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     open_table(&a, NULL), open_table(&b, NULL);
     for (size_t i = 0; i < PK_COUNT(sample); i++)
         CHECK_OK(pk_matmul_keep(a, &sample[i], &err), &err);
@@ -216,7 +216,7 @@ static void test_damage(void)
     };
     struct pk_matmul *a;
     struct pk_text good = {0}, now = {0};
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     open_table(&a, NULL);
     for (size_t i = 0; i < PK_COUNT(sample); i++)
         CHECK_OK(pk_matmul_keep(a, &sample[i], &err), &err);
@@ -245,7 +245,7 @@ static void test_damage(void)
 static void test_modes(void)
 {
     struct pk_matmul *m = NULL;
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     struct pk_text text = {0};
     setenv("PURKINJE_CUBLASLT", "/nowhere/libcublasLt.so.13", 1);
     setenv("PURKINJE_GEMM", "fast", 1);
@@ -290,7 +290,7 @@ static void test_tuning_own(void)
     const struct pk_matmul_key key = {PK_OP_LINEAR_GELU, PK_BF16, 70, 40, 24, true, true, false};
     struct job j;
     struct pk_matmul *m;
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     setenv("PURKINJE_CUBLASLT", "/nowhere", 1);
     open_table(&m, "tune");
     make(&j, &key);
@@ -377,7 +377,7 @@ static void test_table_with_library(struct pk_matmul *m)
         PK_OP_LINEAR_DX_GELU, PK_BF16, 40, 24, 56, false, false, false};
     struct pk_matmul *other;
     struct pk_text text = {0}, again = {0};
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     struct job j;
     make(&j, &key);
     queue.matmul = m;
@@ -420,7 +420,7 @@ static void test_tuning_library(void)
 {
     const struct pk_matmul_key key = {PK_OP_LINEAR, PK_F32, 24, 16, 8, true, false, false};
     struct pk_matmul *m;
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     struct pk_text text = {0};
     struct job j;
     double rate = 0;
@@ -445,7 +445,7 @@ static void test_with_library(void)
 {
     struct pk_matmul *m;
     struct pk_cublaslt *lib;
-    struct pk_err err = {PK_OK, ""};
+    struct pk_err err = {.status = PK_OK};
     setenv("PURKINJE_CUBLASLT", PK_FAKE_CUBLASLT, 1);
     setenv("FAKE_CUBLASLT_VERSION", "120304", 1);
     CHECK_FAILS(pk_cublaslt_open(&lib, &err), PK_EMISSING, &err, "is version 12, but 13 is needed");

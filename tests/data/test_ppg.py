@@ -496,7 +496,7 @@ def e4(tmp):
                           ("1644226061\n-64\n1\n", ":2: rate -64 Hz"), ("x\n64\n1\n", "BVP.csv:1:1: column '1': 'x'"),
                           ("-5\n64\n1\n", ":1: start time -5"), ("1644226061\n64\n1\n2,3\n", "BVP.csv:4: 2 cells"),
                           ("1644226061\n64\n1\nabc\n", "BVP.csv:4:1: column '1': 'abc'"),
-                          ("1644226061\n20\n" + "1\n2\n" * 300, "a band-pass of 0.5 to 12 Hz (20 dB) at 20 Hz"),
+                          ("1644226061\n20\n" + "1\n2\n" * 300, "a band-pass of 0.5 to 12 Hz at 20 Hz"),
                           ("1644226061\n64\n1\n2\n", "it is shorter than a window")):
         write(f"{folder}/S02/noon/BVP.csv", text)
         c = load(out, "e4", folder)
