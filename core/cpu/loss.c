@@ -1,5 +1,6 @@
-/* loss.c -- the loss of predicted features and the statistics that watch for collapse. Sums are in double and in an order
- * that depends on the shape alone, so that a loss compares between runs to the last bit. */
+/* loss.c -- the loss of predicted features and the statistics that watch for collapse. Sums are in
+ * double and in an order that depends on the shape alone, so that a loss compares between runs to
+ * the last bit. */
 #include "core/cpu/kernels.h"
 #include "core/view.h"
 

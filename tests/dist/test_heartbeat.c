@@ -192,7 +192,7 @@ static void test_verdicts(const char *folder)
 {
     static const struct pk_heartbeat_limits quick = {0.05, 0.6, 5, 2}, dog = {0.05, 30, 0.6, 2},
                                             late = {0.05, 30, 5, 0.2}, calm = {0.05, 30, 30, 2};
-    static const struct scene scenes[] = {
+    const struct scene scenes[] = {
         {"death", quick, 2, DIES, "died at step ", 2, 3},
         {"death of rank 0", quick, 0, DIES, "died at step ", 0, 3},
         {"silence", quick, 3, STOPS, "sent no heartbeat for 0.", 3, 2},

@@ -141,9 +141,9 @@ struct step_plan { // schedules of the steps that the oracle repeats
 static inline struct step_plan case_steps(void)
 {
     return (struct step_plan){
-        .rate = {PK_SHAPE_COSINE, 1e-4, 3e-3, 1e-4, 3, STEPS},
-        .decay = {PK_SHAPE_COSINE, 0, 0.05, 0.5, 0, STEPS},
-        .momentum = {PK_SHAPE_LINEAR, 0, 0.9, 0.99, 0, STEPS},
+        .rate = {PK_SHAPE_COSINE, 1e-4, 3e-3, 1e-4, 3, STEPS, 0},
+        .decay = {PK_SHAPE_COSINE, 0, 0.05, 0.5, 0, STEPS, 0},
+        .momentum = {PK_SHAPE_LINEAR, 0, 0.9, 0.99, 0, STEPS, 0},
         .optim = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-6},
     };
 }
