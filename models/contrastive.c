@@ -1,6 +1,8 @@
 /* contrastive.c -- the three programs of a contrastive step (see contrastive.h). */
 #include "models/contrastive.h"
 
+#include <math.h>
+
 static const float NORM_EPS = 1e-8f, KOLEO_EPS = 1e-8f;
 
 /* Batch norm after both layers, as SimCLR and MoCo v3 have it: it takes away what all records have
@@ -12,7 +14,11 @@ static struct pk_val layer(struct pk_build *b, struct pk_val x, int32_t width,
 {
     const struct pk_batchnorm bn = {.eps = 1e-5f, .momentum = 0.1f, .gain = 1, .train = train};
     if (!c->norm) return pk_linear_bias(b, x, width, name);
-    return pk_batchnorm(b, pk_linear(b, x, width, name), &bn, norm);
+    pk_init_std(b,
+                1 / sqrtf((float)pk_dim(b, x, -1))); // norms take scale away, AdamW's steps do not
+    x = pk_linear(b, x, width, name);
+    pk_init_std(b, 0.02f);
+    return pk_batchnorm(b, x, &bn, norm);
 }
 
 static struct pk_val mlp(struct pk_build *b, struct pk_val x, const struct pk_contrastive *c,
