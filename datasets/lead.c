@@ -86,6 +86,13 @@ static bool resamples(const struct pk_lead_preparation *how)
     return how->up != how->down;
 }
 
+static bool constant(const double *x, int64_t n)
+{
+    for (int64_t i = 1; i < n; i++)
+        if (x[i] != x[0]) return false;
+    return n > 0;
+}
+
 /* *x [*n] without NaN, allocated; may be replaced. *flat: it is constant, and cannot be
  * standardised.
  */
@@ -137,6 +144,7 @@ static enum pk_status convert_lead(struct pk_lead_rows *rows, const struct pk_wf
     if (resamples(how) || how->filtered || how->standardised) {
         const int64_t filled = fill_gaps(mv, n);
         if (filled) rows->quality |= PK_QUALITY_INVALID;
+        if (constant(mv, n)) rows->quality |= PK_QUALITY_FLAT; // resampling adds rounding
         if (filled < n) s = prepare(&mv, &n, how, &flat, err);
         if (flat) rows->quality |= PK_QUALITY_FLAT;
         for (int64_t i = 0; flat && i < n; i++) mv[i] = NAN; // as if the lead had not been there

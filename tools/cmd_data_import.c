@@ -301,7 +301,7 @@ static const struct pk_example examples[] = {
      "500 Hz; records without files become lines of corpus_500hz/import_report.json"},
     {"data import ptbxl ptb-xl-1.0.3 corpus_250hz rate=250 band=0.67-40 norm=record "
      "--allow-missing",
-     "as ST-MEM wants it: the recipes mae_vit_s_250hz and mae_vit_b_250hz"},
+     "250 Hz, band-passed, each lead of a record with mean 0 and deviation 1"},
     {"data import bidmc bidmc_csv bidmc_64hz rate=64 stride=5",
      "PPG in 10-s windows every 5 s, with heart rate and SpO2 as targets"},
     {"data import bidmc bidmc_csv bidmc_mixed leads=II,PPG band=off norm=none",

@@ -357,13 +357,13 @@ def prepared(tmp):
         y = sp.sosfiltfilt(sp.butter(4, band, "bandpass", fs=rate, output="sos"), y)
         return (y - y.mean()) / y.std() if norm else y
 
-    for rate, norm in (250, True), (500, False):
+    for rate, norm in (250, True), (250, False), (500, False):
         for workers in 1, 2:
-            out = f"{tmp}/prepared_{rate}_{workers}"
+            out = f"{tmp}/prepared_{rate}_{norm}_{workers}"
             code, _, err = run("data", "import", "ptbxl", folder, out, f"rate={rate}", "band=0.67-40",
                                f"norm={'record' if norm else 'none'}", "--workers", str(workers), "-q")
             check(code == 0, f"prepared: {err}")
-        check(hashes(f"{tmp}/prepared_{rate}_1") == hashes(f"{tmp}/prepared_{rate}_2"), "workers change the corpus")
+        check(hashes(f"{tmp}/prepared_{rate}_{norm}_1") == hashes(f"{tmp}/prepared_{rate}_{norm}_2"), "workers change the corpus")
         c = Corpus(out)
         check(c.about["units"] == ("std" if norm else "mV") and
               "Butterworth 0.67 to 40 Hz, order 4, forwards and backwards" in c.about["preprocessing"] and
@@ -374,6 +374,8 @@ def prepared(tmp):
             mask = int(c.column["lead_mask"][k])
             check(mask == (0xfff & ~8 if norm and i == 2 else 0xfff), f"prepared: leads of {i}: {mask:#x}")
             check(c.column["length"][k] == 10 * rate, "prepared: length")
+            flags = FLAG_FLAT | FLAG_INVALID if i == 2 else 0
+            check(int(c.column["quality"][k]) == flags, f"prepared: quality of {i}: {c.column['quality'][k]}")
             for lead in range(12):
                 if not mask >> lead & 1:
                     continue

@@ -106,7 +106,8 @@ def interrupted(slurm, root, ranks, steps):
     expect(end["JobState"] == "COMPLETED" and end["ExitCode"] == "0:0", f"job ended: {end}\n{said}")
     expect(end["Restarts"] == "5", f"{end['Restarts']} restarts")
     expect(saved == sorted(set(saved)) and saved[-1] < steps, f"interrupted at steps {saved}")
-    expect(said.count("goes back into the queue") == 2, f"the script queued itself again twice:\n{said}")
+    # Twice after USR2; after a requeue or preemption too where Slurm lets the script live long enough to say so.
+    expect(2 <= said.count("goes back into the queue") <= 5, f"the script queued itself again twice or more:\n{said}")
     expect(said.count(": resume ") == 5, f"five lives resumed:\n{said}")
     resumes = json.loads(read(run + "/run.json"))["resumes"]
     expect(resumes == 5, f"run.json counts {resumes} resumes")

@@ -29,7 +29,7 @@ CONTRASTIVE = """schema: 1
 extends: [base/contrastive.yaml]
 data: {synthetic: {records: 96, seconds: 10, seed: 1}, rate: 100 Hz, crop: 5 s}
 model: {encoder: %s}
-objective: {momentum: true, projection: {hidden: 16, width: 8}}
+objective: {momentum: true, projection: {hidden: 16, width: 8, norm: false}}
 train: {steps: 4, batch_size: 16, learning_rate: {warmup: 1}}
 """
 
