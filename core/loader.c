@@ -588,6 +588,18 @@ enum pk_status pk_loader_open(struct pk_loader **out, const struct pk_loader_spe
     return PK_OK;
 }
 
+void pk_batch_free(struct pk_batch *b)
+{
+    free(b->signal);
+    free(b->crop);
+    free(b->gain);
+    free(b->offset);
+    free(b->sample);
+    free(b->row);
+    free(b->group);
+    free(b->label);
+}
+
 void pk_loader_close(struct pk_loader *l)
 {
     if (!l) return;
@@ -597,15 +609,7 @@ void pk_loader_close(struct pk_loader *l)
     pthread_mutex_unlock(&l->lock);
     for (int i = 0; i < l->threads; i++) pthread_join(l->thread[i], NULL);
     for (int i = 0; l->slot && i < l->slots; i++) {
-        struct pk_batch *b = &l->slot[i].batch;
-        free(b->signal);
-        free(b->crop);
-        free(b->gain);
-        free(b->offset);
-        free(b->sample);
-        free(b->row);
-        free(b->group);
-        free(b->label);
+        pk_batch_free(&l->slot[i].batch);
         free(l->slot[i].item);
     }
     free(l->slot);

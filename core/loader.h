@@ -66,6 +66,9 @@ struct pk_batch { // [n] = parts * stride_count records; owned by the loader
     uint8_t *label;            // [n, task->classes], or NULL
 };
 
+/* Frees the arrays of a batch that nobody else owns, not b itself. */
+void pk_batch_free(struct pk_batch *b);
+
 struct pk_loader;
 /* Checks everything that can be known before reading, allocates ahead + 2 batches and starts the
  * threads, which read from step 0 on.

@@ -288,14 +288,14 @@ static double percentile(const double *sorted, int64_t n, double percent)
     return sorted[i] + (at - (double)i) * (sorted[j] - sorted[i]);
 }
 
-static struct pk_interval summarise(double *value, const struct pk_bootstrap *b)
+struct pk_interval pk_interval_of(double *value, int64_t n, double low, double high)
 {
     double sum = 0;
-    for (int64_t i = 0; i < b->resamples; i++) sum += value[i];
-    qsort(value, (size_t)b->resamples, sizeof *value, by_value);
-    return (struct pk_interval){.mean = sum / (double)b->resamples,
-                                .low = percentile(value, b->resamples, b->low),
-                                .high = percentile(value, b->resamples, b->high)};
+    for (int64_t i = 0; i < n; i++) sum += value[i];
+    qsort(value, (size_t)n, sizeof *value, by_value);
+    return (struct pk_interval){.mean = sum / (double)n,
+                                .low = percentile(value, n, low),
+                                .high = percentile(value, n, high)};
 }
 
 /* Intervals of the classes and of the two means; value [resamples] is scratch. */
@@ -305,7 +305,7 @@ static void summarise_all(struct pk_metrics *m, const double *auc, double *value
     for (int32_t c = 0; c < m->classes; c++) {
         if (isnan(m->per_class[c].auc)) continue;
         for (int64_t i = 0; i < b->resamples; i++) value[i] = auc[i * m->classes + c];
-        m->per_class[c].interval = summarise(value, b);
+        m->per_class[c].interval = pk_interval_of(value, b->resamples, b->low, b->high);
     }
     for (int frequent = 0; frequent < 2; frequent++) {
         int32_t count = frequent ? m->frequent : m->classes - m->undefined;
@@ -318,7 +318,8 @@ static void summarise_all(struct pk_metrics *m, const double *auc, double *value
                     value[i] += auc[i * m->classes + c];
             value[i] /= count;
         }
-        *(frequent ? &b->macro_auc_frequent : &b->macro_auc) = summarise(value, b);
+        *(frequent ? &b->macro_auc_frequent : &b->macro_auc) =
+            pk_interval_of(value, b->resamples, b->low, b->high);
     }
 }
 

@@ -45,6 +45,8 @@ struct pk_interval {
     double mean;      // of the resamples
     double low, high; // percentiles, interpolated linearly (numpy.percentile)
 };
+/* Of value [n], n >= 1, which is sorted by this; low, high in percent. */
+struct pk_interval pk_interval_of(double *value, int64_t n, double low, double high);
 
 struct pk_class_metrics {
     int64_t positives;

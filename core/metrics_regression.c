@@ -74,19 +74,6 @@ static enum pk_status reduce(struct pk_regression *out, struct sums *sum, const 
     return PK_OK;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    const double *x = a, *y = b;
-    return *x < *y ? -1 : *x > *y;
-}
-
-static double percentile(const double *sorted, int64_t n, double percent)
-{
-    double at = percent / 100 * (double)(n - 1);
-    int64_t i = PK_MIN((int64_t)at, n - 1), j = PK_MIN(i + 1, n - 1);
-    return sorted[i] + (at - (double)i) * (sorted[j] - sorted[i]);
-}
-
 static enum pk_status bootstrap(struct pk_regression *out, const struct sums *sum,
                                 const struct pk_metrics_options *o, struct pk_err *err)
 {
@@ -104,15 +91,10 @@ static enum pk_status bootstrap(struct pk_regression *out, const struct sums *su
             if (!isnan(v[k])) value[k * n + count[k]++] = v[k];
     }
     for (int k = 0; k < PK_REGRESSION_SCORES; k++) {
-        double *x = value + k * n, total = 0;
         out->undefined[k] = n - count[k];
         if (!count[k]) continue;
-        for (int64_t i = 0; i < count[k]; i++) total += x[i];
-        qsort(x, (size_t)count[k], sizeof *x, by_value);
         out->interval[k] =
-            (struct pk_interval){.mean = total / (double)count[k],
-                                 .low = percentile(x, count[k], usual ? 2.5 : o->low),
-                                 .high = percentile(x, count[k], usual ? 97.5 : o->high)};
+            pk_interval_of(value + k * n, count[k], usual ? 2.5 : o->low, usual ? 97.5 : o->high);
     }
     free(value);
     return PK_OK;

@@ -360,12 +360,7 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
                     pk_recipe_origin(r, "objective.kind"));
     if (s == PK_OK) s = bench_recipe(b, pk_arg(args, "json") != NULL, err);
     free(b->time);
-    free(b->batch.signal);
-    free(b->batch.gain);
-    free(b->batch.offset);
-    free(b->batch.sample);
-    free(b->batch.row);
-    free(b->batch.group);
+    pk_batch_free(&b->batch);
     pk_step_free(&b->s);
     pk_trainer_free(&b->t);
     pk_recipe_free(r);

@@ -536,17 +536,6 @@ static enum pk_status keep_batch(struct pk_trainer *t, int64_t step, const struc
     return PK_OK;
 }
 
-static void free_batch(struct pk_batch *b)
-{
-    free(b->signal);
-    free(b->crop);
-    free(b->gain);
-    free(b->offset);
-    free(b->sample);
-    free(b->row);
-    free(b->label);
-}
-
 /* All ranks' records, one rank's after the other's, at rank 0. Free *all in any case. */
 static enum pk_status gather_batch(struct pk_trainer *t, const struct pk_batch *b, int32_t classes,
                                    struct pk_batch *all, struct pk_err *err)
@@ -583,7 +572,7 @@ static enum pk_status keep_batches(struct pk_trainer *t, int64_t step, const str
     if (!t->comm) return keep_batch(t, step, b, classes, err);
     enum pk_status s = gather_batch(t, b, classes, &all, err);
     if (s == PK_OK && pk_trainer_leads(t)) s = keep_batch(t, step, &all, classes, err);
-    free_batch(&all);
+    pk_batch_free(&all);
     return s;
 }
 
