@@ -18,12 +18,6 @@ struct pk_optim {
     int64_t chunks;
 };
 
-static bool alike(const struct pk_param *a, const struct pk_param *b)
-{
-    return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema &&
-           a->state == b->state && a->keep == b->keep && a->gain == b->gain;
-}
-
 struct chunk_list {
     struct pk_optim_chunk *item;
     int64_t count, cap, size;
@@ -54,7 +48,7 @@ enum pk_status pk_optim_chunks(const struct pk_params *p, int64_t size, struct p
     *count = 0;
     for (int64_t i = 0, next; i < p->count; i = next) {
         const struct pk_param *first = &p->item[i];
-        for (next = i + 1; next < p->count && alike(first, &p->item[next]);) next++;
+        for (next = i + 1; next < p->count && pk_param_alike(first, &p->item[next]);) next++;
         if (!first->trained && !first->ema) continue;
         const int64_t to = next < p->count ? p->item[next].offset : p->elements;
         enum pk_status s = cut_segment(&l, first->offset, to, first, err);

@@ -200,14 +200,15 @@ static enum pk_status take_results(struct pretrain *p, int lag, int64_t *step, s
     }
 }
 
-enum { VOTE_STOP = 1, VOTE_SAVE = 2 };
+enum { VOTE_STOP = 1, VOTE_SAVE = 2, VOTE_WRITING = 4 };
 
 /* What this rank wants after `step` steps: to stop, as a signal asked, and, by rank 0's clock, to
- * write a checkpoint. */
+ * write a checkpoint; and whether it still writes its share of the last one. */
 static uint32_t vote(const struct pretrain *p, int64_t step)
 {
     const bool save = pk_trainer_leads(&p->t) && pk_trainer_due(&p->t, step);
-    return (pk_stop_requested() ? VOTE_STOP : 0) | (save ? VOTE_SAVE : 0);
+    return (pk_stop_requested() ? VOTE_STOP : 0) | (save ? VOTE_SAVE : 0) |
+           (pk_trainer_writing(&p->t) ? VOTE_WRITING : 0);
 }
 
 static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err)
@@ -234,6 +235,7 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         p->since += pk_seconds() - begun;
         if (log) PK_TRY(end_interval(p, *step, err));
         if (save || *step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&p->t, err));
+        if (!(votes & VOTE_WRITING)) PK_TRY(pk_trainer_settle(&p->t, err));
         if (save) pk_heartbeat_at(p->t.heartbeat, *step, "writing a checkpoint");
         if (save) PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop) return pk_trainer_stopped(&p->t, *step, err);

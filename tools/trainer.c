@@ -292,6 +292,7 @@ void pk_trainer_free(struct pk_trainer *t)
 {
     struct pk_err ignored;
     pk_ckpt_writer_stop(t->writer, &ignored);
+    pk_ckpt_ranks_stop(t->share);
     pk_tfevents_close(&t->events, &ignored);
     if (t->run_open) pk_run_close(&t->run, t->run.state, &ignored);
     pk_exec_resident_free(&t->exec, &t->resident);

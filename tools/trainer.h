@@ -2,7 +2,7 @@
 #ifndef PK_TRAINER_H
 #define PK_TRAINER_H
 
-#include "core/ckpt_async.h"
+#include "core/ckpt_ranks.h"
 #include "core/comm.h"
 #include "core/exec.h"
 #include "core/heartbeat.h"
@@ -27,7 +27,10 @@ struct pk_trainer {
     float *best;                      // fine-tuning: weights of the best validation, or NULL
     struct pk_run run;
     bool run_open;
-    struct pk_ckpt_writer *writer; // NULL before the first checkpoint
+    struct pk_ckpt_writer *writer; // of this process alone; NULL before the first checkpoint
+    struct pk_ckpt_ranks *share;   // or with all ranks
+    int saves;                     // checkpoints of this process
+    char moment_name[2][48];       // of this rank's files
     struct pk_tfevents events;
     struct pk_progress progress;
     struct pk_model_info info;
@@ -122,10 +125,16 @@ enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, s
 
 /* One checkpoint, written in the background while training goes on; an error of the one before is
  * reported here, of the last one by pk_trainer_end: model, moments, EMA, best, and state.json with
- * the members that `put` writes. */
+ * the members that `put` writes. Collective: where all ranks see the run's folder, each writes its
+ * share of the moments, the first the weights as well, the last the EMA copy; else the first writes
+ * everything. An error is all ranks'. */
 enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
                                void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
                                struct pk_err *err);
+/* Whether this rank's share of a checkpoint is still being written; and, collective, when after
+ * some step no rank's is: has it completed. A save and pk_trainer_end do so in any case. */
+bool pk_trainer_writing(const struct pk_trainer *t);
+enum pk_status pk_trainer_settle(struct pk_trainer *t, struct pk_err *err);
 /* Restores the newest valid checkpoint of the run; *state gets its state.json (free it) and *step
  * the number of steps done. A run that was interrupted before its first checkpoint starts anew:
  * *step is 0, *state empty and no weight touched. Metrics after *step are cut off.

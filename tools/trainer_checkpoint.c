@@ -27,52 +27,71 @@ static enum pk_status save_choices(const struct pk_trainer *t, struct pk_err *er
     return s;
 }
 
-enum { FILES = 5 };
+enum { MODEL, MOMENT1, MOMENT2, EMA, BEST, FILES };
 
-/* The files of a checkpoint, in a fixed order; refs are freed by the caller. */
-static enum pk_status list_files(struct pk_trainer *t, struct pk_ckpt_file file[FILES],
-                                 struct pk_tensor_ref *refs[FILES], int *count, struct pk_err *err)
+struct files { // of a checkpoint, in a fixed order
+    struct pk_ckpt_file file[FILES];
+    struct pk_tensor_ref *refs[FILES]; // to be freed
+    int count;
+};
+
+static void free_files(struct files *f)
+{
+    for (int i = 0; i < FILES; i++) free(f->refs[i]);
+}
+
+/* Whole files. What is not there (EMA copy, best weights) has none. */
+static enum pk_status list_files(const struct pk_trainer *t, struct files *f, struct pk_err *err)
 {
     const struct {
         const char *name;
-        bool ema;
         float *arena;
-    } all[FILES] = {{"model.safetensors", false, t->exec.weight},
-                    {"moment1.safetensors", false, t->exec.m},
-                    {"moment2.safetensors", false, t->exec.v},
-                    {"ema.safetensors", true, t->exec.ema},
-                    {"best.safetensors", false, t->best}};
-    *count = 0;
+    } all[FILES] = {[MODEL] = {"model.safetensors", t->exec.weight},
+                    [MOMENT1] = {"moment1.safetensors", t->exec.m},
+                    [MOMENT2] = {"moment2.safetensors", t->exec.v},
+                    [EMA] = {"ema.safetensors", t->exec.ema},
+                    [BEST] = {"best.safetensors", t->best}};
+    *f = (struct files){.count = 0};
     for (int i = 0; i < FILES; i++) {
         int64_t n;
         if (!all[i].arena) continue;
-        PK_TRY(pk_weights_refs(&refs[*count], &n, &t->params, all[i].ema, all[i].arena, err));
-        file[*count] =
-            (struct pk_ckpt_file){.name = all[i].name, .tensor = refs[*count], .count = n};
-        ++*count;
+        PK_TRY(pk_weights_refs(&f->refs[i], &n, &t->params, i == EMA, all[i].arena, err));
+        f->file[f->count++] =
+            (struct pk_ckpt_file){.name = all[i].name, .tensor = f->refs[i], .count = n};
     }
     return PK_OK;
 }
 
-/* run.json names the newest checkpoint that is known to be on disk. */
-static enum pk_status note_written(struct pk_trainer *t, struct pk_err *err)
+/* Leaves this rank's share of them: both moments of its parameters, as one file each; weights that
+ * other programs read stay whole, the EMA copy at the last rank, the others at the first. */
+static void take_share(struct pk_trainer *t, struct files *f)
 {
-    int64_t done = pk_ckpt_writer_done(t->writer);
-    return done >= 0 && done != t->run.last_step ? pk_run_update(&t->run, PK_RUN_RUNNING, done, err)
-                                                 : PK_OK;
+    const int rank = t->comm->rank, ranks = t->comm->size, all = f->count;
+    int64_t first, last;
+    pk_params_share(&t->params, rank, ranks, &first, &last);
+    f->count = 0;
+    for (int i = 0; i < all; i++) {
+        struct pk_ckpt_file file = f->file[i];
+        const int moment = file.tensor == f->refs[MOMENT1]   ? 1
+                           : file.tensor == f->refs[MOMENT2] ? 2
+                                                             : 0;
+        if (!moment && rank != (file.tensor == f->refs[EMA] ? ranks - 1 : 0)) continue;
+        if (moment) {
+            char *name = t->moment_name[moment - 1];
+            snprintf(name, sizeof t->moment_name[0], "moment%d-%05d-of-%05d.safetensors", moment,
+                     rank + 1, ranks);
+            file = (struct pk_ckpt_file){name, file.tensor + first, last - first};
+        }
+        f->file[f->count++] = file;
+    }
 }
 
-enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
-                               void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
-                               struct pk_err *err)
+static enum pk_status put_whole_state(const struct pk_trainer *t, int64_t step,
+                                      void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
+                                      struct pk_text *text, struct pk_err *err)
 {
-    struct pk_ckpt_file file[FILES];
-    struct pk_tensor_ref *refs[FILES] = {NULL};
-    struct pk_text text = {0};
-    struct pk_json_writer w = {.out = &text, .indent = 2};
+    struct pk_json_writer w = {.out = text, .indent = 2};
     char hash[24];
-    int files = 0;
-    if (!pk_trainer_leads(t)) return PK_OK;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)pk_recipe_hash(t->recipe));
     pk_json_open(&w, NULL, '{');
     pk_json_put_i64(&w, "step", step);
@@ -81,23 +100,96 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     if (put) put(&w, ctx);
     pk_model_info_write(&w, "model", &t->info);
     pk_json_close(&w);
-    enum pk_status s = pk_exec_pull(&t->exec, err);
-    if (s == PK_OK) s = list_files(t, file, refs, &files, err);
-    if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: checkpoint state");
-    struct pk_ckpt_keep keep = {
+    return text->failed ? pk_fail(err, PK_ENOMEM, "out of memory: checkpoint state") : PK_OK;
+}
+
+/* run.json names the newest checkpoint that is known to be on disk. */
+static enum pk_status note_written(struct pk_trainer *t, struct pk_err *err)
+{
+    if (!pk_trainer_leads(t)) return PK_OK;
+    int64_t done = t->share ? pk_ckpt_ranks_done(t->share) : pk_ckpt_writer_done(t->writer);
+    return done >= 0 && done != t->run.last_step ? pk_run_update(&t->run, PK_RUN_RUNNING, done, err)
+                                                 : PK_OK;
+}
+
+/* What a collective that all ranks fail alike has come to. */
+static enum pk_status alike(struct pk_trainer *t, enum pk_status s)
+{
+    t->agreed = s != PK_OK;
+    return s;
+}
+
+/* Before the first checkpoint of several ranks: each writes its share if all see the folder. */
+static enum pk_status find_writers(struct pk_trainer *t, struct pk_err *err)
+{
+    char run[PK_PATH_MAX], dir[PK_PATH_MAX];
+    int blind;
+    enum pk_status s = pk_recipe_path(t->recipe, "output.dir", run, err);
+    if (s == PK_OK) s = pk_path(dir, err, "%s/checkpoints", run);
+    PK_TRY(pk_trainer_together(t, s, err));
+    PK_TRY(alike(t, pk_ckpt_ranks_see(t->comm, dir, &blind, err)));
+    if (blind < 0)
+        return pk_trainer_together(t, pk_ckpt_ranks_start(&t->share, t->comm, dir, err), err);
+    if (!pk_trainer_leads(t)) return PK_OK;
+    pk_run_log(&t->run, "note: rank %d does not see %s, so rank 0 alone writes checkpoints", blind,
+               dir);
+    if (!t->quiet)
+        fprintf(stderr, "note: rank %d does not see %s, so rank 0 alone writes checkpoints\n",
+                blind, dir);
+    return PK_OK;
+}
+
+static enum pk_status submit(struct pk_trainer *t, int64_t step, struct files *f, const char *state,
+                             struct pk_err *err)
+{
+    const struct pk_ckpt_keep keep = {
         .last = (int32_t)pk_recipe_i64(t->recipe, "output.checkpoint.keep_last"),
         .every = pk_recipe_i64(t->recipe, "output.checkpoint.keep_every")};
-    if (s == PK_OK && !t->writer) s = pk_ckpt_writer_start(&t->writer, t->run.checkpoints, err);
-    if (s == PK_OK) {
-        struct pk_ckpt_content c = {.step = step, .files = files, .file = file, .state = text.s};
-        s = pk_ckpt_writer_submit(t->writer, &c, &keep, err);
+    struct pk_ckpt_content c = {.step = step, .files = f->count, .file = f->file, .state = state};
+    if (!t->share) {
+        if (!t->writer) PK_TRY(pk_ckpt_writer_start(&t->writer, t->run.checkpoints, err));
+        return pk_ckpt_writer_submit(t->writer, &c, &keep, err);
     }
+    int64_t need = 0;
+    PK_TRY(pk_trainer_together(t, pk_ckpt_bytes(&c, &need, err), err));
+    take_share(t, f);
+    c.files = f->count;
+    need += (int64_t)t->comm->size << 16; // more headers, and their rounding
+    return alike(t, pk_ckpt_ranks_submit(t->share, &c, need, &keep, err));
+}
+
+enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
+                               void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
+                               struct pk_err *err)
+{
+    struct files f = {.count = 0};
+    struct pk_text text = {0};
+    enum pk_status s = PK_OK;
+    if (t->comm && t->saves++ == 0) PK_TRY(find_writers(t, err));
+    t->last_checkpoint = pk_seconds();
+    if (!t->share && !pk_trainer_leads(t)) return PK_OK;
+    if (pk_trainer_leads(t)) s = put_whole_state(t, step, put, ctx, &text, err);
+    if (s == PK_OK) s = pk_exec_pull(&t->exec, err);
+    if (s == PK_OK) s = list_files(t, &f, err);
+    if (t->share) s = pk_trainer_together(t, s, err);
+    if (s == PK_OK) s = submit(t, step, &f, text.s, err);
     if (s == PK_OK) s = note_written(t, err);
-    if (s == PK_OK) s = save_choices(t, err);
-    for (int i = 0; i < FILES; i++) free(refs[i]);
+    if (s == PK_OK && pk_trainer_leads(t)) s = save_choices(t, err);
+    free_files(&f);
     pk_text_free(&text);
     t->last_checkpoint = pk_seconds();
     return s;
+}
+
+bool pk_trainer_writing(const struct pk_trainer *t)
+{
+    return pk_ckpt_ranks_writing(t->share);
+}
+
+enum pk_status pk_trainer_settle(struct pk_trainer *t, struct pk_err *err)
+{
+    if (!t->share) return PK_OK;
+    return alike(t, pk_ckpt_ranks_settle(t->share, err));
 }
 
 bool pk_trainer_has_checkpoint(const char *dir)
@@ -114,9 +206,7 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
                                struct pk_err *err)
 {
     struct pk_ckpt c;
-    struct pk_ckpt_file file[FILES];
-    struct pk_tensor_ref *refs[FILES] = {NULL};
-    int files = 0;
+    struct files f;
     *step = 0;
     *state = (struct pk_json){0};
     int64_t steps = pk_recipe_i64(t->recipe, "train.steps"); // 0 for stages
@@ -127,19 +217,19 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     PK_TRY(pk_ckpt_open(&c, t->run.checkpoints, err));
     if (c.warning[0] && !t->quiet) fprintf(stderr, "warning: %s\n", c.warning);
     if (c.warning[0]) pk_run_log(&t->run, "warning: %s", c.warning);
-    enum pk_status s = list_files(t, file, refs, &files, err);
+    enum pk_status s = list_files(t, &f, err);
     if (s == PK_OK && steps && c.step > steps)
         s = pk_fail(err, PK_EUSAGE, "%s has %lld steps already, more than train.steps=%lld",
                     t->run.dir, (long long)c.step, (long long)steps);
-    for (int i = 0; s == PK_OK && i < files; i++)
-        s = pk_ckpt_read(&c, file[i].name, file[i].tensor, file[i].count, true, err);
+    for (int i = 0; s == PK_OK && i < f.count; i++)
+        s = pk_ckpt_read(&c, f.file[i].name, f.file[i].tensor, f.file[i].count, true, err);
     if (s == PK_OK) s = pk_exec_push(&t->exec, err);
     if (s == PK_OK) s = pk_json_parse(state, c.state, strlen(c.state), c.path, err);
     if (s == PK_OK) s = pk_ckpt_drop_after(t->run.checkpoints, c.step, err);
     if (s == PK_OK) s = pk_run_rewind(&t->run, c.step, err);
     if (s == PK_OK) s = pk_trainer_write_recipe(t, err);
     *step = c.step;
-    for (int i = 0; i < FILES; i++) free(refs[i]);
+    free_files(&f);
     pk_ckpt_close(&c);
     return s;
 }
@@ -152,15 +242,25 @@ bool pk_trainer_due(const struct pk_trainer *t, int64_t step)
            (seconds > 0 && pk_seconds() - t->last_checkpoint >= seconds);
 }
 
+/* Whether all ranks come here, having ended alike. */
+static bool ended_alike(const struct pk_trainer *t, enum pk_status s)
+{
+    return t->agreed || s == PK_OK || s == PK_ESTOPPED || s == PK_EDIVERGED;
+}
+
 enum pk_status pk_trainer_finish_checkpoints(struct pk_trainer *t, enum pk_status s,
                                              struct pk_err *err)
 {
     struct pk_err why = {0};
-    if (!t->writer) return s;
-    enum pk_status written = pk_ckpt_writer_wait(t->writer, &why);
+    enum pk_status written = PK_OK;
+    if (!t->writer && !t->share) return s;
+    if (t->writer) written = pk_ckpt_writer_wait(t->writer, &why);
+    if (t->share && ended_alike(t, s)) written = pk_ckpt_ranks_finish(t->share, &why);
     if (written == PK_OK) written = note_written(t, &why);
     pk_ckpt_writer_stop(t->writer, NULL);
+    pk_ckpt_ranks_stop(t->share);
     t->writer = NULL;
+    t->share = NULL;
     if (written == PK_OK || (s != PK_OK && s != PK_ESTOPPED)) return s;
     *err = why;
     return written;
