@@ -15,7 +15,9 @@ struct pk_ckpt_writer {
     pthread_cond_t change;
     bool pending; // a snapshot waits for, or is in, the thread
     bool quit;
-    int64_t done;         // step of the newest checkpoint on disk, -1 none
+    int64_t done; // step of the newest checkpoint on disk, -1 none
+    pk_ckpt_written *written;
+    void *written_ctx;
     struct pk_err failed; // of the last write, until someone has been told
     // The snapshot: the caller's while !pending, the thread's while pending.
     struct pk_ckpt_content content;
@@ -47,6 +49,7 @@ static void write_snapshot(struct pk_ckpt_writer *w, struct pk_err *err)
     pthread_mutex_lock(&w->lock);
     w->done = w->content.step;
     pthread_mutex_unlock(&w->lock);
+    if (w->written && w->written(w->written_ctx, w->content.step, err) != PK_OK) return;
     if (w->prune) pk_ckpt_prune(w->dir, &w->keep, err);
 }
 
@@ -151,6 +154,12 @@ static enum pk_status snapshot(struct pk_ckpt_writer *w, const struct pk_ckpt_co
     }
     w->content = (struct pk_ckpt_content){c->step, c->files, w->file, w->state};
     return PK_OK;
+}
+
+void pk_ckpt_writer_tell(struct pk_ckpt_writer *w, pk_ckpt_written *fn, void *ctx)
+{
+    w->written = fn;
+    w->written_ctx = ctx;
 }
 
 static void hand_over(struct pk_ckpt_writer *w, enum job job, const struct pk_ckpt_keep *keep)

@@ -12,6 +12,10 @@ struct pk_ckpt_writer;
 /* Checkpoints go to `dir`. */
 enum pk_status pk_ckpt_writer_start(struct pk_ckpt_writer **out, const char *dir,
                                     struct pk_err *err);
+/* From the background thread: the checkpoint of this step is on disk. A failure is one of the
+ * writing. To be set before the first submit. */
+typedef enum pk_status pk_ckpt_written(void *ctx, int64_t step, struct pk_err *err);
+void pk_ckpt_writer_tell(struct pk_ckpt_writer *w, pk_ckpt_written *fn, void *ctx);
 /* Copies the content (names are borrowed until the writer is stopped, tensors and state are free to
  * change at once) and queues it, followed by a prune when keep is not NULL.
  * Errors  those of the previous write, in which case nothing was queued; PK_ENOMEM */

@@ -3,6 +3,7 @@
 
 #include "core/ckpt_folder.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -58,13 +59,14 @@ static enum pk_status make_probe(const char *dir, uint64_t token, struct pk_err 
                : pk_fail_errno(err, PK_EWRITE, "cannot create folder %s", probe);
 }
 
-/* A rank leaves its mark, if it sees the folder. */
+/* A rank leaves its mark, if it sees the folder; whether it could is what rank 0 looks at. */
 static void leave_mark(const char *dir, uint64_t token, int rank)
 {
     char probe[PK_PATH_MAX], mark[PK_PATH_MAX];
     if (probe_path(probe, dir, token, NULL) != PK_OK || !pk_exists(probe)) return;
-    if (pk_path(mark, NULL, "%s/rank-%d", probe, rank) == PK_OK)
-        (void)pk_write_file(mark, "here\n", 5, NULL); // whether it is there is what rank 0 looks at
+    if (pk_path(mark, NULL, "%s/rank-%d", probe, rank) != PK_OK) return;
+    const int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd >= 0) close(fd);
 }
 
 /* The first rank without a mark, or -1. */
@@ -238,6 +240,11 @@ enum pk_status pk_ckpt_ranks_finish(struct pk_ckpt_ranks *r, struct pk_err *err)
     if (!r) return PK_OK;
     PK_TRY(pk_ckpt_ranks_settle(r, err));
     return together(r, pk_ckpt_writer_wait(r->writer, err), err);
+}
+
+void pk_ckpt_ranks_tell(struct pk_ckpt_ranks *r, pk_ckpt_written *fn, void *ctx)
+{
+    pk_ckpt_writer_tell(r->writer, fn, ctx);
 }
 
 int64_t pk_ckpt_ranks_done(struct pk_ckpt_ranks *r)

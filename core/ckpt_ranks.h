@@ -32,6 +32,8 @@ enum pk_status pk_ckpt_ranks_see(struct pk_comm *comm, const char *dir, int *bli
 /* comm is borrowed. Not collective. */
 enum pk_status pk_ckpt_ranks_start(struct pk_ckpt_ranks **out, struct pk_comm *comm,
                                    const char *dir, struct pk_err *err);
+/* As pk_ckpt_writer_tell; called at rank 0 alone. */
+void pk_ckpt_ranks_tell(struct pk_ckpt_ranks *r, pk_ckpt_written *fn, void *ctx);
 /* Collective. c: the files of this rank, no two ranks' of the same name, copied as by
  * pk_ckpt_writer_submit; step is everybody's. Of rank 0 alone: need, the bytes of all ranks' files
  * together; c->state; keep, which may be NULL. Waits until the checkpoint before is complete, or

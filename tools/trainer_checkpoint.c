@@ -103,13 +103,11 @@ static enum pk_status put_whole_state(const struct pk_trainer *t, int64_t step,
     return text->failed ? pk_fail(err, PK_ENOMEM, "out of memory: checkpoint state") : PK_OK;
 }
 
-/* run.json names the newest checkpoint that is known to be on disk. */
-static enum pk_status note_written(struct pk_trainer *t, struct pk_err *err)
+/* run.json names the newest checkpoint that is known to be on disk. It is synced, so the background
+ * thread writes it; the training thread leaves it alone until that thread has ended. */
+static enum pk_status note_written(void *ctx, int64_t step, struct pk_err *err)
 {
-    if (!pk_trainer_leads(t)) return PK_OK;
-    int64_t done = t->share ? pk_ckpt_ranks_done(t->share) : pk_ckpt_writer_done(t->writer);
-    return done >= 0 && done != t->run.last_step ? pk_run_update(&t->run, PK_RUN_RUNNING, done, err)
-                                                 : PK_OK;
+    return pk_run_update(ctx, PK_RUN_RUNNING, step, err);
 }
 
 /* What a collective that all ranks fail alike has come to. */
@@ -128,8 +126,11 @@ static enum pk_status find_writers(struct pk_trainer *t, struct pk_err *err)
     if (s == PK_OK) s = pk_path(dir, err, "%s/checkpoints", run);
     PK_TRY(pk_trainer_together(t, s, err));
     PK_TRY(alike(t, pk_ckpt_ranks_see(t->comm, dir, &blind, err)));
-    if (blind < 0)
-        return pk_trainer_together(t, pk_ckpt_ranks_start(&t->share, t->comm, dir, err), err);
+    if (blind < 0) {
+        PK_TRY(pk_trainer_together(t, pk_ckpt_ranks_start(&t->share, t->comm, dir, err), err));
+        pk_ckpt_ranks_tell(t->share, note_written, &t->run);
+        return PK_OK;
+    }
     if (!pk_trainer_leads(t)) return PK_OK;
     pk_run_log(&t->run, "note: rank %d does not see %s, so rank 0 alone writes checkpoints", blind,
                dir);
@@ -147,7 +148,10 @@ static enum pk_status submit(struct pk_trainer *t, int64_t step, struct files *f
         .every = pk_recipe_i64(t->recipe, "output.checkpoint.keep_every")};
     struct pk_ckpt_content c = {.step = step, .files = f->count, .file = f->file, .state = state};
     if (!t->share) {
-        if (!t->writer) PK_TRY(pk_ckpt_writer_start(&t->writer, t->run.checkpoints, err));
+        if (!t->writer) {
+            PK_TRY(pk_ckpt_writer_start(&t->writer, t->run.checkpoints, err));
+            pk_ckpt_writer_tell(t->writer, note_written, &t->run);
+        }
         return pk_ckpt_writer_submit(t->writer, &c, &keep, err);
     }
     int64_t need = 0;
@@ -173,7 +177,6 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     if (s == PK_OK) s = list_files(t, &f, err);
     if (t->share) s = pk_trainer_together(t, s, err);
     if (s == PK_OK) s = submit(t, step, &f, text.s, err);
-    if (s == PK_OK) s = note_written(t, err);
     if (s == PK_OK && pk_trainer_leads(t)) s = save_choices(t, err);
     free_files(&f);
     pk_text_free(&text);
@@ -256,7 +259,6 @@ enum pk_status pk_trainer_finish_checkpoints(struct pk_trainer *t, enum pk_statu
     if (!t->writer && !t->share) return s;
     if (t->writer) written = pk_ckpt_writer_wait(t->writer, &why);
     if (t->share && ended_alike(t, s)) written = pk_ckpt_ranks_finish(t->share, &why);
-    if (written == PK_OK) written = note_written(t, &why);
     pk_ckpt_writer_stop(t->writer, NULL);
     pk_ckpt_ranks_stop(t->share);
     t->writer = NULL;
