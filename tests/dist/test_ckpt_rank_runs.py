@@ -134,7 +134,8 @@ def check_stall(root):
         run = os.path.join(root, f"stall-{rank}")
         command = [*JEPA, f"train.steps={steps}", f"output.checkpoint.every={every}", f"output.dir={run}", "--quiet",
                    "model.encoder.width=96", "model.encoder.depth=2", "train.log_every=1"]
-        trace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", "trace=fsync",
+        # LeakSanitizer cannot run under ptrace.
+        trace = ["env", "ASAN_OPTIONS=detect_leaks=0", "strace", "-f", "-qq", "-o", os.devnull, "-e", "trace=fsync",
                  "-e", f"inject=fsync:delay_enter={int(slow * 1e6)}"]
         codes, said = end(start(2, command, prefix=lambda r: trace if r == rank else []))
         expect(codes == [0, 0], f"a slow disk at rank {rank}: {codes} {said}")

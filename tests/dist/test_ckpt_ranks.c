@@ -30,7 +30,7 @@ int fsync(int fd)
 
 struct model {
     float weight[WIDE], moment[TENSORS][WIDE];
-    char name[TENSORS][16], shard[48], state[64];
+    char name[TENSORS][24], shard[48], state[64];
     struct pk_tensor_ref weights, moments[TENSORS];
     struct pk_ckpt_file file[2];
 };
@@ -307,6 +307,7 @@ static void blind(struct pk_comm *c, void *ctx)
     snprintf(other, sizeof other, "%.100s-elsewhere", (const char *)ctx);
     CHECK_OK(pk_ckpt_ranks_see(c, c->rank == 2 ? other : ctx, &who, &err), &err);
     CHECK(who == 2 && (c->rank || leftovers(ctx) == 0) && !pk_exists(other));
+    CHECK_OK(pk_comm_barrier(c, &err), &err);
     CHECK_OK(pk_ckpt_ranks_see(c, c->rank == 0 ? other : ctx, &who, &err), &err);
     CHECK(who == 1);
     CHECK(c->rank || rmdir(other) == 0);
@@ -319,8 +320,11 @@ static int driver_write(int rank, int fd, const char *dir, int64_t from, int64_t
     struct pk_comm *c = NULL;
     struct pk_err err = {0};
     int ends[2] = {fd, fd};
-    enum pk_status s = rank == 0 ? pk_ckpt_clean(dir, &err) : PK_OK;
-    if (s == PK_OK) s = pk_comm_tcp(&c, rank, 2, ends, 20, &err);
+    enum pk_status s = pk_comm_tcp(&c, rank, 2, ends, 20, &err);
+    if (s == PK_OK && rank == 0) s = pk_ckpt_clean(dir, &err);
+    const bool own = s != PK_OK;
+    if (c) s = pk_comm_agree(c, s, &err);
+    if (c && own) pk_err_context(&err, "rank %d of 2", rank);
     if (s == PK_OK) s = write_all(c, dir, from, to, &err);
     pk_comm_free(c);
     if (s != PK_OK) fprintf(stderr, "error: %s\n", err.message);
