@@ -78,8 +78,9 @@ static void take_share(struct pk_trainer *t, struct files *f)
         if (!moment && rank != (file.tensor == f->refs[EMA] ? ranks - 1 : 0)) continue;
         if (moment) {
             char *name = t->moment_name[moment - 1];
-            snprintf(name, sizeof t->moment_name[0], "moment%d-%05d-of-%05d.safetensors", moment,
-                     rank + 1, ranks);
+            if (!*name) // else the writer may be reading it
+                snprintf(name, sizeof t->moment_name[0], "moment%d-%05d-of-%05d.safetensors",
+                         moment, rank + 1, ranks);
             file = (struct pk_ckpt_file){name, file.tensor + first, last - first};
         }
         f->file[f->count++] = file;

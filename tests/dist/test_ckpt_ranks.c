@@ -41,7 +41,7 @@ static void make(struct model *m, int64_t step)
     m->weights = (struct pk_tensor_ref){"weight", PK_TENSOR_F32, 1, {WIDE}, m->weight};
     for (int k = 0; k < TENSORS; k++) {
         for (int i = 0; i < WIDE; i++) m->moment[k][i] = (float)(step * 100 + k) - (float)i;
-        snprintf(m->name[k], sizeof m->name[k], "tensor.%d", k);
+        if (!m->name[k][0]) snprintf(m->name[k], sizeof m->name[k], "tensor.%d", k); // borrowed
         m->moments[k] =
             (struct pk_tensor_ref){m->name[k], PK_TENSOR_F32, 1, {WIDE - k}, m->moment[k]};
     }
@@ -54,7 +54,9 @@ static struct pk_ckpt_content share(struct model *m, int64_t step, int rank, int
     const int units = ranks == 4 ? 3 : ranks, unit = PK_MIN(rank, units);
     const int first = TENSORS * unit / units, last = TENSORS * PK_MIN(unit + 1, units) / units;
     make(m, step);
-    snprintf(m->shard, sizeof m->shard, "moment-%05d-of-%05d.safetensors", rank + 1, ranks);
+    char shard[sizeof m->shard];
+    snprintf(shard, sizeof shard, "moment-%05d-of-%05d.safetensors", rank + 1, ranks);
+    if (strcmp(m->shard, shard) != 0) memcpy(m->shard, shard, sizeof shard);
     m->file[0] = (struct pk_ckpt_file){m->shard, m->moments + first, last - first};
     m->file[1] = (struct pk_ckpt_file){"model.safetensors", &m->weights, 1};
     return (struct pk_ckpt_content){step, rank == 0 ? 2 : 1, m->file, rank ? NULL : m->state};
