@@ -3,9 +3,8 @@
  * The step number counts through all stages, so the loader's order and the checkpoints go on.
  * `best` holds the weights of the best validation of the current stage; a stage ends with them. */
 #include "tools/finetune.h"
-#include "core/npy.h"
 #include "core/stop.h"
-#include "tools/evaluate.h"
+#include "tools/goal.h"
 #include "tools/objective.h"
 #include "tools/trainer.h"
 
@@ -16,6 +15,7 @@
 struct finetune {
     struct pk_trainer t;
     struct pk_inputs in;
+    struct pk_goal goal;
     struct pk_classifier model;
     struct pk_loader *loader;
     struct pk_prog prog; // training program of the current stage
@@ -24,13 +24,10 @@ struct finetune {
     int64_t batch, micro, micros;
     int32_t *start;                 // zeros
     const struct pk_batch *lent[2]; // by the loader, by step % 2
-    uint8_t *label;                 // of the validation rows
-    float *class_weight;            // [classes] of a balanced loss, or NULL
-    float *score;                   // [validation, classes]
     /* where the run is; in the checkpoint */
     int64_t stage, stage_step, step;
-    double best_score;     // macro AUC, -1 before the first validation of a stage
-    int64_t best_step;     // within the stage
+    double best_score;     // the goal's metric, -1 before the first validation of a stage
+    int64_t best_step;     // within the stage, -1 before
     double loss_sum, norm; // since the last validation; gradient norm of the last step
     int64_t loss_count;
     int64_t timed;        // steps of this process since the last validation
@@ -81,44 +78,43 @@ static enum pk_status configure(struct finetune *f, const char *own, struct pk_m
 {
     const struct pk_recipe *r = f->t.recipe;
     *has_file = own || *pk_recipe_str(r, "init_from");
-    if (!f->in.task)
-        return pk_fail(err, PK_ERECIPE, "data.task is not set: which labels are to be learned?");
+    PK_TRY(pk_goal_open(&f->goal, r, &f->in, err));
     if (*has_file) {
         PK_TRY(own ? pk_model_open(file, own, false, err) : pk_model_open_init(file, r, err));
         enum pk_status s =
-            pk_classifier_config_head(&f->model, r, &f->in.shape, f->in.task->classes, err);
+            pk_classifier_config_head(&f->model, r, &f->in.shape, f->goal.columns, err);
         if (s == PK_OK) s = pk_trainer_agrees(&file->info, r, err);
         if (s == PK_OK) s = pk_model_info_architecture(&f->model, &file->info, r, err);
         if (s != PK_OK) pk_model_close(file);
         return s;
     }
-    return pk_classifier_config(&f->model, r, &f->in.shape, f->in.task->classes, err);
+    return pk_classifier_config(&f->model, r, &f->in.shape, f->goal.columns, err);
 }
 
 static void describe(struct finetune *f)
 {
     const struct pk_recipe *r = f->t.recipe;
     struct pk_model_info *m = &f->t.info;
-    snprintf(m->objective, sizeof m->objective, "classify");
+    snprintf(m->objective, sizeof m->objective, "%.31s", f->goal.kind->objective);
     m->encoder = f->model.encoder;
     pk_model_info_input(m, &f->model.signal, &f->in);
     snprintf(m->head, sizeof m->head, "%.31s", pk_recipe_str(r, "objective.head.kind"));
     snprintf(m->loss, sizeof m->loss, "%.31s", pk_recipe_str(r, "objective.loss"));
-    snprintf(m->task, sizeof m->task, "%.31s", f->in.task->name);
     snprintf(m->aggregation, sizeof m->aggregation, "%.31s",
              pk_recipe_str(r, "evaluation.aggregation"));
     m->hidden = f->model.hidden;
-    m->single_label = pk_recipe_bool(r, "objective.single_label");
     m->window = f->eval.window / m->rate;
     m->stride = f->eval.stride / m->rate;
-    m->classes = f->in.task->classes;
-    for (int32_t k = 0; k < m->classes; k++)
-        memcpy(m->class_name[k], f->in.task->class_name[k], sizeof m->class_name[k]);
+    m->classes = f->goal.columns;
+    f->goal.kind->describe(&f->goal, m);
     if (f->t.quiet) return;
     char encoder[96];
     pk_encoder_describe(&m->encoder, encoder);
-    fprintf(stderr, "model: %s; head %s, task %s with %d classes\n", encoder, m->head, m->task,
-            m->classes);
+    fprintf(stderr, "model: %s; head %s, ", encoder, m->head);
+    if (m->regresses)
+        fprintf(stderr, "%d target%s\n", m->classes, m->classes > 1 ? "s" : "");
+    else
+        fprintf(stderr, "task %s with %d classes\n", m->task, m->classes);
 }
 
 /* Program and optimizer of the current stage. What is trained differs between stages, so the flags
@@ -150,35 +146,6 @@ static uint64_t hash_encoder(const struct finetune *f)
     return h;
 }
 
-/* Weights that make rare classes count as much as frequent ones, from the training rows. Of
- * questions by class: positives by negatives / positives (PyTorch's pos_weight), at most 100. Of
- * one label of many: rows / (classes x rows of the class), as scikit-learn's "balanced". A class
- * without a row keeps 1. */
-static enum pk_status balance(struct finetune *f, struct pk_err *err)
-{
-    struct pk_classifier *c = &f->model;
-    const size_t classes = (size_t)c->classes;
-    uint8_t *label = NULL;
-    if (strcmp(pk_recipe_str(f->t.recipe, "objective.class_weights"), "balanced")) return PK_OK;
-    PK_TRY(pk_evaluate_labels(&label, f->in.task, &f->in.train, err));
-    enum pk_status s = pk_alloc(&f->class_weight, classes, sizeof *f->class_weight, "weights", err);
-    for (size_t k = 0; s == PK_OK && k < classes; k++) {
-        double count[2] = {0, 0}, all;
-        for (int64_t i = 0; i < f->in.train.count; i++) {
-            const uint8_t y = label[(size_t)i * classes + k];
-            if (y <= 1) count[y]++;
-        }
-        all = count[0] + count[1];
-        const double odds = fmin(count[0] / fmax(count[1], 1), 100);
-        f->class_weight[k] = (float)(count[1] == 0 || count[0] == 0 ? 1
-                                     : c->softmax ? all / ((double)classes * count[1])
-                                                  : odds);
-    }
-    free(label);
-    *(c->softmax ? &c->multiclass.class_weight : &c->multilabel.positive_weight) = f->class_weight;
-    return s;
-}
-
 /* Everything up to the first step. file: of init_from, or NULL. */
 static enum pk_status prepare_from(struct finetune *f, const struct pk_model_file *file,
                                    struct pk_err *err)
@@ -191,7 +158,7 @@ static enum pk_status prepare_from(struct finetune *f, const struct pk_model_fil
     if (f->eval.window != f->in.shape.samples)
         return pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                        pk_recipe_origin(r, "evaluation.window"));
-    PK_TRY(balance(f, err));
+    PK_TRY(pk_goal_prepare(&f->goal, &f->model, f->batch, err));
     PK_TRY(pk_micro_batch(r, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
                           &f->model.encoder, f->t.backend != NULL, &f->micro, err));
     PK_TRY(pk_trainer_precision(&f->t, err));
@@ -203,13 +170,7 @@ static enum pk_status prepare_from(struct finetune *f, const struct pk_model_fil
     pk_params_init(&f->t.params, (uint64_t)pk_recipe_i64(r, "seed"), f->t.exec.weight);
     if (file) PK_TRY(pk_model_read(file, &f->t.params, "encoder.", f->t.exec.weight, err));
     PK_TRY(pk_exec_push(&f->t.exec, err));
-    size_t rows = (size_t)f->in.validation.count, classes = (size_t)f->in.task->classes;
-    if (!rows)
-        return pk_fail(err, PK_EDATA, "%s: no labelled record is left to choose checkpoints by",
-                       pk_recipe_origin(r, "data.folds.validation"));
-    PK_TRY(pk_alloc(&f->start, (size_t)f->batch, sizeof *f->start, "crop starts", err));
-    PK_TRY(pk_alloc(&f->score, rows * classes, sizeof *f->score, "scores", err));
-    return pk_evaluate_labels(&f->label, f->in.task, &f->in.validation, err);
+    return pk_alloc(&f->start, (size_t)f->batch, sizeof *f->start, "crop starts", err);
 }
 
 /* own: the folder of a run that goes on from a checkpoint, else NULL. */
@@ -243,8 +204,7 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, s
 {
     struct pk_feed feed[PK_BATCH_FEEDS + 1];
     pk_batch_feed(feed, b, 0, f->micro, f->start);
-    feed[PK_BATCH_FEEDS] =
-        (struct pk_feed){"label", b->label, (size_t)f->micro * (size_t)f->in.task->classes};
+    feed[PK_BATCH_FEEDS] = f->goal.kind->feed(&f->goal, b, f->step, f->micro);
     struct pk_exec_batch run = {.feed = feed,
                                 .feeds = (int)PK_COUNT(feed),
                                 .cut = pk_batch_cut(&f->t, b, 0),
@@ -277,58 +237,43 @@ static enum pk_status take_results(struct finetune *f, int lag, struct pk_err *e
         }
         int64_t step = f->step - f->stage_step + r.step; // r.step is of the stage
         *err = r.why;
-        PK_TRY(pk_trainer_diverged(&f->t, step, f->lent[step % 2], f->in.task->classes, err));
+        PK_TRY(pk_trainer_diverged(&f->t, step, f->lent[step % 2], f->goal.labels, err));
     }
-}
-
-static enum pk_status score_rows(struct finetune *f, const struct pk_rows *rows, float *score,
-                                 const uint8_t *label, int64_t resamples, struct pk_metrics *out,
-                                 struct pk_err *err)
-{
-    struct pk_metrics_options o = {
-        .resamples = resamples,
-        .seed = (uint64_t)pk_recipe_i64(f->t.recipe, "evaluation.bootstrap_seed"),
-        .threads = f->t.exec.threads};
-    return pk_evaluate_metrics(out, &f->eval, &f->in.data, rows,
-                               (const double(*)[PK_LEADS_MAX])f->in.mean,
-                               (const double(*)[PK_LEADS_MAX])f->in.std, label, &o, score, err);
 }
 
 static enum pk_status validate(struct finetune *f, struct pk_err *err)
 {
-    struct pk_metrics m = {0};
-    double loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
-    enum pk_status s = score_rows(f, &f->in.validation, f->score, f->label, 0, &m, err);
-    double auc = m.macro_auc;
-    pk_metrics_free(&m);
-    PK_TRY(s);
-    if (auc > f->best_score) {
-        f->best_score = auc;
+    const struct pk_goal_kind *kind = f->goal.kind;
+    double metric, loss = f->loss_count ? f->loss_sum / (double)f->loss_count : NAN;
+    char name[64], best[64];
+    PK_TRY(kind->validate(&f->goal, &f->eval, &metric, err));
+    if (!isnan(metric) && (f->best_step < 0 || pk_goal_better(&f->goal, metric, f->best_score))) {
+        f->best_score = metric;
         f->best_step = f->stage_step;
         PK_TRY(pk_exec_pull(&f->t.exec, err));
         memcpy(f->t.best, f->t.exec.weight, (size_t)f->t.params.elements * sizeof(float));
     }
+    snprintf(name, sizeof name, "validation/%s", kind->metric);
+    snprintf(best, sizeof best, "validation/best_%s", kind->metric);
     double interval = fmax(f->since, 1e-9);
     double rate = rate_at(f, f->stage_step - 1), waited = f->waited / interval;
     struct pk_scalar scalar[] = {{"train/loss", loss},
                                  {"train/learning_rate", rate},
                                  {"train/weight_decay", decay_at(f, f->stage_step - 1)},
                                  {"train/grad_norm", f->norm},
-                                 {"validation/macro_auc", auc},
-                                 {"validation/best_macro_auc", f->best_score},
+                                 {name, metric},
+                                 {best, f->best_score},
                                  {"train/stage", (double)f->stage},
                                  {"speed/records_per_s", (double)(f->timed * f->batch) / interval},
                                  {"speed/data_wait", waited},
                                  {"speed/peak_memory", pk_peak_memory()},
                                  {"speed/seconds", pk_seconds() - f->t.started}};
     PK_TRY(pk_trainer_metrics(&f->t, f->step, "validation", scalar, (int)PK_COUNT(scalar), err));
-    struct pk_progress_field field[] = {{"stage", (double)f->stage, PK_FORMAT_COUNT},
-                                        {"loss", loss, PK_FORMAT_GENERAL},
-                                        {"lr", rate, PK_FORMAT_SCIENTIFIC},
-                                        {"grad", f->norm, PK_FORMAT_GENERAL},
-                                        {"val", auc, PK_FORMAT_GENERAL},
-                                        {"best", f->best_score, PK_FORMAT_GENERAL},
-                                        {"wait", waited, PK_FORMAT_PERCENT}};
+    struct pk_progress_field field[] = {
+        {"stage", (double)f->stage, PK_FORMAT_COUNT}, {"loss", loss, PK_FORMAT_GENERAL},
+        {"lr", rate, PK_FORMAT_SCIENTIFIC},           {"grad", f->norm, PK_FORMAT_GENERAL},
+        {"val", metric, PK_FORMAT_GENERAL},           {"best", f->best_score, PK_FORMAT_GENERAL},
+        {"wait", waited, PK_FORMAT_PERCENT}};
     pk_progress_update(&f->t.progress, f->step, pk_seconds(), field, (int)PK_COUNT(field));
     f->loss_sum = 0;
     f->loss_count = f->timed = 0;
@@ -400,8 +345,8 @@ static enum pk_status run_stages(struct finetune *f, struct pk_err *err)
         else if (f->stage)
             PK_TRY(build_stage(f, err));
         PK_TRY(run_stage(f, err));
-        pk_run_log(&f->t.run, "stage %lld: best macro AUC %.4f at step %lld", (long long)f->stage,
-                   f->best_score, (long long)f->best_step);
+        pk_run_log(&f->t.run, "stage %lld: best %s %.4f at step %lld", (long long)f->stage,
+                   f->goal.kind->text, f->best_score, (long long)f->best_step);
     }
     return PK_OK;
 }
@@ -410,35 +355,11 @@ static enum pk_status run_stages(struct finetune *f, struct pk_err *err)
 static enum pk_status report_split(struct finetune *f, const char *name, const struct pk_rows *rows,
                                    struct pk_json_writer *w, struct pk_err *err)
 {
-    char path[PK_PATH_MAX];
-    struct pk_metrics m = {0};
-    float *score = NULL;
-    uint8_t *label = NULL;
-    int64_t shape[2] = {rows->count, f->in.task->classes};
-    size_t n = (size_t)(shape[0] * shape[1]);
-    if (!rows->count) {
-        fprintf(stderr,
-                "warning: no labelled record is in the %s folds, so there is no %s result\n", name,
-                name);
-        return PK_OK;
-    }
-    enum pk_status s = pk_alloc(&score, n, sizeof *score, "scores", err);
-    if (s == PK_OK) s = pk_evaluate_labels(&label, f->in.task, rows, err);
-    if (s == PK_OK)
-        s = score_rows(f, rows, score, label, pk_recipe_i64(f->t.recipe, "evaluation.bootstrap"),
-                       &m, err);
-    if (s == PK_OK) s = pk_path(path, err, "%s/%s_scores.npy", f->t.run.dir, name);
-    if (s == PK_OK) s = pk_npy_save(path, PK_NPY_F32, 2, shape, score, err);
-    if (s == PK_OK) s = pk_path(path, err, "%s/%s_labels.npy", f->t.run.dir, name);
-    if (s == PK_OK) s = pk_npy_save(path, PK_NPY_U8, 2, shape, label, err);
-    if (s == PK_OK) {
-        pk_result_write(w, name, &m, &f->t.info);
-        pk_result_print(name, &m, &f->t.info);
-    }
-    pk_metrics_free(&m);
-    free(score);
-    free(label);
-    return s;
+    const struct pk_goal_report to = {name, rows, f->t.run.dir, &f->t.info, w};
+    if (rows->count) return f->goal.kind->report(&f->goal, &f->eval, &to, err);
+    fprintf(stderr, "warning: no labelled record is in the %s folds, so there is no %s result\n",
+            name, name);
+    return PK_OK;
 }
 
 static void put_folds(struct pk_json_writer *w, const struct pk_recipe *r, const char *path)
@@ -456,8 +377,7 @@ static void put_protocol(struct pk_json_writer *w, const struct finetune *f)
     pk_json_put_string(w, "recipe", pk_recipe_str(r, "name"));
     pk_json_put_string(w, "data", f->in.data.version);
     pk_json_put_f64(w, "rate_hz", f->in.data.rate);
-    pk_json_put_string(w, "task", f->in.task->name);
-    pk_json_put_bool(w, "single_label", pk_recipe_bool(r, "objective.single_label"));
+    f->goal.kind->put_protocol(&f->goal, w);
     pk_json_open(w, "folds", '{');
     put_folds(w, r, "data.folds.train");
     put_folds(w, r, "data.folds.validation");
@@ -472,7 +392,7 @@ static void put_protocol(struct pk_json_writer *w, const struct finetune *f)
     pk_json_put_string(w, "init_from", pk_recipe_str(r, "init_from"));
     pk_json_put_string(w, "weights", pk_recipe_str(r, "weights"));
     pk_json_put_i64(w, "seed", pk_recipe_i64(r, "seed"));
-    pk_json_put_string(w, "selection", "highest validation macro AUC of the last stage");
+    pk_json_put_string(w, "selection", f->goal.kind->selection);
     pk_json_put_i64(w, "selected_stage", pk_recipe_count(r, "stages") - 1);
     pk_json_put_i64(w, "selected_step", f->best_step);
     pk_json_put_i64(w, "steps", f->step);
@@ -550,9 +470,7 @@ enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_o
     pk_bound_free(&f->bound);
     pk_prog_free(&f->prog);
     free(f->start);
-    free(f->label);
-    free(f->class_weight);
-    free(f->score);
+    pk_goal_close(&f->goal);
     pk_trainer_free(&f->t);
     pk_loader_close(f->loader);
     pk_inputs_close(&f->in);

@@ -76,7 +76,7 @@ static bool normalises_records(const struct pk_recipe *r)
 {
     if (!strcmp(pk_recipe_str(r, "objective.kind"), "contrastive"))
         return pk_recipe_bool(r, "objective.projection.norm");
-    return !strcmp(pk_recipe_str(r, "objective.kind"), "classify") &&
+    return pk_recipe_supervised(r) &&
            !strcmp(pk_recipe_str(r, "objective.head.kind"), "concat_pool");
 }
 
@@ -110,8 +110,7 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
         "help: 'train.micro_batch' and 'train.batch_size' / 'train.accumulate' must be 2 "
         "or more",
         pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"),
-        !strcmp(pk_recipe_str(r, "objective.kind"), "classify") ? "the head 'concat_pool'"
-                                                                : "'objective.projection'");
+        pk_recipe_supervised(r) ? "the head 'concat_pool'" : "'objective.projection'");
 }
 
 /* --- ranks --------------------------------------------------------------------------------- */
