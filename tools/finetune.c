@@ -21,7 +21,7 @@ struct finetune {
     struct pk_prog prog; // training program of the current stage
     struct pk_bound bound;
     struct pk_evaluator eval;
-    int64_t batch, micro, micros;
+    int64_t batch, micro, micros;   // micros: of this rank
     int32_t *start;                 // zeros
     const struct pk_batch *lent[2]; // by the loader, by step % 2
     /* where the run is; in the checkpoint */
@@ -162,8 +162,10 @@ static enum pk_status prepare_from(struct finetune *f, const struct pk_model_fil
     PK_TRY(pk_micro_batch(r, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
                           &f->model.encoder, f->t.backend != NULL, &f->micro, err));
     PK_TRY(pk_trainer_precision(&f->t, err));
-    f->micros = f->batch / f->micro;
+    PK_TRY(pk_trainer_share_out(&f->t, f->batch / f->micro, f->micro, false, &f->micros, err));
     PK_TRY(build_stage(f, err));
+    f->eval.comm = f->t.comm;
+    f->eval.heartbeat = f->t.heartbeat;
     PK_TRY(pk_evaluator_open(&f->eval, &f->t.exec, &f->t.params, &f->model, err));
     size_t n = (size_t)f->t.params.elements;
     PK_TRY(pk_alloc_aligned(&f->t.best, n, sizeof(float), "best weights", err));
@@ -209,7 +211,7 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, s
                                 .feeds = (int)PK_COUNT(feed),
                                 .cut = pk_batch_cut(&f->t, b, 0),
                                 .micros = f->micros,
-                                .loss_scale = 1.0 / (double)f->micros};
+                                .loss_scale = 1.0 / (double)(f->micros * pk_trainer_ranks(&f->t))};
     PK_TRY(pk_exec_run(&f->t.exec, &f->bound, &run, err));
     struct pk_optim_step s = {.step = f->stage_step,
                               .learning_rate = rate_at(f, f->stage_step),
@@ -217,6 +219,7 @@ static enum pk_status train_step(struct finetune *f, const struct pk_batch *b, s
     char path[128];
     s.beta1 = pk_recipe_beta1(f->t.recipe, stage_key(path, f->stage, "learning_rate"),
                               stage_i64(f, "steps"), f->stage_step);
+    pk_heartbeat_at(f->t.heartbeat, f->step, "the gradient sum");
     return pk_exec_update(&f->t.exec, &s, err);
 }
 
@@ -299,19 +302,24 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
            !(patience && f->best_step >= 0 && f->stage_step - f->best_step >= patience)) {
         const struct pk_batch *b;
         double waited, begun = pk_seconds();
+        pk_heartbeat_at(f->t.heartbeat, f->step, "reading data");
         PK_TRY(pk_loader_get(f->loader, f->step, &b, &waited, err));
         f->lent[f->step % 2] = b;
+        f->t.exec.vote = pk_trainer_vote(&f->t, f->step + 1);
+        pk_heartbeat_at(f->t.heartbeat, f->step, "computing");
         PK_TRY(train_step(f, b, err));
         f->step++;
         f->stage_step++;
-        bool check = f->stage_step % every == 0 || f->stage_step == steps;
-        bool stop = pk_stop_requested() != 0;
-        bool save = stop || pk_trainer_due(&f->t, f->step);
+        const uint32_t votes = pk_trainer_votes(&f->t, f->step);
+        const bool check = f->stage_step % every == 0 || f->stage_step == steps;
+        const bool stop = votes & PK_VOTE_STOP, save = stop || (votes & PK_VOTE_SAVE);
         PK_TRY(take_results(f, check || save ? 0 : pk_exec_lag(&f->t.exec), err));
         f->timed++;
         f->waited += waited;
         f->since += pk_seconds() - begun;
         if (check) PK_TRY(validate(f, err));
+        if (save || f->step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&f->t, err));
+        if (save) pk_heartbeat_at(f->t.heartbeat, f->step, "writing a checkpoint");
         if (save) PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
         if (stop) return pk_trainer_stopped(&f->t, f->step, err);
     }
@@ -355,10 +363,13 @@ static enum pk_status run_stages(struct finetune *f, struct pk_err *err)
 static enum pk_status report_split(struct finetune *f, const char *name, const struct pk_rows *rows,
                                    struct pk_json_writer *w, struct pk_err *err)
 {
-    const struct pk_goal_report to = {name, rows, f->t.run.dir, &f->t.info, w};
+    const bool leads = pk_trainer_leads(&f->t);
+    const struct pk_goal_report to = {leads, name, rows, f->t.run.dir, &f->t.info, w};
     if (rows->count) return f->goal.kind->report(&f->goal, &f->eval, &to, err);
-    fprintf(stderr, "warning: no labelled record is in the %s folds, so there is no %s result\n",
-            name, name);
+    if (leads)
+        fprintf(stderr,
+                "warning: no labelled record is in the %s folds, so there is no %s result\n", name,
+                name);
     return PK_OK;
 }
 
@@ -411,43 +422,88 @@ static enum pk_status report(struct finetune *f, struct pk_err *err)
         s = report_split(f, "test", &f->in.test, &w, err);
     pk_json_close(&w);
     if (s == PK_OK && text.failed) s = pk_fail(err, PK_ENOMEM, "out of memory: results");
-    if (s == PK_OK) s = pk_path(path, err, "%s/result.json", f->t.run.dir);
-    if (s == PK_OK) s = pk_write_file(path, text.s, text.len, err);
+    if (s == PK_OK && pk_trainer_leads(&f->t)) {
+        s = pk_path(path, err, "%s/result.json", f->t.run.dir);
+        if (s == PK_OK) s = pk_write_file(path, text.s, text.len, err);
+    }
     pk_text_free(&text);
     return s;
+}
+
+/* What every rank does for itself. own: see prepare. */
+static enum pk_status prepare_rank(struct finetune *f, const char *own, struct pk_err *err)
+{
+    PK_TRY(pk_inputs_open(&f->in, f->t.recipe, f->t.quiet, err));
+    PK_TRY(prepare(f, own, err));
+    PK_TRY(pk_trainer_resident(&f->t, &f->in.data, err));
+    f->in.rank = pk_trainer_rank(&f->t);
+    f->in.ranks = pk_trainer_ranks(&f->t);
+    PK_TRY(pk_inputs_loader(&f->loader, &f->in, f->t.recipe, f->batch, f->in.task, PK_PAIR_NONE,
+                            f->t.resident.memory != NULL, err));
+    PK_TRY(pk_trainer_pin(&f->t, f->loader, err));
+    describe(f);
+    return PK_OK;
+}
+
+/* Rank 0: the run's folder. A new run's is touched only now that nothing of the recipe can be
+ * refused any more. */
+static enum pk_status begin(struct finetune *f, const struct pk_finetune_options *o,
+                            struct pk_err *err)
+{
+    const bool resume = o->mode == PK_RUN_RESUME;
+    if (resume)
+        PK_TRY(load_state(f, err));
+    else
+        PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
+    return pk_trainer_open_events(&f->t, resume ? f->step : -1, err);
+}
+
+/* All ranks go on from where rank 0 stands. */
+static enum pk_status share_state(struct finetune *f, struct pk_err *err)
+{
+    struct {
+        int64_t stage, stage_step, step, best_step, loss_count;
+        double best_score, loss_sum;
+    } s = {f->stage,      f->stage_step, f->step,    f->best_step,
+           f->loss_count, f->best_score, f->loss_sum};
+    if (!f->t.comm) return PK_OK;
+    PK_TRY(pk_trainer_share(&f->t, err));
+    PK_TRY(pk_comm_broadcast(f->t.comm, 0, &s, sizeof s, err));
+    f->stage = s.stage;
+    f->stage_step = s.stage_step;
+    f->step = s.step;
+    f->best_step = s.best_step;
+    f->loss_count = s.loss_count;
+    f->best_score = s.best_score;
+    f->loss_sum = s.loss_sum;
+    return PK_OK;
 }
 
 static enum pk_status start(struct finetune *f, const struct pk_finetune_options *o,
                             struct pk_err *err)
 {
-    char dir[PK_PATH_MAX];
+    char dir[PK_PATH_MAX], path[128];
     const struct pk_recipe *r = f->t.recipe;
+    const bool resume = o->mode == PK_RUN_RESUME;
     int64_t total = 0;
-    bool resume = o->mode == PK_RUN_RESUME;
     /* First, so that a signal during a long preparation leaves a run that can be resumed. */
     PK_TRY(pk_stop_install(err));
-    PK_TRY(pk_recipe_path(r, "output.dir", dir, err));
-    PK_TRY(resume ? pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err)
-                  : pk_run_check(dir, o->mode, err));
-    PK_TRY(pk_inputs_open(&f->in, r, o->quiet, err));
-    PK_TRY(prepare(f, resume && pk_trainer_has_checkpoint(dir) ? dir : NULL, err));
-    PK_TRY(pk_trainer_resident(&f->t, &f->in.data, err));
-    PK_TRY(pk_inputs_loader(&f->loader, &f->in, r, f->batch, f->in.task, PK_PAIR_NONE,
-                            f->t.resident.memory != NULL, err));
-    PK_TRY(pk_trainer_pin(&f->t, f->loader, err));
-    describe(f);
-    /* A new run's folder is touched only now that nothing of the recipe can be refused any more. */
-    if (resume)
-        PK_TRY(load_state(f, err));
-    else
-        PK_TRY(pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err));
-    PK_TRY(pk_trainer_open_events(&f->t, resume ? f->step : -1, err));
-    for (int64_t i = 0; i < pk_recipe_count(r, "stages"); i++) {
-        char path[128];
+    PK_TRY(pk_trainer_join(&f->t, o->comm, err));
+    const bool leads = pk_trainer_leads(&f->t);
+    enum pk_status s = pk_recipe_path(r, "output.dir", dir, err);
+    if (s == PK_OK && leads)
+        s = resume ? pk_trainer_open_run(&f->t, o->mode, o->argc, o->argv, err)
+                   : pk_run_check(dir, o->mode, err);
+    PK_TRY(pk_trainer_together(&f->t, s, err));
+    uint8_t own = resume && leads && pk_trainer_has_checkpoint(dir);
+    if (f->t.comm) PK_TRY(pk_comm_broadcast(f->t.comm, 0, &own, sizeof own, err));
+    PK_TRY(pk_trainer_together(&f->t, prepare_rank(f, own ? dir : NULL, err), err));
+    PK_TRY(pk_trainer_together(&f->t, leads ? begin(f, o, err) : PK_OK, err));
+    PK_TRY(share_state(f, err));
+    for (int64_t i = 0; i < pk_recipe_count(r, "stages"); i++)
         total += pk_recipe_i64(r, stage_key(path, i, "steps"));
-    }
     f->t.started = f->t.last_checkpoint = pk_seconds();
-    pk_progress_begin(&f->t.progress, stderr, "finetune", f->step, total, 10, o->quiet,
+    pk_progress_begin(&f->t.progress, stderr, "finetune", f->step, total, 10, f->t.quiet,
                       pk_seconds());
     return PK_OK;
 }
@@ -460,11 +516,15 @@ enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_o
     f->t.recipe = r;
     f->t.quiet = o->quiet;
     f->t.backend = o->backend;
+    f->t.heartbeat = o->heartbeat;
     enum pk_status s = start(f, o, err);
     if (s == PK_OK) s = run_stages(f, err);
     pk_progress_end(&f->t.progress);
     if (s == PK_OK) s = pk_trainer_save(&f->t, f->step, put_state, f, err);
     if (s == PK_OK) s = report(f, err);
+    /* What ends all ranks alike needs no word; any other failure ends the others' waiting. */
+    if (f->t.comm && !f->t.agreed && s != PK_OK && s != PK_ESTOPPED && s != PK_EDIVERGED)
+        pk_comm_abort(f->t.comm, err->message);
     s = pk_trainer_end(&f->t, s, f->step, err);
     pk_evaluator_close(&f->eval);
     pk_bound_free(&f->bound);

@@ -65,6 +65,7 @@ enum pk_status pk_goal_save(const struct pk_goal *g, const struct pk_goal_report
 {
     char path[PK_PATH_MAX];
     const int64_t shape[2] = {to->rows->count, g->columns};
+    if (!to->leads) return PK_OK;
     PK_TRY(pk_path(path, err, "%s/%s_%s.npy", to->dir, to->split, what));
     return pk_npy_save(path, type, 2, shape, data, err);
 }

@@ -9,8 +9,9 @@
 
 struct pk_goal;
 
-struct pk_goal_report { // where the scores of a split go
-    const char *split;  // "validation"
+struct pk_goal_report { // where the scores of a split go; nowhere where another rank leads
+    bool leads;
+    const char *split; // "validation"
     const struct pk_rows *rows;
     const char *dir; // of the run: SPLIT_scores.npy and what they are compared with
     const struct pk_model_info *info;

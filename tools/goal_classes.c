@@ -98,7 +98,7 @@ static enum pk_status report(struct pk_goal *g, struct pk_evaluator *e,
                        pk_recipe_i64(g->recipe, "evaluation.bootstrap"), &m, err);
     if (s == PK_OK) s = pk_goal_save(g, to, "scores", PK_NPY_F32, score, err);
     if (s == PK_OK) s = pk_goal_save(g, to, "labels", PK_NPY_U8, label, err);
-    if (s == PK_OK) {
+    if (s == PK_OK && to->leads) {
         pk_result_write(to->json, to->split, &m, to->info);
         pk_result_print(to->split, &m, to->info);
     }

@@ -79,7 +79,7 @@ static enum pk_status report(struct pk_goal *g, struct pk_evaluator *e,
     if (s == PK_OK) s = pk_goal_save(g, to, "predictions", PK_NPY_F32, prediction, err);
     if (s == PK_OK) pk_targets_take(truth, t, to->rows->row, to->rows->count, false);
     if (s == PK_OK) s = pk_goal_save(g, to, "targets", PK_NPY_F32, truth, err);
-    if (s == PK_OK) {
+    if (s == PK_OK && to->leads) {
         pk_targets_put(to->json, to->split, t, result);
         pk_targets_print(to->split, t, result);
     }
