@@ -46,6 +46,8 @@ enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char 
 /* True when the file, a base or an override gave the value; false when it is the default (or the
  * section is absent). Works for sections too. */
 bool pk_recipe_given(const struct pk_recipe *r, const char *path);
+/* Whether it learns labels or targets (objective.kind: classify, regress), in stages. */
+bool pk_recipe_supervised(const struct pk_recipe *r);
 /* "recipes/mine.yaml:14:3" or "override" or "default": where the value comes from. */
 const char *pk_recipe_origin(const struct pk_recipe *r, const char *path);
 

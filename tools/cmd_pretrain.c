@@ -52,11 +52,14 @@ static enum pk_status train_as_rank(const struct pk_recipe *r, enum pk_run_mode 
                                                          .argc = a->argc,
                                                          .argv = a->argv},
                            err);
-    if (size > 1)
-        return pk_fail(err, PK_EUSAGE,
-                       "fine-tuning runs in a single process, and this is rank %d of %d",
-                       job->comm->rank, size);
-    return pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, backend, a->argc, a->argv},
+    return pk_finetune(r,
+                       &(struct pk_finetune_options){.mode = mode,
+                                                     .quiet = a->quiet,
+                                                     .backend = backend,
+                                                     .comm = size > 1 ? job->comm : NULL,
+                                                     .heartbeat = job->heartbeat,
+                                                     .argc = a->argc,
+                                                     .argv = a->argv},
                        err);
 }
 

@@ -7,7 +7,7 @@
 
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
 {
-    float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
+    float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v, t->best};
     for (size_t i = 0; t->comm && i < PK_COUNT(arena); i++)
         if (arena[i])
             PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],

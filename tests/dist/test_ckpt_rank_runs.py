@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
-from ranks import end, ranks, start  # noqa: E402
+from rank_jobs import end, ranks, start  # noqa: E402
 from runs import JEPA, expect, failures, good, same, scratch, state, steps_on_disk  # noqa: E402
 from runs import tensors  # noqa: E402
 

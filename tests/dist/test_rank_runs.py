@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
 import runs  # noqa: E402
-from ranks import end, ranks, start  # noqa: E402
+from rank_jobs import end, ranks, start  # noqa: E402
 from runs import JEPA, TINY, expect, good, metrics, refused, same, scratch, state, steps_on_disk  # noqa: E402
 
 SMALL = [*TINY, "data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=2",
@@ -101,8 +101,6 @@ def check_errors(root):
             *ranks(3), *JEPA, STEPS, f"output.dir={bad}", "--quiet")
     refused(2, ["4 micro-batches of 4 records", "to 8 ranks"],
             *ranks(8), *JEPA, STEPS, "train.micro_batch=4", f"output.dir={bad}", "--quiet")
-    refused(2, ["single process", "of 2"], *ranks(2), *runs.CLASSIFY, f"init_from={root}/jepa", f"output.dir={bad}",
-            "--quiet")
     expect(not os.path.exists(bad), "a refused run leaves a folder")
     good(*JEPA, "train.steps=2", f"output.dir={bad}", "--quiet")
     r = refused(2, ["bad"], *ranks(4), *JEPA, STEPS, f"output.dir={bad}", "--quiet")  # exists: rank 0 says it, once

@@ -67,6 +67,16 @@ def refused(code, words, *args, **more):
     return r
 
 
+def sign(corpus):
+    """Edited columns no longer have the checksum that corpus.json names; the refusal tells it."""
+    said = purkinje("data", "info", corpus).stderr
+    new, old = re.search(r"columns is (\w+), corpus.json says (\w+)", said).groups()
+    with open(os.path.join(corpus, "corpus.json"), "r+") as f:
+        text = f.read()
+        f.seek(0)
+        f.write(text.replace(old, new))
+
+
 def tensors(path):
     """name -> (dtype, shape, bytes) of a safetensors file."""
     with open(path, "rb") as f:

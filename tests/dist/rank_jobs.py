@@ -1,4 +1,4 @@
-"""What the tests of runs on several ranks share: ways to start them."""
+"""What the tests of whole runs on several ranks share: starting ranks, and seeing them end."""
 import os
 import socket
 import subprocess
