@@ -175,10 +175,12 @@ uint32_t pk_trainer_votes(const struct pk_trainer *t, int64_t step)
 enum pk_status pk_trainer_replicas(struct pk_trainer *t, struct pk_err *err)
 {
     const float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
+    const size_t replicas =
+        t->exec.share ? 2 : PK_COUNT(arena); // moments that are shared out have none
     struct pk_xxh64 h;
     if (!t->comm) return PK_OK;
     pk_xxh64_start(&h);
-    for (size_t i = 0; i < PK_COUNT(arena); i++)
+    for (size_t i = 0; i < replicas; i++)
         if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)t->params.elements * sizeof(float));
     return pk_comm_same(t->comm, pk_xxh64_value(&h), "weights and moments (memory or CPU fail?)",
                         err);
@@ -222,6 +224,7 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .train = true,
                                 .comm = t->comm,
                                 .backend = t->backend,
+                                .zero1 = pk_recipe_bool(t->recipe, "train.zero1"),
                                 .skip_nan =
                                     !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
     PK_TRY(pk_exec_create(&t->exec, &spec, err));
@@ -322,6 +325,7 @@ void pk_trainer_free(struct pk_trainer *t)
     struct pk_err ignored;
     pk_ckpt_writer_stop(t->writer, &ignored);
     pk_ckpt_ranks_stop(t->share);
+    pk_ckpt_close(&t->source);
     pk_tfevents_close(&t->events, &ignored);
     if (t->run_open) pk_run_close(&t->run, t->run.state, &ignored);
     pk_exec_resident_free(&t->exec, &t->resident);

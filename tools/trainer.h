@@ -29,8 +29,8 @@ struct pk_trainer {
     bool run_open;
     struct pk_ckpt_writer *writer; // of this process alone; NULL before the first checkpoint
     struct pk_ckpt_ranks *share;   // or with all ranks
-    int saves;                     // checkpoints of this process
-    char moment_name[2][48];       // of this rank's files
+    struct pk_ckpt source;   // train.zero1: rank 0's, from pk_trainer_load to pk_trainer_share
+    char moment_name[2][48]; // of this rank's files
     struct pk_tfevents events;
     struct pk_progress progress;
     struct pk_model_info info;
@@ -100,7 +100,10 @@ enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, 
 enum { PK_VOTE_STOP = 1, PK_VOTE_SAVE = 2, PK_VOTE_WRITING = 4 };
 uint32_t pk_trainer_vote(const struct pk_trainer *t, int64_t step);
 uint32_t pk_trainer_votes(const struct pk_trainer *t, int64_t step);
-/* Rank 0's weights, EMA copy, moments and best weights for all. */
+/* Rank 0's weights, EMA copy, moments and best weights for all; with train.zero1 the moments that
+ * are each rank's, from the checkpoint that rank 0 has loaded. Then finds out who can write
+ * checkpoints, so this comes before the first.
+ * Errors  PK_EWRITE train.zero1, and a rank does not see the run's folder */
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err);
 /* The replicas are compared every so many steps, and before each checkpoint. */
 enum { PK_REPLICA_CHECK = 100 };

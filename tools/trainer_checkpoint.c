@@ -5,16 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
-{
-    float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v, t->best};
-    for (size_t i = 0; t->comm && i < PK_COUNT(arena); i++)
-        if (arena[i])
-            PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],
-                                     (size_t)t->params.elements * sizeof(float), err));
-    return PK_OK;
-}
-
 static enum pk_status save_choices(const struct pk_trainer *t, struct pk_err *err)
 {
     char path[PK_PATH_MAX];
@@ -40,6 +30,17 @@ static void free_files(struct files *f)
     for (int i = 0; i < FILES; i++) free(f->refs[i]);
 }
 
+/* The moments that this rank has; it has none of the others. */
+static void point_at_share(const struct pk_trainer *t, struct pk_tensor_ref *ref, float *moment)
+{
+    const int64_t *share = t->exec.share;
+    for (int64_t i = 0; i < t->params.count; i++) {
+        const int64_t at = t->params.item[i].offset, first = share[t->comm->rank];
+        const bool mine = at >= first && at < share[t->comm->rank + 1];
+        ref[i].data = mine ? moment + (at - first) : NULL;
+    }
+}
+
 /* Whole files. What is not there (EMA copy, best weights) has none. */
 static enum pk_status list_files(const struct pk_trainer *t, struct files *f, struct pk_err *err)
 {
@@ -55,7 +56,10 @@ static enum pk_status list_files(const struct pk_trainer *t, struct files *f, st
     for (int i = 0; i < FILES; i++) {
         int64_t n;
         if (!all[i].arena) continue;
-        PK_TRY(pk_weights_refs(&f->refs[i], &n, &t->params, i == EMA, all[i].arena, err));
+        const bool part = t->exec.share && (i == MOMENT1 || i == MOMENT2);
+        float *arena = part ? t->exec.weight : all[i].arena; // shapes and names are theirs, too
+        PK_TRY(pk_weights_refs(&f->refs[i], &n, &t->params, i == EMA, arena, err));
+        if (part) point_at_share(t, f->refs[i], all[i].arena);
         f->file[f->count++] =
             (struct pk_ckpt_file){.name = all[i].name, .tensor = f->refs[i], .count = n};
     }
@@ -132,6 +136,15 @@ static enum pk_status find_writers(struct pk_trainer *t, struct pk_err *err)
         pk_ckpt_ranks_tell(t->share, note_written, &t->run);
         return PK_OK;
     }
+    if (t->exec.share) {
+        pk_fail(
+            err, PK_EWRITE,
+            "train.zero1 needs a folder that all ranks see, because each writes its moments; rank "
+            "%d does not see %s",
+            blind, dir);
+        err->said = !pk_trainer_leads(t);
+        return alike(t, PK_EWRITE);
+    }
     if (!pk_trainer_leads(t)) return PK_OK;
     pk_run_log(&t->run, "note: rank %d does not see %s, so rank 0 alone writes checkpoints", blind,
                dir);
@@ -139,6 +152,64 @@ static enum pk_status find_writers(struct pk_trainer *t, struct pk_err *err)
         fprintf(stderr, "note: rank %d does not see %s, so rank 0 alone writes checkpoints\n",
                 blind, dir);
     return PK_OK;
+}
+
+/* Rank 0 reads the moments of rank k's parameters into part [exec.share[k + 1] - share[k]]. */
+static enum pk_status read_moments(const struct pk_trainer *t, const char *name, int k, float *part,
+                                   struct pk_err *err)
+{
+    int64_t first, last, n;
+    struct pk_tensor_ref *ref = NULL;
+    pk_params_share(&t->params, k, t->comm->size, &first, &last);
+    enum pk_status s = pk_weights_refs(&ref, &n, &t->params, false, t->exec.weight, err);
+    for (int64_t i = first; s == PK_OK && i < last; i++)
+        ref[i].data = part + (t->params.item[i].offset - t->exec.share[k]);
+    if (s == PK_OK && last > first)
+        s = pk_ckpt_read(&t->source, name, ref + first, last - first, false, err);
+    free(ref);
+    return s;
+}
+
+/* One rank's after the other's, so that none ever holds more than a share besides its own. */
+static enum pk_status share_moments(struct pk_trainer *t, struct pk_err *err)
+{
+    const int64_t *at = t->exec.share;
+    const bool leads = pk_trainer_leads(t);
+    int64_t longest = 1, loaded = t->source.files;
+    float *part;
+    PK_TRY(pk_comm_broadcast(t->comm, 0, &loaded, sizeof loaded, err));
+    if (!loaded) return PK_OK; // a new run: zeros
+    for (int k = 0; k < t->comm->size; k++) longest = PK_MAX(longest, at[k + 1] - at[k]);
+    enum pk_status s = pk_alloc(&part, (size_t)longest, sizeof *part, "moments", err);
+    PK_TRY(pk_trainer_together(t, s, err));
+    for (int i = 0; i < 2 * t->comm->size && s == PK_OK; i++) {
+        const int k = i / 2;
+        const size_t bytes = (size_t)(at[k + 1] - at[k]) * sizeof *part;
+        memset(part, 0, bytes); // padding
+        if (leads)
+            s = read_moments(t, i % 2 ? "moment2.safetensors" : "moment1.safetensors", k, part,
+                             err);
+        s = pk_trainer_together(t, s, err);
+        if (s == PK_OK) s = pk_comm_broadcast(t->comm, 0, part, bytes, err);
+        if (s == PK_OK && k == t->comm->rank && bytes)
+            memcpy(i % 2 ? t->exec.v : t->exec.m, part, bytes);
+    }
+    free(part);
+    pk_ckpt_close(&t->source);
+    return s;
+}
+
+enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
+{
+    float *arena[] = {t->exec.weight, t->exec.ema, t->best, t->exec.m, t->exec.v};
+    const size_t whole = t->exec.share ? 3 : PK_COUNT(arena);
+    if (!t->comm) return PK_OK;
+    for (size_t i = 0; i < whole; i++)
+        if (arena[i])
+            PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],
+                                     (size_t)t->params.elements * sizeof(float), err));
+    if (t->exec.share) PK_TRY(share_moments(t, err));
+    return find_writers(t, err);
 }
 
 static enum pk_status submit(struct pk_trainer *t, int64_t step, struct files *f, const char *state,
@@ -170,7 +241,6 @@ enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
     struct files f = {.count = 0};
     struct pk_text text = {0};
     enum pk_status s = PK_OK;
-    if (t->comm && t->saves++ == 0) PK_TRY(find_writers(t, err));
     t->last_checkpoint = pk_seconds();
     if (!t->share && !pk_trainer_leads(t)) return PK_OK;
     if (pk_trainer_leads(t)) s = put_whole_state(t, step, put, ctx, &text, err);
@@ -225,8 +295,11 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     if (s == PK_OK && steps && c.step > steps)
         s = pk_fail(err, PK_EUSAGE, "%s has %lld steps already, more than train.steps=%lld",
                     t->run.dir, (long long)c.step, (long long)steps);
-    for (int i = 0; s == PK_OK && i < f.count; i++)
+    for (int i = 0; s == PK_OK && i < f.count; i++) {
+        const struct pk_tensor_ref *ref = f.file[i].tensor;
+        if (t->exec.share && (ref == f.refs[MOMENT1] || ref == f.refs[MOMENT2])) continue;
         s = pk_ckpt_read(&c, f.file[i].name, f.file[i].tensor, f.file[i].count, true, err);
+    }
     if (s == PK_OK) s = pk_exec_push(&t->exec, err);
     if (s == PK_OK) s = pk_json_parse(state, c.state, strlen(c.state), c.path, err);
     if (s == PK_OK) s = pk_ckpt_drop_after(t->run.checkpoints, c.step, err);
@@ -234,7 +307,10 @@ enum pk_status pk_trainer_load(struct pk_trainer *t, int64_t *step, struct pk_js
     if (s == PK_OK) s = pk_trainer_write_recipe(t, err);
     *step = c.step;
     free_files(&f);
-    pk_ckpt_close(&c);
+    if (t->exec.share && s == PK_OK)
+        t->source = c; // pk_trainer_share reads the moments
+    else
+        pk_ckpt_close(&c);
     return s;
 }
 

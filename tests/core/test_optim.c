@@ -63,8 +63,11 @@ static void fill(struct model *m, int arena, uint64_t key, double scale)
 
 static struct pk_optim_arenas arenas(const struct model *m)
 {
-    return (struct pk_optim_arenas){m->arena[0], m->arena[1], m->arena[2], m->arena[3],
-                                    m->arena[4]};
+    return (struct pk_optim_arenas){.weight = m->arena[0],
+                                    .m = m->arena[1],
+                                    .v = m->arena[2],
+                                    .ema = m->arena[3],
+                                    .grad = m->arena[4]};
 }
 
 /* Odd steps have a beta1 of their own. */
