@@ -316,6 +316,7 @@ static void test_task(struct task t, const char *name)
         memset(many, 0, WORLD_MAX * sizeof *many);
         t.threads = 1 + size % 3; // 3, 2, 3
         t.zero1 = i % 2;
+        if (t.zero1 && size != 4 && (t.kind != JEPA || t.parts != 1)) continue; // takes its time
         world_run(size, 0, 0, train_rank, &t);
         compare(one, many, size, true);
     }
