@@ -142,12 +142,13 @@ struct pk_val pk_linear_uniform(struct pk_build *b, struct pk_val x, int64_t wid
 struct pk_val pk_gelu(struct pk_build *b, struct pk_val x); // exact, erf
 struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const char *name);
 struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
-/* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0: x. */
+/* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0, and
+ * always in frozen and EMA scopes: x. */
 struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
                          uint64_t seed);
 /* Stochastic depth (Huang et al. 2016): the branch x [B, ...] of a residual block is zeroed for a
  * whole record with probability p, else scaled by 1 / (1 - p); keyed as pk_dropout, by a draw of
- * its own. p == 0, and always in frozen and EMA scopes: x. */
+ * its own, and left out where that is. */
 struct pk_val pk_drop_path(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
                            uint64_t seed);
 /* x [..., C] -> [..., left + C + right]: channels of zeros before and behind; where left and right

@@ -69,11 +69,9 @@ static struct pk_val online(struct pk_build *b, const struct pk_signal_in *in,
 static struct pk_val momentum_key(struct pk_build *b, const struct pk_signal_in *in,
                                   const struct pk_contrastive *c)
 {
-    struct pk_contrastive still = *c;
     struct pk_val pooled;
-    still.encoder.vit.dropout = 0;
     pk_scope_ema(b, true);
-    struct pk_val k = tower(b, in, &still, false, &pooled);
+    struct pk_val k = tower(b, in, c, false, &pooled);
     pk_scope_ema(b, false);
     return k;
 }
