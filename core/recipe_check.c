@@ -341,13 +341,6 @@ static void check_contrastive(const struct check *c)
     check_schedule(c, "train");
     check_ema(c);
     check_augment(c);
-    if (pk_recipe_bool(c->r, "objective.momentum") &&
-        pk_recipe_bool(c->r, "objective.projection.norm")) {
-        pk_diag_add(c->d, at(c, "objective.projection.norm", "objective.momentum"),
-                    "'objective.projection.norm' does not go with 'objective.momentum': keys would "
-                    "be normalised by averages that lag behind");
-        pk_diag_help(c->d, "set 'projection: {norm: false}'");
-    }
     if (batch % parts == 0 && (batch / parts % 2 || batch / parts < 4)) {
         pk_diag_add(c->d, at(c, "train.batch_size", "train.accumulate"),
                     "%lld records at once cannot be compared: an even number of 4 or more is "
