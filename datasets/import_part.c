@@ -116,18 +116,22 @@ static enum pk_status see_token(struct share *sh, const uint64_t *mine, const ui
 {
     char token[PK_PATH_MAX];
     const struct pk_import_ranks *r = sh->ranks;
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
     if (mine[1] != lead[1])
         return pk_fail(err, PK_EUSAGE,
-                       "this rank would import other records, or with other settings, than rank 0: "
-                       "all ranks take the same arguments and must find the same source files");
+                       "rank %d of %d on host %s would import other records than rank 0, or with "
+                       "other settings: all ranks take the same arguments and must find the same "
+                       "source files",
+                       r->rank, r->size, host);
     PK_TRY(part_path(sh, 0, token, err));
     PK_TRY(part_path(sh, r->rank, sh->path, err));
     if (wait_visible(token, 1)) return PK_OK;
     return pk_fail(err, PK_EMISSING,
-                   "this rank does not see the folder %s of rank 0: the ranks of an import need "
-                   "one folder that all of them see, for the corpus and the parts of it that each "
-                   "of them converts",
-                   sh->folder);
+                   "rank %d of %d on host %s does not see the folder %s that rank 0 writes to: the "
+                   "ranks of an import need one folder that all of them see, for the corpus and "
+                   "the parts of it that they convert",
+                   r->rank, r->size, host, sh->folder);
 }
 
 /* Do all ranks mean the same items, and see the same folder? */

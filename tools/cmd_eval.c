@@ -183,4 +183,5 @@ const struct pk_command pk_cmd_eval = {
         "and the corpus must have its classes. Records without a label of the task do not count.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};
