@@ -200,16 +200,6 @@ static enum pk_status take_results(struct pretrain *p, int lag, int64_t *step, s
     }
 }
 
-enum { VOTE_STOP = 1, VOTE_SAVE = 2 };
-
-/* What this rank wants after `step` steps: to stop, as a signal asked, and, by rank 0's clock, to
- * write a checkpoint. */
-static uint32_t vote(const struct pretrain *p, int64_t step)
-{
-    const bool save = pk_trainer_leads(&p->t) && pk_trainer_due(&p->t, step);
-    return (pk_stop_requested() ? VOTE_STOP : 0) | (save ? VOTE_SAVE : 0);
-}
-
 static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err)
 {
     int64_t every = pk_recipe_i64(p->t.recipe, "train.log_every");
@@ -221,13 +211,13 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         p->batch[*step % 2] = b;
         bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
-        p->t.exec.vote = vote(p, *step + 1);
+        p->t.exec.vote = pk_trainer_vote(&p->t, *step + 1);
         pk_heartbeat_at(p->t.heartbeat, *step, "computing");
         PK_TRY(pk_step_run(&p->s, *step, p->s.objective->keep(&p->s.model, *step), b, log, err));
         ++*step;
-        const uint32_t votes = p->t.comm ? p->t.exec.votes : vote(p, *step);
-        const bool stop = (votes & VOTE_STOP) && !last;
-        const bool save = stop || last || (votes & VOTE_SAVE);
+        const uint32_t votes = pk_trainer_votes(&p->t, *step);
+        const bool stop = (votes & PK_VOTE_STOP) && !last;
+        const bool save = stop || last || (votes & PK_VOTE_SAVE);
         PK_TRY(take_results(p, log || save ? 0 : pk_exec_lag(&p->t.exec), step, err));
         p->timed++;
         p->waited += waited;

@@ -63,25 +63,6 @@ static enum pk_status prepare(struct pk_step *s, struct pk_err *err)
     return pk_exec_optim(&s->t->exec, &spec, err);
 }
 
-/* Whole micro-batches for every rank, as many for one as for the other. */
-static enum pk_status share_out(struct pk_step *s, struct pk_err *err)
-{
-    const int64_t all = s->batch / s->parts / s->micro;
-    s->ranks = pk_trainer_ranks(s->t);
-    s->micros = all / s->ranks;
-    const bool torn = s->objective->coupled && s->ranks > 1 && s->micros * s->micro % 2;
-    if (all % s->ranks == 0 && !torn) return PK_OK;
-    const char *part = s->parts > 1 ? "train.batch_size / train.accumulate" : "train.batch_size";
-    return pk_fail(
-        err, PK_ERECIPE,
-        "%s: %s is %lld micro-batches of %lld records, which cannot be shared out to "
-        "%lld ranks%s\nhelp: choose a number of ranks that divides it, a batch_size that "
-        "is a multiple of %lld, or another train.micro_batch",
-        pk_recipe_origin(s->t->recipe, "train.batch_size"), part, (long long)all,
-        (long long)s->micro, (long long)s->ranks, torn ? " in whole pairs" : "",
-        (long long)(s->ranks * PK_SHARDS));
-}
-
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                               const struct pk_batch_shape *shape, struct pk_err *err)
 {
@@ -101,7 +82,9 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
     PK_TRY(pk_trainer_precision(t, err));
     PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), &s->encoder,
                           t->backend != NULL, &s->micro, err));
-    PK_TRY(share_out(s, err));
+    s->ranks = pk_trainer_ranks(t);
+    PK_TRY(pk_trainer_share_out(t, s->batch / s->parts / s->micro, s->micro, s->objective->coupled,
+                                &s->micros, err));
     PK_TRY(prepare(s, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);

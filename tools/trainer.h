@@ -87,7 +87,16 @@ static inline bool pk_trainer_leads(const struct pk_trainer *t)
 }
 /* pk_comm_agree: a failure of one rank is one of all. */
 enum pk_status pk_trainer_together(struct pk_trainer *t, enum pk_status s, struct pk_err *err);
-/* Rank 0's weights, EMA copy and moments for all. */
+/* This rank's part of `micros` micro-batches of `micro` records; pairs: none may be torn.
+ * Errors  PK_ERECIPE they cannot be shared out */
+enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, int64_t micro,
+                                    bool pairs, int64_t *mine, struct pk_err *err);
+/* What ranks want after a step: to stop, as a signal asked, and, by rank 0's clock, to write a
+ * checkpoint. Goes along with pk_exec_update as exec.vote; pk_trainer_votes are those of all. */
+enum { PK_VOTE_STOP = 1, PK_VOTE_SAVE = 2 };
+uint32_t pk_trainer_vote(const struct pk_trainer *t, int64_t step);
+uint32_t pk_trainer_votes(const struct pk_trainer *t, int64_t step);
+/* Rank 0's weights, EMA copy, moments and best weights for all. */
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err);
 /* The replicas are compared every so many steps, and before each checkpoint. */
 enum { PK_REPLICA_CHECK = 100 };
