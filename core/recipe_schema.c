@@ -107,6 +107,7 @@ static const struct pk_key keys[] = {
     NUMBER("model.encoder.mlp_ratio", INT, NONE, VIT, 1, 16, "4", "hidden width of the MLP over the width"),
     BOOLEAN("model.encoder.qkv_bias", VIT, "false", "a bias on queries, keys and values, in the decoder too"),
     NUMBER("model.encoder.dropout", FLOAT, NONE, VIT, 0, 0.95, "0", "after attention and twice in the MLP, in pretraining; stages have their own"),
+    NUMBER("model.encoder.drop_path", FLOAT, NONE, ALWAYS, 0, 0.95, "@published", "stochastic depth of the last block, rising from 0 at the first; of vit, efficientnet1d (as published 0.2) and net1d"),
 
     SECTION("objective", ALWAYS, "what is learned"),
     {.path = "objective.kind", .type = PK_KEY_ENUM, .choices = "jepa|mae|contrastive|classify|regress", .required = true, .doc = "jepa, mae and contrastive pretrain; classify learns data.task, regress data.targets"},
