@@ -69,8 +69,9 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
                               struct pk_err *err);
 
 /* --- ranks ---------------------------------------------------------------------------------
- * Every rank trains the same weights on its share of each batch. Rank 0 leads: it alone reads and
- * writes the run's folder and shows progress; what decides is agreed. */
+ * Every rank trains the same weights on its share of each batch, and writes its share of each
+ * checkpoint. Rank 0 leads: it alone reads the run's folder, writes logs and shows progress; what
+ * decides is agreed. */
 
 /* First of all, with t->recipe set: t trains with the ranks of comm (borrowed; NULL or a world of
  * one: alone). All must run the same recipe with the same program and kernels.
@@ -116,8 +117,8 @@ enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err);
 /* After the parameters are known: arenas and moments. ema: with the EMA copy. */
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
 /* Opens the run directory and writes recipe.yaml into it; that of a resumed run is written when
- * pk_trainer_load has succeeded. Of several ranks the first alone does; saving and metrics are
- * nothing to do for the others. argv: for run.json, borrowed. */
+ * pk_trainer_load has succeeded. Of several ranks the first alone does; metrics are nothing
+ * to do for the others. argv: for run.json, borrowed. */
 enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
                                    char **argv, struct pk_err *err);
 /* Opens TensorBoard's log if the recipe asks for it. steps: done before, -1 for a new run. */
