@@ -178,6 +178,8 @@ static const struct pk_key keys[] = {
     NUMBER("train.micro_batch", INT, NONE, ALWAYS, 0, 1048576, "0", "records computed at once per rank; 0: chosen"),
     NUMBER("train.accumulate", INT, NONE, ALWAYS, 1, 65536, "1", "parts of a batch computed one after the other"),
     NUMBER("train.threads", INT, NONE, ALWAYS, 0, 1024, "0", "compute threads per rank; 0: all cores"),
+    BOOLEAN("train.zero1", PRETRAIN, "false",
+            "each CPU rank keeps moments of, and updates, its share of the parameters only (ZeRO stage 1)"),
     CHOICE("train.precision", ALWAYS, "auto|fp32|bf16", "auto",
            "storage of activations and working weights; auto is bf16 on a GPU, fp32 on the CPU"),
     SECTION("train.optimizer", PRETRAIN, "optimizer of pretraining"),
