@@ -390,8 +390,6 @@ static const struct pk_example examples[] = {
      "PPG in 10-s windows every 5 s, with heart rate and SpO2 as targets"},
     {"data import bidmc bidmc_csv bidmc_mixed leads=II,PPG band=off norm=none",
      "ECG and PPG together; a window may lack one of them"},
-    {"launch -n 2 data import bidmc bidmc_csv bidmc_ranks rate=64",
-     "two ranks share the work; so do those of srun and mpirun"},
     {"data import files my_folder my_corpus description=my_ppg.yaml",
      "your own files; docs/ppg.md explains the description"},
     {0}};
@@ -413,13 +411,11 @@ const struct pk_command pk_cmd_data_import = {
         "that cannot be read is left out and listed with its reason in OUT/import_report.json. An\n"
         "interrupted import leaves no valid corpus: start it again, it begins from the first "
         "record.\n\n"
-        "Several ranks (purkinje launch, srun, mpirun ...) share the records. All take the same\n"
-        "arguments and must see the same DIR and OUT; a rank that does not see the OUT of rank 0 "
-        "ends\n"
-        "the import before it begins. Until rank 0 has taken it over, what the others convert "
-        "lies in\n"
-        "OUT/import-*.part. When a rank dies, all end with exit code 71 and there is no "
-        "corpus.\n\n"
+        "Several ranks (srun -N2 -n2 purkinje data import ..., mpirun, purkinje launch) share the\n"
+        "records. All take the same arguments and must see the same DIR and OUT; a rank that does\n"
+        "not see the OUT of rank 0 ends the import before it begins. Until rank 0 has taken it\n"
+        "over, what the others convert lies in OUT/import-*.part. When a rank dies, all end with\n"
+        "exit code 71 and there is no corpus.\n\n"
         "ptbxl: leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored as int16 with an "
         "LSB\n"
         "of 1 uV. rate=HZ: 100 (unless told) and 500 are the source's, others are resampled from "
