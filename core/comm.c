@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAGIC = 0x504b4331 };
 
@@ -98,7 +99,13 @@ void pk_comm_describe(const struct pk_comm *c, struct pk_text *out)
 
 void pk_comm_abort(struct pk_comm *c, const char *why)
 {
+    __atomic_store_n(&c->given_up, 1, __ATOMIC_RELEASE);
     c->ops->abort(c, why);
+}
+
+bool pk_comm_given_up(const struct pk_comm *c)
+{
+    return __atomic_load_n(&c->given_up, __ATOMIC_ACQUIRE);
 }
 
 /* --- collectives --------------------------------------------------------------------------- */
@@ -248,6 +255,36 @@ enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct
     for (int64_t at = 0; at < count; at += bucket)
         PK_TRY(sum_bucket(c, data + at, PK_MIN(bucket, count - at), err));
     return PK_OK;
+}
+
+/* The same number for all processes under one kernel, containers included. */
+static uint64_t this_host(void)
+{
+    char name[256] = {0}, *text = NULL;
+    size_t n = 0;
+    uint64_t id = 0;
+    if (pk_read_file("/proc/sys/kernel/random/boot_id", 4096, &text, &n, NULL) == PK_OK && n)
+        id = pk_hash64(text, n, 0);
+    else if (gethostname(name, sizeof name - 1) == 0)
+        id = pk_hash64(name, strlen(name), 1);
+    free(text);
+    return id;
+}
+
+enum pk_status pk_comm_locate(struct pk_comm *c, struct pk_err *err)
+{
+    uint64_t *all;
+    PK_TRY(pk_alloc(&all, (size_t)c->size, sizeof *all, "hosts of the ranks", err));
+    all[c->rank] = this_host();
+    const enum pk_status s = pk_comm_all_gather(c, all, sizeof *all, err);
+    c->local_rank = c->local_size = 0;
+    for (int k = 0; s == PK_OK && k < c->size; k++) {
+        if (all[k] != all[c->rank]) continue;
+        c->local_rank += k < c->rank;
+        c->local_size++;
+    }
+    free(all);
+    return s;
 }
 
 /* --- agreement ----------------------------------------------------------------------------- */

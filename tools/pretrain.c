@@ -282,6 +282,16 @@ static enum pk_status prepare(struct pretrain *p, struct pk_err *err)
     return PK_OK;
 }
 
+/* Devices meet when all ranks have theirs. */
+static enum pk_status connect(struct pretrain *p, struct pk_err *err)
+{
+    struct pk_text where = {0};
+    const enum pk_status s = pk_exec_connect(&p->t.exec, &where, err);
+    if (s == PK_OK && where.s && !p->t.quiet) fprintf(stderr, "ranks: %s\n", where.s);
+    pk_text_free(&where);
+    return s;
+}
+
 /* Rank 0: weights, from a checkpoint or new ones, and the run's folder. A new run's is touched only
  * now that nothing of the recipe can be refused any more. */
 static enum pk_status begin(struct pretrain *p, const struct pk_pretrain_options *o,
@@ -316,6 +326,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
                                      : pk_run_check(dir, o->mode, err);
     PK_TRY(pk_trainer_together(&p->t, s, err));
     PK_TRY(pk_trainer_together(&p->t, prepare(p, err), err));
+    PK_TRY(pk_trainer_together(&p->t, connect(p, err), err));
     PK_TRY(pk_trainer_together(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
     PK_TRY(share_state(p, step, err));
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, p->t.quiet,

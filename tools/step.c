@@ -82,6 +82,22 @@ static enum pk_status share_out(struct pk_step *s, struct pk_err *err)
         (long long)(s->ranks * PK_SHARDS));
 }
 
+/* On a device a micro-batch is all that a rank has of a part. */
+static enum pk_status choose_micro(struct pk_step *s, struct pk_err *err)
+{
+    const struct pk_recipe *r = s->t->recipe;
+    const bool whole = s->t->backend != NULL;
+    const int64_t ranks = whole ? pk_trainer_ranks(s->t) : 1;
+    if (s->batch % ranks)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: train.batch_size is %lld records, which cannot be shared out to %lld "
+                       "ranks on GPUs\nhelp: choose a number of ranks that divides it",
+                       pk_recipe_origin(r, "train.batch_size"), (long long)s->batch,
+                       (long long)ranks);
+    return pk_micro_batch(r, s->batch / ranks, s->objective->tokens(&s->model), &s->encoder, whole,
+                          &s->micro, err);
+}
+
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                               const struct pk_batch_shape *shape, struct pk_err *err)
 {
@@ -99,8 +115,7 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
     s->encoder = s->objective->encoder(&s->model);
     s->ema = s->objective->ema(&s->model);
     PK_TRY(pk_trainer_precision(t, err));
-    PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), &s->encoder,
-                          t->backend != NULL, &s->micro, err));
+    PK_TRY(choose_micro(s, err));
     PK_TRY(share_out(s, err));
     PK_TRY(prepare(s, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);

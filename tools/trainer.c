@@ -129,6 +129,9 @@ enum pk_status pk_trainer_join(struct pk_trainer *t, struct pk_comm *comm, struc
     enum pk_status s = pk_xxh64_file("/proc/self/exe", &program, &bytes, err);
     PK_TRY(pk_comm_agree(comm, s, err));
     PK_TRY(pk_comm_same(comm, program, "program (the file of purkinje " PK_VERSION ")", err));
+    PK_TRY(pk_comm_same(comm, t->backend != NULL,
+                        "device (--device cuda or cpu chooses one that all have)", err));
+    PK_TRY(pk_comm_locate(comm, err));
     PK_TRY(pk_comm_same(comm, (uint64_t)pk_isa_best(),
                         "instruction set of the CPU (PURKINJE_ISA=avx2 or portable chooses one "
                         "that all have)",
@@ -150,18 +153,17 @@ enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
         if (arena[i])
             PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],
                                      (size_t)t->params.elements * sizeof(float), err));
-    return PK_OK;
+    return t->comm ? pk_exec_push(&t->exec, err) : PK_OK;
 }
 
 enum pk_status pk_trainer_replicas(struct pk_trainer *t, struct pk_err *err)
 {
-    const float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
-    struct pk_xxh64 h;
+    uint64_t hash;
     if (!t->comm) return PK_OK;
-    pk_xxh64_start(&h);
-    for (size_t i = 0; i < PK_COUNT(arena); i++)
-        if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)t->params.elements * sizeof(float));
-    return pk_comm_same(t->comm, pk_xxh64_value(&h), "weights and moments (memory or CPU fail?)",
+    PK_TRY(pk_exec_hash(&t->exec, &hash, err));
+    return pk_comm_same(t->comm, hash,
+                        t->backend ? "weights and moments (memory of the GPU or the CPU fails?)"
+                                   : "weights and moments (memory or CPU fail?)",
                         err);
 }
 
@@ -209,6 +211,13 @@ static enum pk_status save_choices(const struct pk_trainer *t, struct pk_err *er
     return s;
 }
 
+/* Of gradients between GPUs; CPUs sum fp32. */
+static enum pk_dtype wire_of(const struct pk_trainer *t)
+{
+    if (!t->comm || !t->backend) return PK_F32;
+    return strcmp(pk_recipe_str(t->recipe, "train.wire"), "bf16") ? PK_F32 : PK_BF16;
+}
+
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err)
 {
     struct pk_exec_spec spec = {.params = &t->params,
@@ -217,6 +226,7 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .train = true,
                                 .comm = t->comm,
                                 .backend = t->backend,
+                                .wire = wire_of(t),
                                 .skip_nan =
                                     !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
     PK_TRY(pk_exec_create(&t->exec, &spec, err));
