@@ -177,6 +177,8 @@ static const struct pk_key keys[] = {
     NUMBER("train.threads", INT, NONE, ALWAYS, 0, 1024, "0", "compute threads per rank; 0: all cores"),
     CHOICE("train.precision", ALWAYS, "auto|fp32|bf16", "auto",
            "storage of activations and working weights; auto is bf16 on a GPU, fp32 on the CPU"),
+    CHOICE("train.wire", PRETRAIN, "fp32|bf16", "fp32",
+           "gradients on their way between GPUs; bf16 is half the bytes, and rounds their sums"),
     SECTION("train.optimizer", PRETRAIN, "optimizer of pretraining"),
     CHOICE("train.optimizer.kind", PRETRAIN, "adamw", "adamw", "rule"),
     OPTIMIZER_KEYS("train.optimizer", PRETRAIN, "[0.9, 0.99]"),
