@@ -348,11 +348,12 @@ enum pk_status pk_comm_agree(struct pk_comm *c, enum pk_status s, struct pk_err 
     int first = 0; // that failed
     while (gathered == PK_OK && first < c->size && all[first].status == PK_OK) first++;
     if (gathered == PK_OK && first < c->size) {
+        char who[48];
         all[first].text[TEXT - 1] = 0;
         const bool own = s != PK_OK;
-        if (!own)
-            s = pk_fail(err, (enum pk_status)all[first].status, "rank %d of %d: %s", first, c->size,
-                        all[first].text);
+        const int n = snprintf(who, sizeof who, "rank %d of %d: ", first, c->size);
+        if (!strncmp(all[first].text, who, (size_t)n)) who[0] = 0; // it has said so itself
+        if (!own) s = pk_fail(err, (enum pk_status)all[first].status, "%s%s", who, all[first].text);
         if (err) err->said = !own || (first < c->rank && !strcmp(all[first].text, mine.text));
     }
     free(all);

@@ -20,7 +20,8 @@
  *   FAKE_NCCL_FAULT=stall     its part never leaves
  *   FAKE_NCCL_FAULT=die       the process is killed in the middle of it
  *   FAKE_NCCL_FAULT=flip      a bit of its result is wrong
- * FAKE_NCCL_TRACE=FILE: a line for each collective of rank 0: number, type, elements, stream. */
+ * FAKE_NCCL_TRACE=FILE: a line for each collective of rank 0 as it begins: number, type, elements,
+ * kernels that have run before. */
 #include <pk_host.h>
 
 #include <dirent.h>
@@ -236,12 +237,26 @@ static void add(int type, void *to, const void *from, size_t count)
                 to_bf16(from_bf16(((uint16_t *)to)[i]) + from_bf16(((const uint16_t *)from)[i]));
 }
 
+static void trace(const struct op *o)
+{
+    const char *path = getenv("FAKE_NCCL_TRACE");
+    FILE *f = path && o->comm->rank == 0 ? fopen(path, "a") : NULL;
+    if (!f) return;
+    fprintf(f, "%lld %s %zu %llu\n", (long long)o->number,
+            o->type == F64   ? "f64"
+            : o->type == F32 ? "f32"
+                             : "bf16",
+            o->count, (unsigned long long)pk_host_launches());
+    fclose(f);
+}
+
 /* In the stream's order: this rank's part leaves, and the memory is nobody's. */
 static void begin(void *user)
 {
     struct op *o = user;
     const size_t bytes = o->count * width(o->type);
     if (atomic_load(&o->comm->aborted)) return;
+    trace(o);
     if (fault(o->comm, "die", o->number)) raise(SIGKILL);
     if (!fault(o->comm, "stall", o->number) &&
         !leave_file(o->comm, "op", o->number, o->data, bytes))
@@ -312,26 +327,12 @@ static void end(void *user)
     free(o);
 }
 
-static void trace(const struct op *o)
-{
-    const char *path = getenv("FAKE_NCCL_TRACE");
-    FILE *f = path && o->comm->rank == 0 ? fopen(path, "a") : NULL;
-    if (!f) return;
-    fprintf(f, "%lld %s %zu %p\n", (long long)o->number,
-            o->type == F64   ? "f64"
-            : o->type == F32 ? "f32"
-                             : "bf16",
-            o->count, (void *)o->stream);
-    fclose(f);
-}
-
 /* Only now do the collectives of a group enter their streams, after what the caller has enqueued
  * since, if he did not wait. */
 static void issue(struct ncclComm *c)
 {
     for (int i = 0; i < c->grouped; i++) {
         struct op *o = c->group[i];
-        trace(o);
         c->stream = o->stream;
         if (cudaLaunchHostFunc(o->stream, begin, o) != cudaSuccess ||
             pk_host_await(o->stream, arrived, end, o) != cudaSuccess)
