@@ -84,12 +84,17 @@ static _Thread_local int depth;
 static _Thread_local struct ncclComm *grouping;
 static _Thread_local char last[200];
 
+static long long number_in(const char *variable, long long otherwise)
+{
+    const char *s = getenv(variable);
+    return s ? strtoll(s, NULL, 10) : otherwise;
+}
+
 static bool fault(const struct ncclComm *c, const char *what, int64_t number)
 {
-    const char *kind = getenv("FAKE_NCCL_FAULT"), *rank = getenv("FAKE_NCCL_RANK");
-    const char *at = getenv("FAKE_NCCL_AT");
-    if (!kind || strcmp(kind, what) != 0 || (rank ? atoi(rank) : 0) != c->rank) return false;
-    return number < 0 || number == (at ? atoll(at) : 0);
+    const char *kind = getenv("FAKE_NCCL_FAULT");
+    if (!kind || strcmp(kind, what) != 0 || number_in("FAKE_NCCL_RANK", 0) != c->rank) return false;
+    return number < 0 || number == number_in("FAKE_NCCL_AT", 0);
 }
 
 static ncclResult_t refuse(ncclResult_t r, const char *why)
@@ -134,8 +139,7 @@ static bool all_there(const struct ncclComm *c, const char *what)
 
 ncclResult_t ncclGetVersion(int *version)
 {
-    const char *s = getenv("FAKE_NCCL_VERSION");
-    *version = s ? atoi(s) : 22703;
+    *version = (int)number_in("FAKE_NCCL_VERSION", 22703);
     return SUCCESS;
 }
 

@@ -102,8 +102,9 @@ def check_buckets(root, one):
     trained = sum(len(raw) // 4 for key, (_, _, raw) in runs.weights(one).items() if key.startswith("moment1"))
     sent = sum(count for kind, count, _ in step if kind == "f32")
     expect(trained <= sent <= 1.2 * trained, f"{sent} gradients of {trained} are sent")  # and padding
-    begun = sorted({kernels for kind, _, kernels in step if kind == "f32"})
-    expect(len(begun) == 4 and begun[-1] - begun[0] > 20, f"buckets begin after {begun} kernels")
+    # what else runs before a sum is a matter of chance; in no step would mean that all wait for the end
+    spread = [sums[k + len(step) - 1][2] - sums[k][2] for k in range(0, len(sums), len(step))]
+    expect(max(spread) > 20, f"between the first bucket and the last {spread} kernels run")
     return len(step)
 
 
