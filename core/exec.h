@@ -156,7 +156,7 @@ struct pk_exec_spec {
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 /* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then
- * gets a line on which rank has which. Nothing to do on CPUs or without ranks.
+ * gets a line for each rank, and one on what joins them. Nothing to do on CPUs or without ranks.
  * Errors  PK_EMISSING no library for it, PK_EUSAGE two ranks on one device, PK_ERANK */
 enum pk_status pk_exec_connect(struct pk_exec *x, struct pk_text *out, struct pk_err *err);
 /* A number of weight, ema, m and v as they are after all steps so far, for comparing replicas. */

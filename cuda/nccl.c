@@ -72,10 +72,10 @@ static enum pk_status load(struct pk_nccl *n, struct pk_err *err)
     if (!n->file) {
         const char *why = dlerror();
         return pk_fail(err, PK_EMISSING,
-                       "%d ranks on GPUs need NCCL, and '%s' cannot be loaded: %s\n"
+                       "several ranks on GPUs need NCCL, and '%s' cannot be loaded: %s\n"
                        "help: install NCCL 2.14 or later where the dynamic linker finds it "
                        "(LD_LIBRARY_PATH), name the file in PURKINJE_NCCL, or give --device cpu",
-                       n->host->size, name, why ? why : "no reason is given");
+                       name, why ? why : "no reason is given");
     }
 #define X(field, symbol, arguments) PK_TRY(find(n, #symbol, &n->field, err));
     FUNCTIONS(X)
@@ -93,6 +93,21 @@ static enum pk_status load(struct pk_nccl *n, struct pk_err *err)
 void pk_nccl_version(const struct pk_nccl *n, struct pk_text *out)
 {
     pk_text_add(out, "%d.%d.%d", n->release / 10000, n->release / 100 % 100, n->release % 100);
+}
+
+void pk_nccl_report(struct pk_text *out)
+{
+    struct pk_nccl n = {0};
+    struct pk_err why = {0};
+    const enum pk_status s = load(&n, &why);
+    why.message[strcspn(why.message, "\n")] = 0; // without the help
+    pk_text_add(out, "%-12s ", "nccl");
+    if (s == PK_OK)
+        pk_nccl_version(&n, out);
+    else
+        pk_text_add(out, "%s", why.message);
+    pk_text_add(out, "\n");
+    if (n.file) dlclose(n.file);
 }
 
 /* --- failing ----------------------------------------------------------------------------------

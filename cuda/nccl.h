@@ -51,5 +51,7 @@ enum pk_status pk_nccl_wait_stream(struct pk_nccl *n, cudaStream_t s, const char
 
 /* "2.27.3" */
 void pk_nccl_version(const struct pk_nccl *n, struct pk_text *out);
+/* A line on the library that would be loaded, or why there is none. */
+void pk_nccl_report(struct pk_text *out);
 
 #endif

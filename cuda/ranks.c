@@ -76,8 +76,8 @@ static enum pk_status check_places(const struct place *all, const struct pk_comm
 static void print_places(const struct place *all, int ranks, struct pk_text *out)
 {
     for (int k = 0; k < ranks; k++)
-        pk_text_add(out, "%srank %d on GPU %d of %s (%s)", k ? ", " : "", k, all[k].device,
-                    all[k].host, all[k].name);
+        pk_text_add(out, "rank %-4d GPU %d of %s (%s)\n", k, all[k].device, all[k].host,
+                    all[k].name);
 }
 
 /* All ranks see the same places, so all come to the same verdict. */
@@ -119,9 +119,9 @@ enum pk_status pk_cuda_connect(struct pk_exec *x, struct pk_text *out, struct pk
     PK_TRY(pk_comm_agree(x->comm, open_wire(x, err), err));
     PK_TRY(pk_nccl_open(&c->ranks.nccl, x->comm, err));
     if (!out) return PK_OK;
-    pk_text_add(out, "; NCCL ");
+    pk_text_add(out, "gradients travel as %s over NCCL ", pk_dtype_name(x->wire));
     pk_nccl_version(c->ranks.nccl, out);
-    pk_text_add(out, ", gradients travel as %s", pk_dtype_name(x->wire));
+    pk_text_add(out, "\n");
     return PK_OK;
 }
 

@@ -287,7 +287,7 @@ static enum pk_status connect(struct pretrain *p, struct pk_err *err)
 {
     struct pk_text where = {0};
     const enum pk_status s = pk_exec_connect(&p->t.exec, &where, err);
-    if (s == PK_OK && where.s && !p->t.quiet) fprintf(stderr, "ranks: %s\n", where.s);
+    if (s == PK_OK && where.s && !p->t.quiet) fputs(where.s, stderr);
     pk_text_free(&where);
     return s;
 }

@@ -93,7 +93,7 @@ def check_buckets(root, one):
         r = good(*ranks(2), *JEPA, *FP32, f"output.dir={run}")
         back()
         near(run, one, "fp32", f"2 ranks, {schedule}")
-        for word in ("rank 0 on GPU 0", "rank 1 on GPU 0", "NCCL 2.27.3", "micro-batches of 8 on each of 2 ranks"):
+        for word in ("rank 0    GPU 0 of ", "rank 1    GPU 0 of ", "NCCL 2.27.3", "micro-batches of 8 on each of 2 ranks"):
             expect(word in r.stderr, f"nothing says '{word}': {r.stderr}")
     sums = trace(os.path.join(root, "trace-early"))
     step = sums[:[kind for kind, _, _ in sums].index("f64") + 1]
