@@ -36,18 +36,22 @@ static bool text_is(const struct pk_recipe *r, const char *path, const char *tex
     return !strcmp(pk_recipe_str(r, path), text);
 }
 
+bool pk_recipe_supervised(const struct pk_recipe *r)
+{
+    return text_is(r, "objective.kind", "classify") || text_is(r, "objective.kind", "regress");
+}
+
 bool pk_recipe_applies(const struct pk_recipe *r, const struct pk_key *key)
 {
     switch (key->when) {
     case PK_WHEN_PRETRAIN:
-        return !text_is(r, "objective.kind", "classify");
+        return !pk_recipe_supervised(r);
     case PK_WHEN_CONTRASTIVE:
         return text_is(r, "objective.kind", "contrastive");
     case PK_WHEN_EMA:
         return text_is(r, "objective.kind", "jepa") || text_is(r, "objective.kind", "contrastive");
     case PK_WHEN_AUGMENT:
-        return text_is(r, "objective.kind", "contrastive") ||
-               text_is(r, "objective.kind", "classify");
+        return text_is(r, "objective.kind", "contrastive") || pk_recipe_supervised(r);
     case PK_WHEN_VIT:
         return text_is(r, "model.encoder.kind", "vit");
     case PK_WHEN_CONVOLUTION:
@@ -58,6 +62,10 @@ bool pk_recipe_applies(const struct pk_recipe *r, const struct pk_key *key)
         return text_is(r, "objective.kind", "jepa");
     case PK_WHEN_CLASSIFY:
         return text_is(r, "objective.kind", "classify");
+    case PK_WHEN_REGRESS:
+        return text_is(r, "objective.kind", "regress");
+    case PK_WHEN_SUPERVISED:
+        return pk_recipe_supervised(r);
     case PK_WHEN_SYNTHETIC:
         return pk_recipe_given(r, "data.synthetic");
     default:

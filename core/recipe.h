@@ -46,6 +46,8 @@ enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char 
 /* True when the file, a base or an override gave the value; false when it is the default (or the
  * section is absent). Works for sections too. */
 bool pk_recipe_given(const struct pk_recipe *r, const char *path);
+/* Whether it learns labels or targets (objective.kind: classify, regress), in stages. */
+bool pk_recipe_supervised(const struct pk_recipe *r);
 /* "recipes/mine.yaml:14:3" or "override" or "default": where the value comes from. */
 const char *pk_recipe_origin(const struct pk_recipe *r, const char *path);
 
@@ -54,6 +56,9 @@ const char *pk_recipe_origin(const struct pk_recipe *r, const char *path);
 enum pk_status pk_recipe_print(const struct pk_recipe *r, struct pk_text *out, struct pk_err *err);
 /* Hash of all values, not of origins or formatting. */
 uint64_t pk_recipe_hash(const struct pk_recipe *r);
+/* False when their values are the same; else the first line of either that differs, as printed. */
+bool pk_recipe_differs(const struct pk_recipe *a, const struct pk_recipe *b, char in_a[160],
+                       char in_b[160]);
 
 /* The recipe folders, searched in order: PURKINJE_RECIPES (environment), the built source tree,
  * the installed share folder. Finds "jepa_demo" -> path. */

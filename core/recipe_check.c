@@ -157,7 +157,7 @@ static void check_channels(const struct check *c)
 static void check_samples(const struct check *c)
 {
     samples(c, "data.crop", "a crop");
-    if (!is(c, "objective.kind", "classify")) return;
+    if (!pk_recipe_supervised(c->r)) return;
     samples(c, "evaluation.window", "a window");
     samples(c, "evaluation.stride", "a stride");
 }
@@ -180,7 +180,7 @@ static void check_tokens(const struct check *c)
         return;
     }
     int64_t tokens = crop / patch;
-    if (is(c, "objective.kind", "classify")) {
+    if (pk_recipe_supervised(c->r)) {
         int64_t window = samples(c, "evaluation.window", "a window");
         samples(c, "evaluation.stride", "a stride");
         if (window % patch)
@@ -379,10 +379,45 @@ static void check_loss(const struct check *c)
                     "'objective.mixup' mixes records of a micro-batch, and this has one");
 }
 
-static void check_classify(const struct check *c)
+/* Losses and scores are of classes or of targets. */
+static void check_learned(const struct check *c)
+{
+    const bool classes = is(c, "objective.kind", "classify");
+    const bool of_targets = is(c, "objective.loss", "mse") || is(c, "objective.loss", "mae") ||
+                            is(c, "objective.loss", "huber");
+    if (classes == of_targets) {
+        pk_diag_add(c->d, at(c, "objective.loss", "objective.kind"),
+                    "'objective.loss: %s' is of 'objective.kind: %s'",
+                    pk_recipe_str(c->r, "objective.loss"), classes ? "regress" : "classify");
+        pk_diag_help(c->d,
+                     classes ? "take bce, focal, asymmetric or softmax" : "take mse, mae or huber");
+    }
+    if (classes == is(c, "evaluation.metric", "rmse")) {
+        pk_diag_add(c->d, at(c, "evaluation.metric", "objective.kind"),
+                    "'evaluation.metric: %s' is of 'objective.kind: %s'",
+                    pk_recipe_str(c->r, "evaluation.metric"), classes ? "regress" : "classify");
+        pk_diag_help(c->d, "leave the key out");
+    }
+    if (!classes && pk_recipe_value(c->r, "objective.delta")->given &&
+        !is(c, "objective.loss", "huber"))
+        pk_diag_add(c->d, at(c, "objective.delta", "objective.loss"),
+                    "'objective.delta' is of the loss huber, not of '%s'",
+                    pk_recipe_str(c->r, "objective.loss"));
+    const int64_t n = pk_recipe_count(c->r, "data.targets");
+    for (int64_t i = 0; !classes && i < n; i++)
+        for (int64_t k = 0; k < i; k++)
+            if (!strcmp(pk_recipe_item_str(c->r, "data.targets", i),
+                        pk_recipe_item_str(c->r, "data.targets", k)))
+                pk_diag_add(c->d, at(c, "data.targets", NULL),
+                            "target '%.40s' is in 'data.targets' twice",
+                            pk_recipe_item_str(c->r, "data.targets", i));
+}
+
+static void check_supervised(const struct check *c)
 {
     check_augment(c);
-    check_loss(c);
+    check_learned(c);
+    if (is(c, "objective.kind", "classify")) check_loss(c);
     if (is(c, "objective.head.kind", "register_linear") && !is(c, "model.encoder.kind", "vit"))
         pk_diag_add(c->d, at(c, "objective.head.kind", "model.encoder.kind"),
                     "'objective.head.kind: register_linear' needs a transformer");
@@ -391,7 +426,8 @@ static void check_classify(const struct check *c)
         snprintf(section, sizeof section, "stages.%d", i);
         check_schedule(c, section);
     }
-    if (is(c, "objective.loss", "softmax") && !pk_recipe_bool(c->r, "objective.single_label")) {
+    if (is(c, "objective.kind", "classify") && is(c, "objective.loss", "softmax") &&
+        !pk_recipe_bool(c->r, "objective.single_label")) {
         pk_diag_add(c->d, at(c, "objective.loss", "objective.single_label"),
                     "'objective.loss: softmax' needs records with exactly one label");
         pk_diag_help(c->d, "set 'single_label: true', or use 'loss: bce'");
@@ -419,5 +455,5 @@ void pk_recipe_check(const struct pk_recipe *r, struct pk_diags *d)
     else if (is(&c, "objective.kind", "contrastive"))
         check_contrastive(&c);
     else
-        check_classify(&c);
+        check_supervised(&c);
 }

@@ -463,6 +463,17 @@ static void file_stem(const char *path, char out[128])
     pk_make_printable(out);
 }
 
+/* The part of a default that holds for this objective, see struct pk_key. */
+static size_t default_text(const struct load *l, const char **text)
+{
+    static const char mark[] = "; regress: ";
+    const char *other = strstr(*text, mark);
+    if (!other) return strlen(*text);
+    if (strcmp(pk_recipe_str(l->r, "objective.kind"), "regress")) return (size_t)(other - *text);
+    *text = other + sizeof mark - 1;
+    return strlen(*text);
+}
+
 /* The default of one value: a YAML text, another key's value, or derived from the file's name. */
 static enum pk_status set_default(struct load *l, const struct pk_key *key, int item,
                                   struct pk_value *v)
@@ -485,7 +496,9 @@ static enum pk_status set_default(struct load *l, const struct pk_key *key, int 
         v->origin = NULL;
         v->given = false;
     } else {
-        PK_TRY(pk_yaml_parse(&n, key->fallback, strlen(key->fallback), -1, 0, &l->d, l->err));
+        const char *text = key->fallback;
+        size_t size = default_text(l, &text);
+        PK_TRY(pk_yaml_parse(&n, text, size, -1, 0, &l->d, l->err));
         v->set = pk_value_read(v, key, path, &n, &l->d);
         v->at = nowhere;
         pk_node_free(&n);

@@ -173,3 +173,30 @@ uint64_t pk_recipe_hash(const struct pk_recipe *r)
     pk_text_free(&t);
     return h;
 }
+
+static void take_line(char out[160], const char *line)
+{
+    line += strspn(line, " ");
+    snprintf(out, 160, "%.*s", (int)PK_MIN(strcspn(line, "\n"), (size_t)159), line);
+}
+
+bool pk_recipe_differs(const struct pk_recipe *a, const struct pk_recipe *b, char in_a[160],
+                       char in_b[160])
+{
+    struct pk_text text[2] = {{0}};
+    size_t line = 0, at = 0;
+    render(a, &text[0], false);
+    render(b, &text[1], false);
+    in_a[0] = in_b[0] = 0;
+    const char *x = text[0].s, *y = text[1].s;
+    for (; x && y && x[at] && x[at] == y[at]; at++)
+        if (x[at] == '\n') line = at + 1;
+    const bool differ = !x || !y || x[at] != y[at];
+    if (differ && x && y) {
+        take_line(in_a, x + line);
+        take_line(in_b, y + line);
+    }
+    pk_text_free(&text[0]);
+    pk_text_free(&text[1]);
+    return differ;
+}

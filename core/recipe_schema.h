@@ -37,8 +37,10 @@ enum pk_key_when {
     PK_WHEN_MAE,         // objective.kind is mae
     PK_WHEN_CONTRASTIVE, // objective.kind is contrastive
     PK_WHEN_EMA,         // objective.kind is jepa or contrastive
-    PK_WHEN_AUGMENT,     // objective.kind is contrastive or classify
+    PK_WHEN_AUGMENT,     // objective.kind is contrastive, classify or regress
     PK_WHEN_CLASSIFY,    // objective.kind is classify
+    PK_WHEN_REGRESS,     // objective.kind is regress
+    PK_WHEN_SUPERVISED,  // objective.kind is classify or regress
     PK_WHEN_SYNTHETIC,   // data.synthetic is given
     PK_WHEN_VIT,         // model.encoder.kind is vit
     PK_WHEN_CONVOLUTION, // model.encoder.kind is another one
@@ -53,12 +55,13 @@ struct pk_key {
     double low, high;          // inclusive range of numbers; of each element in lists and maps
     int count_low, count_high; // elements of lists and maps
     const char *choices;       // "a|b|c" of an enum
-    const char *fallback;      // default as YAML text, "@path" copies another key, NULL: none
+    const char *fallback;      // default as YAML text, "@path" copies another key, NULL: none;
+                               // "a; regress: b": b where objective.kind is regress
     bool required;             // must be set somewhere when it applies
     const char *doc;           // one line
 };
 
-enum { PK_STAGES_MAX = 8, PK_RECIPE_KEY_MAX = 64 };
+enum { PK_STAGES_MAX = 8, PK_RECIPE_KEY_MAX = 64, PK_RECIPE_TARGETS_MAX = 16 };
 
 /* True when `candidate` is close enough to `word` to be suggested and closer than *best, which is
  * lowered. Start with *best = INT_MAX. */

@@ -6,6 +6,7 @@
 #include "datasets/lead.h"
 #include "datasets/ptbxl.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,7 +140,9 @@ static enum pk_status accept(void *self, int64_t item, const void *slot, struct 
     const struct result *r = slot;
     const struct pk_ptbxl_row *row = &st->table.row[st->pick[item]];
     const char *file = file_of(st, st->pick[item]), *slash = strrchr(file, '/');
-    const float target[PK_PTBXL_TARGETS] = {row->age, row->sex};
+    // Nobody is 300 years old: as a number to learn, "over 89" is not known.
+    const float age = row->age > 89 ? NAN : row->age;
+    const float target[PK_PTBXL_TARGETS] = {age, row->sex};
     struct pk_corpus_record out = {.signal = r->signal, .label = st->label, .target = target};
     out.meta = (struct pk_record){.patient = row->patient,
                                   .length = r->rows.length,

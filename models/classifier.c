@@ -19,6 +19,15 @@ enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err 
     return PK_OK;
 }
 
+static void config_regression(struct pk_classifier *c, const struct pk_recipe *r)
+{
+    const char *loss = pk_recipe_str(r, "objective.loss");
+    c->regression.kind = !strcmp(loss, "huber") ? PK_REGRESSION_HUBER
+                         : !strcmp(loss, "mae") ? PK_REGRESSION_ABSOLUTE
+                                                : PK_REGRESSION_SQUARED;
+    c->regression.delta = (float)pk_recipe_f64(r, "objective.delta");
+}
+
 static void config_loss(struct pk_classifier *c, const struct pk_recipe *r)
 {
     const char *loss = pk_recipe_str(r, "objective.loss");
@@ -45,7 +54,11 @@ enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct
     out->hidden = (int32_t)pk_recipe_i64(r, "objective.head.hidden");
     out->head_dropout = (float)pk_recipe_f64(r, "objective.head.dropout");
     out->augmented = pk_signal_ranges(out->range, r);
-    config_loss(out, r);
+    out->regresses = !strcmp(pk_recipe_str(r, "objective.kind"), "regress");
+    if (out->regresses)
+        config_regression(out, r);
+    else
+        config_loss(out, r);
     return pk_head_parse(&out->head, pk_recipe_str(r, "objective.head.kind"), err);
 }
 
@@ -118,7 +131,10 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
         pk_output(b, logit, "logits");
     }
     if (!train) pk_output(b, pk_encoder_pool(b, &x, &c->encoder), "embedding");
-    if (train) {
+    if (train && c->regresses) {
+        struct pk_val target = pk_input(b, "target", PK_F32, 2, (int64_t[]){records, c->classes});
+        pk_loss(b, pk_regression_loss(b, logit, target, &c->regression));
+    } else if (train) {
         struct pk_val label = pk_input(b, "label", PK_U8, 2, (int64_t[]){records, c->classes});
         const struct pk_mixup of_labels = {
             .alpha = c->mixup, .single_label = c->softmax, .seed = c->seed};

@@ -1,5 +1,6 @@
 /* classifier.h -- an encoder with a head on labelled windows: attentive probe, linear probe,
- * fine-tuning, training from scratch (the protocols of Weimann & Conrad 2024). */
+ * fine-tuning, training from scratch (the protocols of Weimann & Conrad 2024); or on windows with
+ * numbers to predict (regression). */
 #ifndef PK_CLASSIFIER_H
 #define PK_CLASSIFIER_H
 
@@ -21,12 +22,14 @@ struct pk_classifier {
     float head_dropout; // of the same
     bool augmented;     // in training
     struct pk_augment_range range[PK_AUGMENT_KINDS];
-    uint64_t seed; // of augmentation, mixup and the head's dropout
-    float mixup;   // alpha, in training; 0: none
-    int32_t classes;
+    uint64_t seed;                        // of augmentation, mixup and the head's dropout
+    float mixup;                          // alpha, in training; 0: none
+    int32_t classes;                      // or targets
     bool softmax;                         // one label of many, else a question for each class
     struct pk_multilabel_spec multilabel; // its vectors are borrowed
     struct pk_multiclass_spec multiclass; // of softmax
+    bool regresses;                       // targets, in deviations of their training values
+    struct pk_regression_spec regression; // of them
     bool frozen;                          // the encoder is not trained and runs without dropout
 };
 
@@ -40,9 +43,10 @@ enum pk_status pk_classifier_config_head(struct pk_classifier *out, const struct
                                          struct pk_err *err);
 /* The head that a recipe or a model file names, "attentive". */
 enum pk_status pk_head_parse(enum pk_head *out, const char *name, struct pk_err *err);
-/* train: loss and gradients, dropout on, input label [records, classes]. Else: forward only.
- * Outputs: logits [records, classes] unless the head is NONE; embedding [records, width] (mean of
- * patch tokens) when not training. Parameters: encoder.* and head.*. */
+/* train: loss and gradients, dropout on, input label [records, classes], of a regression target
+ * [records, classes] instead. Else: forward only.
+ * Outputs: logits [records, classes] (or predictions) unless the head is NONE; embedding [records,
+ * width] (mean of patch tokens) when not training. Parameters: encoder.* and head.*. */
 enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params,
                                    const struct pk_classifier *c, int64_t records, bool train,
                                    struct pk_err *err);

@@ -49,9 +49,14 @@ static enum pk_status compute(struct embedding *e, struct pk_err *err)
         e->patient[i] = r->patient;
     }
     e->model.eval.max_sigmoid = false; // the file holds logits, whatever the protocol of the model
-    return pk_evaluate(&e->model.eval, &e->data, &e->rows,
+    PK_TRY(pk_evaluate(&e->model.eval, &e->data, &e->rows,
                        (const double(*)[PK_LEADS_MAX])e->model.mean,
-                       (const double(*)[PK_LEADS_MAX])e->model.std, e->logit, e->value, err);
+                       (const double(*)[PK_LEADS_MAX])e->model.std, e->logit, e->value, err));
+    struct pk_targets t = {.count = m->regresses ? m->classes : 0};
+    memcpy(t.mean, m->target_mean, sizeof t.mean);
+    memcpy(t.std, m->target_std, sizeof t.std);
+    pk_targets_unscale(e->logit, &t, e->rows.count);
+    return PK_OK;
 }
 
 static enum pk_status write_table(const struct embedding *e, struct pk_err *err)
@@ -62,7 +67,8 @@ static enum pk_status write_table(const struct embedding *e, struct pk_err *err)
         {"record_id", PK_TABLE_TEXT, PK_ID_MAX, e->id, NULL, 0, 0},
         {"fold", PK_TABLE_I32, 0, e->fold, NULL, 0, 0},
         {"patient_id", PK_TABLE_U64, 0, e->patient, NULL, 0, 0},
-        {"logits", PK_TABLE_F32, m->classes, e->logit, m->class_name[0], PK_NAME_MAX, m->classes}};
+        {m->regresses ? "predictions" : "logits", PK_TABLE_F32, m->classes, e->logit,
+         m->class_name[0], PK_NAME_MAX, m->classes}};
     struct pk_table_attribute attribute[] = {{"written_by", "purkinje " PK_VERSION, 0},
                                              {"model", e->model_path, 0},
                                              {"weights", e->model.file.weights, 0},
@@ -86,7 +92,10 @@ static enum pk_status print(const struct embedding *e, bool json, struct pk_err 
     struct pk_json_writer w = {.out = &text, .indent = 2};
     if (!json) {
         printf("%s: %lld records, embeddings of %d numbers%s; windows of %g s every %g s\n", e->out,
-               (long long)e->rows.count, m->encoder.width, m->head[0] ? " and logits" : "",
+               (long long)e->rows.count, m->encoder.width,
+               m->regresses ? " and predictions"
+               : m->head[0] ? " and logits"
+                            : "",
                e->window, e->stride);
         return PK_OK;
     }

@@ -1,10 +1,12 @@
-/* cmd_eval.c -- purkinje eval: a classifier on a corpus, by the protocol it was made with.
+/* cmd_eval.c -- purkinje eval: a classifier or a regression on a corpus, by the protocol it was
+ * made with.
  *
  * Window, stride, aggregation, normalisation and class order are the model's; only the records are
  * chosen here. On the corpus and folds of the run it repeats the run's result.json. */
 #include "core/json.h"
 #include "tools/device.h"
 #include "tools/model.h"
+#include "tools/regression.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +16,12 @@ struct evaluation {
     struct pk_model model;
     struct pk_dataset data;
     struct pk_rows rows;
-    const struct pk_task *task;
-    float *score;   // [rows, classes]
-    uint8_t *label; // [rows, classes]
+    const struct pk_task *task; // of a classifier
+    struct pk_targets targets;  // of a regression
+    float *score;               // [rows, classes or targets]
+    uint8_t *label;             // [rows, classes]
     struct pk_metrics m;
+    struct pk_regression_result regression[PK_LEARNED_TARGETS_MAX];
 };
 
 static void release(struct evaluation *e)
@@ -45,10 +49,27 @@ static enum pk_status check_classes(const struct pk_task *t, const struct pk_mod
     return PK_OK;
 }
 
-static enum pk_status find_task(struct evaluation *e, const char *name, struct pk_err *err)
+/* The labels or numbers that the model predicts, and the records that have them. */
+static enum pk_status find_rows(struct evaluation *e, const struct pk_folds *folds,
+                                const char *task, struct pk_err *err)
 {
-    PK_TRY(pk_task_find(&e->task, &e->data, name, err));
-    return check_classes(e->task, &e->model.file.info, err);
+    const struct pk_model_info *m = &e->model.file.info;
+    if (!m->regresses) {
+        PK_TRY(pk_task_find(&e->task, &e->data, task ? task : m->task, err));
+        PK_TRY(check_classes(e->task, m, err));
+        return pk_rows_select(&e->rows, &e->data, folds, -1, e->task, m->single_label, err);
+    }
+    if (task)
+        return pk_fail(err, PK_EUSAGE,
+                       "--task %s: the model predicts numbers (%s%s), it has no classes", task,
+                       m->class_name[0], m->classes > 1 ? ", ..." : "");
+    for (int32_t k = 0; k < m->classes; k++) {
+        PK_TRY(pk_targets_add(&e->targets, &e->data, m->class_name[k], err));
+        e->targets.mean[k] = m->target_mean[k];
+        e->targets.std[k] = m->target_std[k];
+    }
+    PK_TRY(pk_rows_select(&e->rows, &e->data, folds, -1, NULL, false, err));
+    return pk_targets_rows(&e->targets, &e->rows, err);
 }
 
 /* Opens model and data, which is generated at the model's rate if at all. */
@@ -82,8 +103,8 @@ static void put_protocol(struct pk_json_writer *w, const struct evaluation *e)
     pk_json_put_string(w, "data", e->data.version);
     pk_json_put_string(w, "trained_on", m->data);
     pk_json_put_f64(w, "rate_hz", e->data.rate);
-    pk_json_put_string(w, "task", e->task->name);
-    pk_json_put_bool(w, "single_label", m->single_label);
+    if (e->task) pk_json_put_string(w, "task", e->task->name);
+    if (e->task) pk_json_put_bool(w, "single_label", m->single_label);
     pk_json_put_string(w, "folds", e->folds_text ? e->folds_text : "all");
     pk_json_put_string(w, "statistics", "the model's");
     pk_json_put_f64(w, "window_s", m->window);
@@ -99,7 +120,10 @@ static enum pk_status print(const struct evaluation *e, bool json, struct pk_err
     struct pk_text text = {0};
     struct pk_json_writer w = {.out = &text, .indent = 2};
     if (!json) {
-        pk_result_print(e->data.name, &e->m, m);
+        if (e->task)
+            pk_result_print(e->data.name, &e->m, m);
+        else
+            pk_targets_print(e->data.name, &e->targets, e->regression);
         printf("  protocol                folds %s; windows of %g s every %g s, %s; %s%s\n",
                e->folds_text ? e->folds_text : "all", m->window, m->stride, m->aggregation,
                "the model's mean and std", m->single_label ? "; records with one label" : "");
@@ -107,7 +131,10 @@ static enum pk_status print(const struct evaluation *e, bool json, struct pk_err
     }
     pk_json_open(&w, NULL, '{');
     put_protocol(&w, e);
-    pk_result_write(&w, "result", &e->m, m);
+    if (e->task)
+        pk_result_write(&w, "result", &e->m, m);
+    else
+        pk_targets_put(&w, "result", &e->targets, e->regression);
     pk_json_close(&w);
     return pk_print(&text, err);
 }
@@ -115,21 +142,26 @@ static enum pk_status print(const struct evaluation *e, bool json, struct pk_err
 static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t seed,
                             struct pk_err *err)
 {
-    size_t n = (size_t)e->rows.count * (size_t)e->task->classes;
-    PK_TRY(pk_alloc(&e->score, n, sizeof *e->score, "scores", err));
-    PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
-    struct pk_metrics_options o = {
+    const double(*mean)[PK_LEADS_MAX] = (const double(*)[PK_LEADS_MAX])e->model.mean;
+    const double(*std)[PK_LEADS_MAX] = (const double(*)[PK_LEADS_MAX])e->model.std;
+    const struct pk_metrics_options o = {
         .resamples = resamples, .seed = (uint64_t)seed, .threads = e->model.exec.threads};
-    return pk_evaluate_metrics(
-        &e->m, &e->model.eval, &e->data, &e->rows, (const double(*)[PK_LEADS_MAX])e->model.mean,
-        (const double(*)[PK_LEADS_MAX])e->model.std, e->label, &o, e->score, err);
+    size_t n = (size_t)e->rows.count * (size_t)e->model.file.info.classes;
+    PK_TRY(pk_alloc(&e->score, n, sizeof *e->score, "scores", err));
+    if (!e->task) {
+        PK_TRY(pk_evaluate(&e->model.eval, &e->data, &e->rows, mean, std, e->score, NULL, err));
+        pk_targets_unscale(e->score, &e->targets, e->rows.count);
+        return pk_targets_score(e->regression, &e->targets, &e->data, &e->rows, e->score, &o, err);
+    }
+    PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
+    return pk_evaluate_metrics(&e->m, &e->model.eval, &e->data, &e->rows, mean, std, e->label, &o,
+                               e->score, err);
 }
 
 static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_err *err)
 {
     struct pk_folds folds;
     int64_t resamples = 1000, seed = 0; // the defaults of recipes
-    const char *task = pk_arg(a, "task");
     e->folds_text = pk_arg(a, "folds");
     PK_TRY(pk_arg_i64(a, "bootstrap", 0, 1000000, &resamples, err));
     PK_TRY(pk_arg_i64(a, "bootstrap-seed", 0, INT64_MAX, &seed, err));
@@ -137,9 +169,7 @@ static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, st
     PK_TRY(open_both(e, a->word[1], err));
     PK_TRY(pk_device_choose(pk_arg(a, "device"), &e->model.backend, err));
     PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
-    PK_TRY(find_task(e, task ? task : e->model.file.info.task, err));
-    PK_TRY(pk_rows_select(&e->rows, &e->data, &folds, -1, e->task, e->model.file.info.single_label,
-                          err));
+    PK_TRY(find_rows(e, &folds, pk_arg(a, "task"), err));
     PK_TRY(score(e, resamples, seed, err));
     return print(e, pk_arg(a, "json") != NULL, err);
 }
@@ -175,12 +205,13 @@ static const struct pk_example examples[] = {
 const struct pk_command pk_cmd_eval = {
     .name = "eval",
     .synopsis = "MODEL CORPUS",
-    .summary = "score a classifier on a corpus",
+    .summary = "score a classifier or a regression on a corpus",
     .details =
         "MODEL is a fine-tuned run, one of its checkpoints, or an exported classifier; CORPUS a\n"
         "folder, or synthetic:N. Window, stride, aggregation and normalisation are the model's "
         "own,\n"
-        "and the corpus must have its classes. Records without a label of the task do not count.",
+        "and the corpus must have its classes or targets. Records without a label or a value do "
+        "not count.",
     .options = options,
     .examples = examples,
     .run = run};

@@ -102,8 +102,8 @@ static void print_model(const struct pk_recipe_plan *p, const char *name)
         p->objective->describe(&p->model, partner);
         printf("  %-16s %16lld  %s\n", p->objective->partner, (long long)(all - encoder), partner);
     } else
-        printf("  %-16s %16lld  %d classes\n", "head", (long long)(all - encoder),
-               p->classifier.classes);
+        printf("  %-16s %16lld  %d %s\n", "head", (long long)(all - encoder), p->classifier.classes,
+               p->classifier.regresses ? "targets" : "classes");
     printf("  %-16s %16lld\n", "total", (long long)all);
     printf("input\n  %d leads, %d samples at %g Hz: %d tokens of %d samples", p->signal->leads,
            p->signal->shape.samples, p->signal->shape.rate, p->signal->tokens, p->signal->patch);
@@ -194,7 +194,7 @@ static void put_model(const struct pk_recipe_plan *p, struct pk_json_writer *w)
         pk_json_put_i64(w, "keep_mean", p->keep[1]);
         pk_json_put_i64(w, "keep_max", p->keep[2]);
     } else {
-        pk_json_put_i64(w, "classes", p->classifier.classes);
+        pk_json_put_i64(w, p->classifier.regresses ? "targets" : "classes", p->classifier.classes);
     }
     pk_json_put_i64(w, "batch", p->batch);
     pk_json_put_i64(w, "accumulate", p->parts);

@@ -52,12 +52,60 @@ static enum pk_status train_as_rank(const struct pk_recipe *r, enum pk_run_mode 
                                                          .argc = a->argc,
                                                          .argv = a->argv},
                            err);
-    if (size > 1)
-        return pk_fail(err, PK_EUSAGE,
-                       "fine-tuning runs in a single process, and this is rank %d of %d",
-                       job->comm->rank, size);
-    return pk_finetune(r, &(struct pk_finetune_options){mode, a->quiet, backend, a->argc, a->argv},
+    return pk_finetune(r,
+                       &(struct pk_finetune_options){.mode = mode,
+                                                     .quiet = a->quiet,
+                                                     .backend = backend,
+                                                     .comm = size > 1 ? job->comm : NULL,
+                                                     .heartbeat = job->heartbeat,
+                                                     .argc = a->argc,
+                                                     .argv = a->argv},
                        err);
+}
+
+/* The run that --or-resume goes on with has to be the one that was asked for; only its length may
+ * have changed. */
+static enum pk_status check_same_run(const struct pk_recipe *r, const char *dir, const char *path,
+                                     struct pk_err *err)
+{
+    char here[PK_PATH_MAX + 16], steps[48], theirs[160], ours[160];
+    char *override[] = {here, steps};
+    struct pk_recipe *had;
+    snprintf(here, sizeof here, "output.dir=%s", pk_recipe_str(r, "output.dir"));
+    snprintf(steps, sizeof steps, "train.steps=%lld", (long long)pk_recipe_i64(r, "train.steps"));
+    PK_TRY(pk_recipe_open(&had, path, pretrains(r) ? 2 : 1, override, err));
+    const bool differ = pk_recipe_differs(had, r, theirs, ours);
+    pk_recipe_free(had);
+    if (!differ) return PK_OK;
+    return pk_fail(err, PK_ERECIPE,
+                   "%s holds a run of another recipe: '%s' there, '%s' here\n"
+                   "help: --or-resume goes on with the same recipe only; 'purkinje resume %s' "
+                   "takes the run's own, output.dir=... begins another run",
+                   dir, theirs, ours, dir);
+}
+
+/* --or-resume: a run whose folder holds none begins, one that ended before its first step begins
+ * again, any other goes on. Rank 0 looks, since the others may see the folder appear. */
+static enum pk_status find_mode(struct pk_job *job, const struct pk_recipe *r,
+                                enum pk_run_mode *mode, struct pk_err *err)
+{
+    char dir[PK_PATH_MAX], path[PK_PATH_MAX];
+    enum pk_status s = PK_OK;
+    int32_t found = PK_RUN_NEW;
+    if (job->comm->rank == 0) {
+        s = pk_recipe_path(r, "output.dir", dir, err);
+        if (s == PK_OK) s = pk_path(path, err, "%s/recipe.yaml", dir);
+        if (s == PK_OK && pk_exists(path)) {
+            found = PK_RUN_RESUME;
+            s = check_same_run(r, dir, path, err);
+        } else if (s == PK_OK && pk_run_check(dir, PK_RUN_RESUME, NULL) == PK_OK) {
+            found = PK_RUN_OVER;
+        }
+    }
+    PK_TRY(pk_comm_agree(job->comm, s, err));
+    PK_TRY(pk_comm_broadcast(job->comm, 0, &found, sizeof found, err));
+    *mode = (enum pk_run_mode)found;
+    return PK_OK;
 }
 
 static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
@@ -68,7 +116,8 @@ static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
     const struct pk_world_options world = {.recipe = pk_recipe_hash(r), .quiet = a->quiet};
     PK_TRY(pk_world_open(&job, &world, err));
     const bool leads = job.comm->rank == 0;
-    enum pk_status s = train_as_rank(r, mode, a, &job, err);
+    enum pk_status s = pk_arg(a, "or-resume") ? find_mode(&job, r, &mode, err) : PK_OK;
+    if (s == PK_OK) s = train_as_rank(r, mode, a, &job, err);
     s = pk_world_close(&job, s, err);
     if (s == PK_OK && leads && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK)
         printf("%s\n", dir);
@@ -80,6 +129,8 @@ static enum pk_status run_recipe(const struct pk_args *a, bool pretrain, struct 
     struct pk_recipe *r;
     if (a->count < 1)
         return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
+    if (pk_arg(a, "overwrite") && pk_arg(a, "or-resume"))
+        return pk_fail(err, PK_EUSAGE, "--overwrite begins anew, --or-resume goes on: give one");
     PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
     // First of all: what else such a recipe lacks is of no interest then.
     enum pk_status s =
@@ -135,7 +186,10 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
 }
 
 static const struct pk_option options[] = {
-    {"overwrite", NULL, "delete what an earlier run left in output.dir"}, PK_OPTION_DEVICE, {0}};
+    {"overwrite", NULL, "delete what an earlier run left in output.dir"},
+    {"or-resume", NULL, "go on with the run in output.dir if there is one, of the same recipe"},
+    PK_OPTION_DEVICE,
+    {0}};
 static const struct pk_option resume_options[] = {PK_OPTION_DEVICE, {0}};
 
 static const struct pk_example pretrain_examples[] = {

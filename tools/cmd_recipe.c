@@ -280,8 +280,10 @@ static const char *when_text(const struct pk_key *k)
         [PK_WHEN_MAE] = "objective.kind=mae",
         [PK_WHEN_CONTRASTIVE] = "objective.kind=contrastive",
         [PK_WHEN_EMA] = "objective.kind=jepa|contrastive",
-        [PK_WHEN_AUGMENT] = "objective.kind=contrastive|classify",
+        [PK_WHEN_AUGMENT] = "objective.kind=contrastive|classify|regress",
         [PK_WHEN_CLASSIFY] = "objective.kind=classify",
+        [PK_WHEN_REGRESS] = "objective.kind=regress",
+        [PK_WHEN_SUPERVISED] = "objective.kind=classify|regress",
         [PK_WHEN_SYNTHETIC] = "data.synthetic",
         [PK_WHEN_VIT] = "model.encoder.kind=vit",
         [PK_WHEN_CONVOLUTION] = "model.encoder.kind of a convolutional network"};

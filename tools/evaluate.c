@@ -132,16 +132,18 @@ static enum pk_status add_record(struct chunk *c, struct pk_evaluator *e,
     return PK_OK;
 }
 
-enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
-                           const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
-                           const double (*std)[PK_LEADS_MAX], float *score, float *embedding,
-                           struct pk_err *err)
+static enum pk_status evaluate_part(struct pk_evaluator *e, const struct pk_dataset *data,
+                                    const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
+                                    const double (*std)[PK_LEADS_MAX], float *score,
+                                    float *embedding, struct pk_err *err)
 {
+    enum { MARKED = 64 }; // rows from one sign of life to the next
     struct chunk c = {0};
     int64_t classes = e->model.classes, width = e->model.encoder.width;
-    enum pk_status s = alloc_chunk(&c, e, data, rows->count, err);
+    enum pk_status s = alloc_chunk(&c, e, data, PK_MAX(rows->count, (int64_t)1), err);
     for (int64_t i = 0; s == PK_OK && i < rows->count; i++) {
         int32_t source = data->record[rows->row[i]].source;
+        if (i % MARKED == 0) pk_heartbeat_at(e->heartbeat, i, "scoring records");
         s = add_record(&c, e, data, i, rows->row[i], mean[source], std[source], err);
     }
     if (s == PK_OK) s = flush(&c, e, data->leads, err);
@@ -154,6 +156,57 @@ enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data
     }
     free_chunk(&c);
     return s;
+}
+
+/* mine [share, columns] of every rank becomes all [rows, columns]. */
+static enum pk_status gather_rows(const struct pk_evaluator *e, float *all, const float *mine,
+                                  int64_t share, int64_t rows, int64_t columns, struct pk_err *err)
+{
+    const size_t part = (size_t)(share * columns);
+    float *every;
+    PK_TRY(pk_alloc(&every, part * (size_t)e->comm->size, sizeof *every, "scores of ranks", err));
+    memcpy(every + part * (size_t)e->comm->rank, mine, part * sizeof *every);
+    enum pk_status s = pk_comm_all_gather(e->comm, every, part * sizeof *every, err);
+    if (s == PK_OK) memcpy(all, every, (size_t)(rows * columns) * sizeof *all);
+    free(every);
+    return s;
+}
+
+/* Each rank takes as many rows, the last ones perhaps fewer, and gets those of all. */
+static enum pk_status evaluate_shared(struct pk_evaluator *e, const struct pk_dataset *data,
+                                      const struct pk_rows *rows,
+                                      const double (*mean)[PK_LEADS_MAX],
+                                      const double (*std)[PK_LEADS_MAX], float *score,
+                                      float *embedding, struct pk_err *err)
+{
+    const int64_t share = (rows->count + e->comm->size - 1) / e->comm->size;
+    const int64_t first = PK_MIN(share * e->comm->rank, rows->count);
+    const struct pk_rows mine = {.row = rows->row + first,
+                                 .count = PK_MIN(share, rows->count - first)};
+    const int64_t classes = e->model.classes, width = e->model.encoder.width;
+    float *my_score = NULL, *my_embedding = NULL;
+    enum pk_status s = PK_OK;
+    if (score) s = pk_alloc(&my_score, (size_t)(share * classes), sizeof *my_score, "scores", err);
+    if (s == PK_OK && embedding)
+        s = pk_alloc(&my_embedding, (size_t)(share * width), sizeof *my_embedding, "embeddings",
+                     err);
+    if (s == PK_OK) s = evaluate_part(e, data, &mine, mean, std, my_score, my_embedding, err);
+    s = pk_comm_agree(e->comm, s, err); // a record that one rank cannot read ends all
+    if (s == PK_OK && score) s = gather_rows(e, score, my_score, share, rows->count, classes, err);
+    if (s == PK_OK && embedding)
+        s = gather_rows(e, embedding, my_embedding, share, rows->count, width, err);
+    free(my_score);
+    free(my_embedding);
+    return s;
+}
+
+enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
+                           const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
+                           const double (*std)[PK_LEADS_MAX], float *score, float *embedding,
+                           struct pk_err *err)
+{
+    return (e->comm ? evaluate_shared : evaluate_part)(e, data, rows, mean, std, score, embedding,
+                                                       err);
 }
 
 /* Single-label scores are probabilities over the classes, so that rows are comparable. */

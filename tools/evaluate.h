@@ -3,6 +3,7 @@
 #define PK_EVALUATE_H
 
 #include "core/exec.h"
+#include "core/heartbeat.h"
 #include "core/metrics.h"
 #include "tools/inputs.h"
 #include "tools/model_info.h"
@@ -17,6 +18,8 @@ struct pk_evaluator {     // a forward program over windows
     int64_t micro;          // windows of a micro-batch
     int32_t window, stride; // samples
     bool max_sigmoid;       // aggregation: maximum of sigmoids, else mean of logits
+    struct pk_comm *comm;   // ranks that share out the rows and all get all scores; NULL: none
+    struct pk_heartbeat *heartbeat; // of the ranks, or NULL
 };
 
 enum pk_status pk_evaluator_open(struct pk_evaluator *e, struct pk_exec *exec,
@@ -25,7 +28,8 @@ enum pk_status pk_evaluator_open(struct pk_evaluator *e, struct pk_exec *exec,
 void pk_evaluator_close(struct pk_evaluator *e);
 /* Scores are logits, probabilities after max_sigmoid. score [rows.count, classes] and embedding
  * [rows.count, width] (mean over windows), each or NULL. mean, std per source as in pk_inputs. A
- * record shorter than a window is an error naming it. */
+ * record shorter than a window is an error naming it. A row's numbers do not depend on the others,
+ * nor on which rank computes them. */
 enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data,
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
                            const double (*std)[PK_LEADS_MAX], float *score, float *embedding,

@@ -71,7 +71,8 @@ static enum pk_status select_rows(struct pk_rows *out, const struct pk_inputs *i
     bool single = in->task && pk_recipe_bool(r, "objective.single_label");
     PK_TRY(pk_alloc(&out->row, (size_t)in->data.count, sizeof *out->row, "row list", err));
     for (int64_t i = 0; i < in->data.count; i++) {
-        if (in_split(r, path, in->data.record[i].fold) && pk_row_labelled(in->task, i, single))
+        if (in_split(r, path, in->data.record[i].fold) && pk_row_labelled(in->task, i, single) &&
+            pk_targets_known(&in->targets, i))
             out->row[out->count++] = i;
     }
     return PK_OK;
@@ -121,9 +122,21 @@ static enum pk_status check_leaks(const struct pk_inputs *in, const struct pk_ro
     return status;
 }
 
-static enum pk_status find_task(struct pk_inputs *in, const struct pk_recipe *r, struct pk_err *err)
+/* What a supervised recipe learns. A task that a regression inherits means nothing to it. */
+static enum pk_status find_learned(struct pk_inputs *in, const struct pk_recipe *r,
+                                   struct pk_err *err)
 {
     const char *name = pk_recipe_str(r, "data.task");
+    if (!strcmp(pk_recipe_str(r, "objective.kind"), "regress")) {
+        for (int64_t i = 0; i < pk_recipe_count(r, "data.targets"); i++) {
+            enum pk_status s = pk_targets_add(&in->targets, &in->data,
+                                              pk_recipe_item_str(r, "data.targets", i), err);
+            if (s == PK_OK) continue;
+            pk_err_context(err, "%s", pk_recipe_origin(r, "data.targets"));
+            return s;
+        }
+        return PK_OK;
+    }
     if (!*name) return PK_OK;
     enum pk_status s = pk_task_find(&in->task, &in->data, name, err);
     if (s != PK_OK) pk_err_context(err, "%s", pk_recipe_origin(r, "data.task"));
@@ -220,13 +233,17 @@ enum pk_status pk_inputs_select(struct pk_inputs *out, const struct pk_recipe *r
     *out = (struct pk_inputs){0};
     if ((s = open_dataset(out, r, err)) != PK_OK) return s;
     if ((s = check_shape(out, r, err)) != PK_OK) goto fail;
-    if ((s = find_task(out, r, err)) != PK_OK) goto fail;
+    if ((s = find_learned(out, r, err)) != PK_OK) goto fail;
     if ((s = select_rows(&out->train, out, r, "data.folds.train", err)) != PK_OK) goto fail;
     s = select_rows(&out->validation, out, r, "data.folds.validation", err);
     if (s == PK_OK) s = select_rows(&out->test, out, r, "data.folds.test", err);
     if (s == PK_OK && !out->train.count)
-        s = pk_fail(err, PK_EDATA, "%s: no record of %s is left to train on (folds, task)",
-                    pk_recipe_origin(r, "data.folds.train"), out->data.name);
+        s = pk_fail(err, PK_EDATA, "%s: no record of %s is left to train on (folds, %s)",
+                    pk_recipe_origin(r, "data.folds.train"), out->data.name,
+                    out->targets.count ? "targets" : "task");
+    if (s == PK_OK && out->targets.count &&
+        (s = pk_targets_scale(&out->targets, &out->train, err)) != PK_OK)
+        pk_err_context(err, "%s", pk_recipe_origin(r, "data.targets"));
     if (s == PK_OK) s = check_leaks(out, &out->validation, "data.folds.validation", r, err);
     if (s == PK_OK) s = check_leaks(out, &out->test, "data.folds.test", r, err);
     if (s == PK_OK) s = mixture(out, r, err);

@@ -7,12 +7,14 @@
 #include "core/recipe.h"
 #include "models/signal.h"
 #include "tools/rows.h"
+#include "tools/targets.h"
 
 struct pk_inputs {
     struct pk_dataset data;
     struct pk_batch_shape shape; // of a batch with the recipe's crop
     struct pk_rows train, validation, test;
     const struct pk_task *task;                         // of data.task, or NULL
+    struct pk_targets targets;                          // of data.targets, scaled
     double *weight;                                     // [data.sources] mixture weights, or NULL
     double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [data.sources]
     /* Set before pk_inputs_loader: this process's share of each part of a batch. Zeros: all of it.

@@ -58,12 +58,8 @@ static enum pk_status take_subjects(struct pk_linear_eval *e, struct pk_err *err
 {
     PK_TRY(pk_alloc(&e->subject, (size_t)e->rows.count, sizeof *e->subject, "subjects", err));
     for (int64_t i = 0; i < e->rows.count; i++) {
-        char id[PK_ID_MAX];
-        e->subject[i] = e->data->record[e->rows.row[i]].patient;
-        if (e->subject[i]) continue;
-        e->data->record_id(e->data, e->rows.row[i], id);
-        e->subject[i] = pk_hash64(id, strlen(id), 0);
-        e->unknown++;
+        e->subject[i] = pk_row_subject(e->data, e->rows.row[i]);
+        e->unknown += e->data->record[e->rows.row[i]].patient == 0;
     }
     return PK_OK;
 }
@@ -215,50 +211,31 @@ static enum pk_status take_truth(struct truth *t, const struct pk_linear_eval *e
     return PK_OK;
 }
 
-static enum pk_status score(struct pk_metrics *m, struct pk_regression *r,
-                            const struct pk_linear_eval *e, const struct truth *t, const double *p,
-                            int64_t resamples, struct pk_err *err)
+static struct pk_metrics_options options_of(const struct pk_linear_eval *e, const struct truth *t,
+                                            int64_t resamples)
 {
-    struct pk_metrics_options o = {.resamples = resamples,
-                                   .seed = e->spec.bootstrap_seed,
-                                   .threads = e->spec.threads,
-                                   .subject = t->subject};
+    return (struct pk_metrics_options){.resamples = resamples,
+                                       .seed = e->spec.bootstrap_seed,
+                                       .threads = e->spec.threads,
+                                       .subject = t->subject};
+}
+
+static enum pk_status score_classes(struct pk_metrics *m, const struct pk_linear_eval *e,
+                                    const struct truth *t, const double *p, int64_t resamples,
+                                    struct pk_err *err)
+{
+    const struct pk_metrics_options o = options_of(e, t, resamples);
     struct pk_scores in = {
         .rows = e->tests, .classes = e->learning.classes, .labels = t->label, .f64 = p};
-    if (e->task) return pk_metrics_compute(m, &in, &o, err);
-    return pk_regression_compute(r, t->value, p, t->subject, e->tests, &o, err);
+    return pk_metrics_compute(m, &in, &o, err);
 }
 
-/* Mean and interval of |mean - y| - |prediction - y|: the same subjects judge both predictions, so
- * that a hard subject among those drawn counts against neither. The scores of a regression serve:
- * the mean of errors lifted above 0 by a constant is their MAE. */
-static enum pk_status score_gain(struct pk_linear_outcome *o, const struct pk_linear_eval *e,
-                                 const struct truth *t, double *p, struct pk_err *err)
+/* The outcome, and the level of knowing nothing but the training labels' frequencies, or the
+ * values' mean. p: scratch [tests, classes]. */
+static enum pk_status score(struct pk_linear_outcome *o, const struct pk_linear_eval *e,
+                            const struct truth *t, double *p, struct pk_err *err)
 {
-    struct pk_regression r;
-    double lift = 1, *zero;
-    PK_TRY(pk_alloc(&zero, (size_t)e->tests, sizeof *zero, "errors", err));
-    for (int64_t i = 0; i < e->tests; i++) {
-        p[i] = fabs(p[i] - t->value[i]) - fabs(o->score[i] - t->value[i]);
-        lift = fmax(lift, 2 * fabs(p[i]));
-    }
-    for (int64_t i = 0; i < e->tests; i++) p[i] += lift;
-    struct pk_metrics_options options = {
-        .resamples = e->spec.resamples, .seed = e->spec.bootstrap_seed, .threads = e->spec.threads};
-    enum pk_status s = pk_regression_compute(&r, zero, p, t->subject, e->tests, &options, err);
-    if (s == PK_OK) {
-        const struct pk_interval *v = &r.interval[PK_MAE];
-        o->gain = r.value[PK_MAE] - lift;
-        o->gain_interval = (struct pk_interval){v->mean - lift, v->low - lift, v->high - lift};
-    }
-    free(zero);
-    return s;
-}
-
-/* The level of knowing nothing but the training labels' frequencies, or the values' mean. */
-static enum pk_status score_prior(struct pk_linear_outcome *o, const struct pk_linear_eval *e,
-                                  const struct truth *t, double *p, struct pk_err *err)
-{
+    const struct pk_metrics_options options = options_of(e, t, e->spec.resamples);
     int32_t k = e->learning.classes;
     for (int32_t c = 0; c < k; c++) {
         double sum = 0;
@@ -266,8 +243,12 @@ static enum pk_status score_prior(struct pk_linear_outcome *o, const struct pk_l
             sum += e->task ? (double)e->label[o->train[i] * k + c] : e->value[o->train[i]];
         for (int64_t i = 0; i < e->tests; i++) p[i * k + c] = sum / (double)o->trains;
     }
-    PK_TRY(score(&o->prior, &o->mean, e, t, p, 0, err));
-    return e->target ? score_gain(o, e, t, p, err) : PK_OK;
+    if (e->target) {
+        const struct pk_regression_truth truth = {e->tests, t->value, t->subject, p[0]};
+        return pk_regression_score(&o->target, &truth, o->score, &options, err);
+    }
+    PK_TRY(score_classes(&o->m, e, t, o->score, e->spec.resamples, err));
+    return score_classes(&o->prior, e, t, p, 0, err);
 }
 
 /* Copies of the labels in which those of the training rows have changed places. */
@@ -309,11 +290,14 @@ static enum pk_status score_shuffled(struct pk_linear_outcome *o, struct pk_line
     l.label = label;
     l.value = value;
     for (int64_t i = 0; s == PK_OK && i < e->spec.shuffles; i++) {
+        const struct pk_metrics_options options = options_of(e, t, 0);
         struct pk_metrics m = {0};
         struct pk_regression r = {0};
         shuffle(e, o, (uint64_t)i, label, value);
         s = predict(p, e, o, &l, false, pool, err);
-        if (s == PK_OK) s = score(&m, &r, e, t, p, 0, err);
+        if (s == PK_OK && e->task) s = score_classes(&m, e, t, p, 0, err);
+        if (s == PK_OK && e->target)
+            s = pk_regression_compute(&r, t->value, p, t->subject, e->tests, &options, err);
         if (s != PK_OK) break;
         double *at = o->shuffled + i * PK_REGRESSION_SCORES;
         memcpy(at, r.value, sizeof r.value);
@@ -345,8 +329,7 @@ static enum pk_status run_fraction(struct pk_linear_eval *e, struct pk_linear_ou
         o->penalty = spec->penalty[o->search.best];
     }
     PK_TRY(predict(o->score, e, o, &e->learning, true, pool, err));
-    PK_TRY(score(&o->m, &o->r, e, t, o->score, spec->resamples, err));
-    PK_TRY(score_prior(o, e, t, scratch, err));
+    PK_TRY(score(o, e, t, scratch, err));
     return score_shuffled(o, e, t, scratch, pool, err);
 }
 

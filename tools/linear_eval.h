@@ -4,10 +4,10 @@
 #define PK_LINEAR_EVAL_H
 
 #include "core/knn.h"
-#include "core/metrics_regression.h"
 #include "tools/embeddings.h"
+#include "tools/regression.h"
 
-enum { PK_FRACTIONS_MAX = 16, PK_PENALTIES_MAX = 64, PK_VERDICT_SUBJECTS = 10 };
+enum { PK_FRACTIONS_MAX = 16, PK_PENALTIES_MAX = 64 };
 
 struct pk_linear_spec { // what was asked for
     bool knn;
@@ -33,11 +33,9 @@ struct pk_linear_outcome { // of one fraction
     struct pk_search search;
     struct pk_standard standard;
     struct pk_linear model;
-    double *score;                    // [tests, outputs]
-    struct pk_metrics m, prior;       // of a task; prior: every record gets the same scores
-    struct pk_regression r, mean;     // of a target; mean: every record gets the mean
-    double gain;                      // how far r's MAE is below mean's
-    struct pk_interval gain_interval; // subjects resampled, both predictions of each together
+    double *score;                      // [tests, outputs]
+    struct pk_metrics m, prior;         // of a task; prior: every record gets the same scores
+    struct pk_regression_result target; // of a target
     double *shuffled; // [shuffles, PK_REGRESSION_SCORES]; of a task the first is the macro AUC
     int64_t shuffles;
 };

@@ -98,31 +98,6 @@ static void put_search(struct pk_json_writer *w, const struct pk_linear_outcome 
     pk_json_put_f64(w, "gradient_left", o->model.gradient);
 }
 
-static void put_regression(struct pk_json_writer *w, const char *key, const struct pk_regression *r)
-{
-    pk_json_open(w, key, '{');
-    pk_json_put_i64(w, "rows", r->rows);
-    pk_json_put_i64(w, "subjects", r->subjects);
-    pk_json_put_f64(w, "target_mean", r->mean);
-    pk_json_put_f64(w, "target_std", r->deviation);
-    for (int k = 0; k < PK_REGRESSION_SCORES; k++)
-        pk_json_put_f64(w, pk_regression_score_name(k), r->value[k]);
-    if (r->resamples) {
-        pk_json_open(w, "interval_95", '{');
-        for (int k = 0; k < PK_REGRESSION_SCORES; k++) {
-            pk_json_open(w, pk_regression_score_name(k), '[');
-            pk_json_put_f64(w, NULL, r->interval[k].low);
-            pk_json_put_f64(w, NULL, r->interval[k].high);
-            pk_json_close(w);
-        }
-        pk_json_close(w);
-        pk_json_put_string(w, "bootstrap_unit", "subject");
-        pk_json_put_i64(w, "bootstrap_resamples", r->resamples);
-        pk_json_put_i64(w, "bootstrap_seed", (int64_t)r->seed);
-    }
-    pk_json_close(w);
-}
-
 struct spread {
     double mean, low, high;
 };
@@ -140,48 +115,21 @@ static struct spread spread_of(const struct pk_linear_outcome *o, int column)
 }
 
 /* What the main score says beside the level of knowing nothing of the signal; NULL without an
- * interval. Intervals over very few subjects are far too narrow to say anything. */
+ * interval. */
 static const char *verdict_of(const struct pk_linear_eval *e, const struct pk_linear_outcome *o)
 {
-    const struct pk_interval *i = e->task ? &o->m.bootstrap.macro_auc : &o->gain_interval;
-    const double chance = e->task ? 0.5 : 0;
-    if (!e->spec.resamples || isnan(i->low) || isnan(i->high)) return NULL;
-    if (e->test_subjects < PK_VERDICT_SUBJECTS) return "too few test subjects to tell";
-    if (i->low <= chance && chance <= i->high) return "no better than chance";
-    return i->low > chance ? "better than chance" : "worse than chance";
-}
-
-/* Of the numbers that the importers call so (docs/ppg.md); "" for any other. */
-static const char *unit_of(const char *target)
-{
-    static const char *const known[][2] = {{"sbp", " mmHg"},
-                                           {"dbp", " mmHg"},
-                                           {"hr", " beats/min"},
-                                           {"pulse", " beats/min"},
-                                           {"heart_rate", " beats/min"},
-                                           {"resp", " breaths/min"},
-                                           {"spo2", " %"},
-                                           {"age", " years"},
-                                           {"height", " cm"},
-                                           {"weight", " kg"}};
-    for (size_t k = 0; k < PK_COUNT(known); k++)
-        if (!strcmp(known[k][0], target)) return known[k][1];
-    return "";
+    if (e->target) return pk_regression_verdict(&o->target);
+    if (!e->spec.resamples) return NULL;
+    return pk_verdict_beside(&o->m.bootstrap.macro_auc, 0.5, e->test_subjects);
 }
 
 static void print_words(const struct pk_linear_eval *e, const struct pk_linear_outcome *o)
 {
     const char *verdict = verdict_of(e, o);
-    if (!verdict) return; // without an interval nothing can be said
-    const struct pk_interval *i = e->task ? &o->m.bootstrap.macro_auc : &o->r.interval[PK_MAE];
-    if (e->task)
-        printf("  in words: macro AUC %.3f [%.3f, %.3f]; guessing gives 0.5: %s\n", o->m.macro_auc,
-               i->low, i->high, verdict);
-    else
-        printf("  in words: MAE %.1f [%.1f, %.1f]%s; predicting the mean gives %.1f, which is %.1f "
-               "[%.1f, %.1f] more: %s\n",
-               o->r.value[PK_MAE], i->low, i->high, unit_of(e->target->name), o->mean.value[PK_MAE],
-               o->gain, o->gain_interval.low, o->gain_interval.high, verdict);
+    const struct pk_interval *i = &o->m.bootstrap.macro_auc;
+    if (!verdict) return;
+    printf("  in words: macro AUC %.3f [%.3f, %.3f]; guessing gives 0.5: %s\n", o->m.macro_auc,
+           i->low, i->high, verdict);
 }
 
 static void put_chance(struct pk_json_writer *w, const struct pk_linear_eval *e,
@@ -189,17 +137,11 @@ static void put_chance(struct pk_json_writer *w, const struct pk_linear_eval *e,
 {
     const char *verdict = verdict_of(e, o);
     pk_json_open(w, "chance", '{');
-    if (verdict) pk_json_put_string(w, "verdict", verdict);
-    if (e->task)
-        pk_result_write(w, "training_frequency", &o->prior, info);
-    else
-        put_regression(w, "training_mean", &o->mean);
     if (e->target) {
-        pk_json_put_f64(w, "mae_above_ours", o->gain);
-        pk_json_open(w, "mae_above_ours_interval_95", '[');
-        pk_json_put_f64(w, NULL, o->gain_interval.low);
-        pk_json_put_f64(w, NULL, o->gain_interval.high);
-        pk_json_close(w);
+        pk_regression_put_chance(w, &o->target);
+    } else {
+        if (verdict) pk_json_put_string(w, "verdict", verdict);
+        pk_result_write(w, "training_frequency", &o->prior, info);
     }
     pk_json_open(w, "shuffled_labels", '{');
     pk_json_put_i64(w, "shuffles", o->shuffles);
@@ -236,7 +178,7 @@ enum pk_status pk_linear_eval_json(struct pk_text *out, const struct pk_linear_e
         if (e->task)
             pk_result_write(&w, "test", &o->m, info);
         else
-            put_regression(&w, "test", &o->r);
+            pk_regression_put(&w, "test", &o->target.r);
         put_chance(&w, e, o, info);
         pk_json_close(&w);
     }
@@ -255,19 +197,13 @@ static void print_chance_line(const struct pk_linear_outcome *o, int column)
     printf("\n");
 }
 
-static void print_regression(const struct pk_linear_outcome *o)
+static void print_regression(const struct pk_linear_eval *e, const struct pk_linear_outcome *o)
 {
-    static const char *const title[] = {"MAE", "RMSE", "R2", "Pearson r"};
     for (int k = 0; k < PK_REGRESSION_SCORES; k++) {
-        const struct pk_interval *i = &o->r.interval[k];
-        printf("  %-22s %9.4f", title[k], o->r.value[k]);
-        if (o->r.resamples && !isnan(i->low)) printf("  [%.4f, %.4f] 95 %%", i->low, i->high);
-        if (isnan(o->mean.value[k]))
-            printf("  chance: mean of training: none");
-        else
-            printf("  chance: mean of training %.4f", o->mean.value[k]);
+        pk_regression_print_score(&o->target, k);
         print_chance_line(o, k);
     }
+    pk_regression_print_words(&o->target, e->target->name);
 }
 
 static void print_outcome(const struct pk_linear_eval *e, const struct pk_linear_outcome *o,
@@ -286,8 +222,7 @@ static void print_outcome(const struct pk_linear_eval *e, const struct pk_linear
     if (o->search.edge)
         printf("  note: the penalty is at the end of the grid; give a longer one with --penalty\n");
     if (!e->task) {
-        print_regression(o);
-        print_words(e, o);
+        print_regression(e, o);
         return;
     }
     snprintf(title, sizeof title, "  test, folds %s", e->spec.test_folds);

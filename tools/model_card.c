@@ -1,5 +1,6 @@
 /* model_card.c -- preprocessing and model card of an export (see model_card.h). */
 #include "tools/model_card.h"
+#include "core/metrics_regression.h"
 
 #include <math.h>
 #include <string.h>
@@ -73,7 +74,9 @@ static void front_matter(struct pk_text *out, const struct pk_model_info *m)
                 "---\nlibrary_name: purkinje\nlicense: other\ntags:\n  - ecg\n  - %s\n"
                 "  - %s\n",
                 pk_encoder_name(m->encoder.kind),
-                m->head[0] ? "ecg-classification" : "self-supervised");
+                m->regresses ? "ecg-regression"
+                : m->head[0] ? "ecg-classification"
+                             : "self-supervised");
     pk_text_add(out, "datasets_used:\n  - ");
     yaml_string(out, m->data[0] ? m->data : "unknown");
     pk_text_add(out, "\ndata_licence: ");
@@ -95,6 +98,16 @@ static void say_what(struct pk_text *out, const struct pk_model *model, const ch
     pk_text_add(out, "written by purkinje %s.\n", PK_VERSION);
     if (!m->head[0]) {
         pk_text_add(out, "It computes embeddings; it has no head and classifies nothing.\n");
+        return;
+    }
+    if (m->regresses) {
+        pk_text_add(out,
+                    "Its %s head predicts %d number%s, each as output * std + mean:\n\n"
+                    "| target | mean | std |\n| --- | --- | --- |\n",
+                    m->head, m->classes, m->classes > 1 ? "s" : "");
+        for (int32_t k = 0; k < m->classes; k++)
+            pk_text_add(out, "| `%s` | %.6g | %.6g |\n", m->class_name[k], m->target_mean[k],
+                        m->target_std[k]);
         return;
     }
     pk_text_add(out, "Its %s head gives one logit for each of the %d classes of the task `%s`:\n\n",
@@ -121,12 +134,17 @@ static void say_preprocessing(struct pk_text *out, const struct pk_model_info *m
                 mv ? "millivolts" : "units ", mv ? "" : m->units, m->rate,
                 filtered(m) ? "prepared as the corpus was (below)" : "no other filter",
                 (double)m->clip, window_of(m));
-    if (m->head[0])
+    if (m->regresses)
+        pk_text_add(out, "A record's prediction is the mean of its windows, one every %g s.\n",
+                    m->stride);
+    else if (m->head[0])
         pk_text_add(out, "A record's score is the %s of its windows, one every %g s.\n",
                     !strcmp(m->aggregation, "max_sigmoid") ? "maximum of the sigmoids"
                                                            : "mean of the logits",
                     m->stride);
 }
+
+static const char *const splits[] = {"validation", "test"};
 
 static void put_metric(struct pk_text *out, const struct pk_json *split, const char *key)
 {
@@ -137,13 +155,27 @@ static void put_metric(struct pk_text *out, const struct pk_json *split, const c
         pk_text_add(out, " - |");
 }
 
-static void say_results(struct pk_text *out, const struct pk_json *result)
+static void say_regression(struct pk_text *out, const struct pk_json *result)
 {
-    static const char *const splits[] = {"validation", "test"};
-    if (!result) {
-        pk_text_add(out, "\n## Results\n\nNone are recorded with this model.\n");
-        return;
+    pk_text_add(out,
+                "\n## Results\n\n| split | target | records | MAE | RMSE | R2 | Pearson r | MAE of "
+                "the training mean |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    for (size_t i = 0; i < PK_COUNT(splits); i++) {
+        const struct pk_json *all = pk_json_get(pk_json_get(result, splits[i]), "targets");
+        for (int64_t k = 0; all && k < all->count; k++) {
+            const struct pk_json *t = &all->item[k], *s = pk_json_get(t, "scores");
+            pk_text_add(out, "| %s | `%s` | %lld |", splits[i], pk_json_string(t, "target", "?"),
+                        (long long)pk_json_i64(s, "rows", 0));
+            for (int score = 0; score < PK_REGRESSION_SCORES; score++)
+                put_metric(out, s, pk_regression_score_name(score));
+            put_metric(out, pk_json_get(pk_json_get(t, "chance"), "training_mean"), "mae");
+            pk_text_add(out, "\n");
+        }
     }
+}
+
+static void say_classes(struct pk_text *out, const struct pk_json *result)
+{
     pk_text_add(out, "\n## Results\n\n| split | records | macro AUC | AUC, >= 10 positives | macro "
                      "AUPRC | Fmax |\n| --- | --- | --- | --- | --- | --- |\n");
     for (size_t i = 0; i < PK_COUNT(splits); i++) {
@@ -156,6 +188,15 @@ static void say_results(struct pk_text *out, const struct pk_json *result)
         put_metric(out, s, "fmax");
         pk_text_add(out, "\n");
     }
+}
+
+static void say_results(struct pk_text *out, const struct pk_json *result, bool regresses)
+{
+    if (!result) {
+        pk_text_add(out, "\n## Results\n\nNone are recorded with this model.\n");
+        return;
+    }
+    (regresses ? say_regression : say_classes)(out, result);
     const struct pk_json *p = pk_json_get(result, "protocol");
     if (*pk_json_string(p, "init_from", ""))
         pk_text_add(out, "\nThe encoder was taken from %s (%s weights).\n",
@@ -199,14 +240,15 @@ void pk_model_card_write(struct pk_text *out, const struct pk_model *m, const ch
     say_what(out, m, name);
     say_preprocessing(out, info);
     say_training(out, &m->file);
-    if (info->head[0]) say_results(out, result);
+    if (info->head[0]) say_results(out, result, info->regresses);
     pk_text_add(out,
                 "\n## How to load\n\n`docs/examples/load_model.py` of purkinje%s needs PyTorch, "
                 "safetensors and numpy:\n\n%s",
                 pk_encoder_convolves(&info->encoder) ? ", with `conv_encoders.py` beside it," : "",
                 how_to_load);
     if (info->head[0])
-        pk_text_add(out, "logits = model.logits(x)           # of one window -> [records, %d]\n",
+        pk_text_add(out, "%s           # of one window -> [records, %d]\n",
+                    info->regresses ? "values = model.targets(x)" : "logits = model.logits(x)",
                     info->classes);
     pk_text_add(out, "```\n\nOr: `purkinje embed FOLDER CORPUS OUT.h5`%s.\n",
                 info->head[0] ? ", `purkinje eval FOLDER CORPUS`" : "");

@@ -9,15 +9,19 @@ static void write_head(struct pk_json_writer *w, const struct pk_model_info *m)
     pk_json_open(w, "head", '{');
     pk_json_put_string(w, "kind", m->head);
     if (!strcmp(m->head, "concat_pool")) pk_json_put_i64(w, "hidden", m->hidden);
-    pk_json_put_string(w, "task", m->task);
+    if (!m->regresses) pk_json_put_string(w, "task", m->task);
     pk_json_put_string(w, "loss", m->loss);
-    pk_json_put_bool(w, "single_label", m->single_label);
+    if (!m->regresses) pk_json_put_bool(w, "single_label", m->single_label);
     pk_json_put_f64(w, "window_s", m->window);
     pk_json_put_f64(w, "stride_s", m->stride);
     pk_json_put_string(w, "aggregation", m->aggregation);
-    pk_json_open(w, "classes", '[');
+    pk_json_open(w, m->regresses ? "targets" : "classes", '[');
     for (int32_t i = 0; i < m->classes; i++) pk_json_put_string(w, NULL, m->class_name[i]);
     pk_json_close(w);
+    if (m->regresses) { // target = output * std + mean
+        pk_json_put_f64s(w, "target_mean", m->target_mean, m->classes);
+        pk_json_put_f64s(w, "target_std", m->target_std, m->classes);
+    }
     pk_json_close(w);
 }
 
@@ -159,6 +163,35 @@ static bool read_encoder(struct pk_model_info *m, const struct pk_json *j)
            m->encoder.width == width;
 }
 
+static bool read_targets(struct pk_model_info *m, const struct pk_json *head)
+{
+    m->regresses = true;
+    return read_names(m->class_name[0], sizeof m->class_name[0], PK_LEARNED_TARGETS_MAX,
+                      &m->classes, pk_json_get(head, "targets")) &&
+           m->classes > 0 &&
+           read_numbers(m->target_mean, pk_json_get(head, "target_mean"), m->classes) &&
+           read_numbers(m->target_std, pk_json_get(head, "target_std"), m->classes) &&
+           positive(m->target_std, m->classes);
+}
+
+static bool read_head(struct pk_model_info *m, const struct pk_json *head)
+{
+    const struct pk_json *single = pk_json_get(head, "single_label");
+    snprintf(m->head, sizeof m->head, "%s", pk_json_string(head, "kind", ""));
+    m->hidden = bounded(head, "hidden", 0, 0, 1 << 16);
+    snprintf(m->task, sizeof m->task, "%s", pk_json_string(head, "task", ""));
+    snprintf(m->loss, sizeof m->loss, "%s", pk_json_string(head, "loss", "bce"));
+    snprintf(m->aggregation, sizeof m->aggregation, "%s",
+             pk_json_string(head, "aggregation", "mean_logits"));
+    m->single_label = single ? single->boolean : !strcmp(m->loss, "softmax");
+    m->window = pk_json_f64(head, "window_s", 0);
+    m->stride = pk_json_f64(head, "stride_s", m->window);
+    if (m->hidden < 0 || !positive(&m->window, 1) || !positive(&m->stride, 1)) return false;
+    if (pk_json_get(head, "targets")) return read_targets(m, head);
+    return read_names(m->class_name[0], sizeof m->class_name[0], PK_CLASSES_MAX, &m->classes,
+                      pk_json_get(head, "classes"));
+}
+
 enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_json *j,
                                   const char *where, struct pk_err *err)
 {
@@ -173,21 +206,7 @@ enum pk_status pk_model_info_read(struct pk_model_info *out, const struct pk_jso
     snprintf(m->objective, sizeof m->objective, "%s", pk_json_string(j, "objective", ""));
     bool ok = !strcmp(pk_json_string(j, "format", ""), "purkinje") &&
               read_encoder(m, pk_json_get(j, "encoder")) && read_input(m, pk_json_get(j, "input"));
-    if (ok && head) {
-        snprintf(m->head, sizeof m->head, "%s", pk_json_string(head, "kind", ""));
-        m->hidden = bounded(head, "hidden", 0, 0, 1 << 16);
-        snprintf(m->task, sizeof m->task, "%s", pk_json_string(head, "task", ""));
-        snprintf(m->loss, sizeof m->loss, "%s", pk_json_string(head, "loss", "bce"));
-        snprintf(m->aggregation, sizeof m->aggregation, "%s",
-                 pk_json_string(head, "aggregation", "mean_logits"));
-        const struct pk_json *single = pk_json_get(head, "single_label");
-        m->single_label = single ? single->boolean : !strcmp(m->loss, "softmax");
-        m->window = pk_json_f64(head, "window_s", 0);
-        m->stride = pk_json_f64(head, "stride_s", m->window);
-        ok = m->hidden >= 0 && positive(&m->window, 1) && positive(&m->stride, 1) &&
-             read_names(m->class_name[0], sizeof m->class_name[0], PK_CLASSES_MAX, &m->classes,
-                        pk_json_get(head, "classes"));
-    }
+    if (ok && head) ok = read_head(m, head);
     if (ok) return PK_OK;
     return pk_fail(err, PK_EDATA, "%s: this is not a model description that version %s can read",
                    where, PK_VERSION);

@@ -13,7 +13,7 @@
 enum { PK_CLASSES_MAX = 512 };
 
 struct pk_model_info {
-    char objective[PK_NAME_MAX]; // "jepa", "mae", "contrastive", "classify"
+    char objective[PK_NAME_MAX]; // "jepa", "mae", "contrastive", "classify", "regress"
     struct pk_encoder encoder;   // of vit: tokenise, qkv_bias, width, depth, heads, mlp_ratio, eps
     int32_t registers;
     double rate;           // Hz
@@ -29,8 +29,10 @@ struct pk_model_info {
     char head[PK_NAME_MAX]; // "" without
     int32_t hidden;         // of concat_pool
     char task[PK_NAME_MAX], loss[PK_NAME_MAX];
-    int32_t classes;
+    int32_t classes; // or targets
     char class_name[PK_CLASSES_MAX][PK_NAME_MAX];
+    bool regresses; // outputs are targets, (value - mean) / std
+    double target_mean[PK_LEARNED_TARGETS_MAX], target_std[PK_LEARNED_TARGETS_MAX];
     bool single_label;     // only records with exactly one label count
     double window, stride; // s, of evaluation
     char aggregation[PK_NAME_MAX];

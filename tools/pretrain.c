@@ -200,16 +200,6 @@ static enum pk_status take_results(struct pretrain *p, int lag, int64_t *step, s
     }
 }
 
-enum { VOTE_STOP = 1, VOTE_SAVE = 2 };
-
-/* What this rank wants after `step` steps: to stop, as a signal asked, and, by rank 0's clock, to
- * write a checkpoint. */
-static uint32_t vote(const struct pretrain *p, int64_t step)
-{
-    const bool save = pk_trainer_leads(&p->t) && pk_trainer_due(&p->t, step);
-    return (pk_stop_requested() ? VOTE_STOP : 0) | (save ? VOTE_SAVE : 0);
-}
-
 static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err)
 {
     int64_t every = pk_recipe_i64(p->t.recipe, "train.log_every");
@@ -221,13 +211,13 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         PK_TRY(pk_loader_get(p->loader, *step, &b, &waited, err));
         p->batch[*step % 2] = b;
         bool last = *step + 1 == p->s.steps, log = (*step + 1) % every == 0 || last;
-        p->t.exec.vote = vote(p, *step + 1);
+        p->t.exec.vote = pk_trainer_vote(&p->t, *step + 1);
         pk_heartbeat_at(p->t.heartbeat, *step, "computing");
         PK_TRY(pk_step_run(&p->s, *step, p->s.objective->keep(&p->s.model, *step), b, log, err));
         ++*step;
-        const uint32_t votes = p->t.comm ? p->t.exec.votes : vote(p, *step);
-        const bool stop = (votes & VOTE_STOP) && !last;
-        const bool save = stop || last || (votes & VOTE_SAVE);
+        const uint32_t votes = pk_trainer_votes(&p->t, *step);
+        const bool stop = (votes & PK_VOTE_STOP) && !last;
+        const bool save = stop || last || (votes & PK_VOTE_SAVE);
         PK_TRY(take_results(p, log || save ? 0 : pk_exec_lag(&p->t.exec), step, err));
         p->timed++;
         p->waited += waited;
@@ -282,16 +272,6 @@ static enum pk_status prepare(struct pretrain *p, struct pk_err *err)
     return PK_OK;
 }
 
-/* Devices meet when all ranks have theirs. */
-static enum pk_status connect(struct pretrain *p, struct pk_err *err)
-{
-    struct pk_text where = {0};
-    const enum pk_status s = pk_exec_connect(&p->t.exec, &where, err);
-    if (s == PK_OK && where.s && !p->t.quiet) fputs(where.s, stderr);
-    pk_text_free(&where);
-    return s;
-}
-
 /* Rank 0: weights, from a checkpoint or new ones, and the run's folder. A new run's is touched only
  * now that nothing of the recipe can be refused any more. */
 static enum pk_status begin(struct pretrain *p, const struct pk_pretrain_options *o,
@@ -326,7 +306,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
                                      : pk_run_check(dir, o->mode, err);
     PK_TRY(pk_trainer_together(&p->t, s, err));
     PK_TRY(pk_trainer_together(&p->t, prepare(p, err), err));
-    PK_TRY(pk_trainer_together(&p->t, connect(p, err), err));
+    PK_TRY(pk_trainer_connect(&p->t, err));
     PK_TRY(pk_trainer_together(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
     PK_TRY(share_state(p, step, err));
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, p->t.quiet,

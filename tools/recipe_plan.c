@@ -46,7 +46,8 @@ static bool look_at_data(struct pk_inputs *in, struct pk_recipe_plan *out,
     return true;
 }
 
-/* Class numbers of the tasks that importers make: PTB-XL's (Wagner et al. 2020) and ours. */
+/* Targets, or class numbers of the tasks that importers make: PTB-XL's (Wagner et al. 2020) and
+ * ours. */
 static int32_t known_classes(const struct pk_recipe *r)
 {
     static const struct {
@@ -56,6 +57,8 @@ static int32_t known_classes(const struct pk_recipe *r)
         {"all", 71, 0},  {"diagnostic", 44, 0}, {"subdiagnostic", 23, 0}, {"superdiagnostic", 5, 0},
         {"form", 19, 0}, {"rhythm", 12, 5},     {"morphology", 0, 7}};
     const char *task = pk_recipe_str(r, "data.task");
+    if (!strcmp(pk_recipe_str(r, "objective.kind"), "regress"))
+        return (int32_t)pk_recipe_count(r, "data.targets");
     bool synthetic = pk_recipe_given(r, "data.synthetic");
     for (size_t i = 0; i < PK_COUNT(known); i++)
         if (!strcmp(known[i].task, task)) return synthetic ? known[i].synthetic : known[i].ptbxl;

@@ -46,6 +46,14 @@ bool pk_row_labelled(const struct pk_task *task, int64_t row, bool single)
     return single ? labels == 1 : labels > 0;
 }
 
+uint64_t pk_row_subject(const struct pk_dataset *d, int64_t row)
+{
+    char id[64];
+    if (d->record[row].patient) return d->record[row].patient;
+    d->record_id(d, row, id);
+    return pk_hash64(id, strlen(id), 0);
+}
+
 enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
                               const struct pk_folds *folds, int32_t source,
                               const struct pk_task *task, bool single, struct pk_err *err)

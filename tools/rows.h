@@ -28,6 +28,8 @@ enum pk_status pk_rows_select(struct pk_rows *out, const struct pk_dataset *d,
 
 /* Whether a record has a label of the task, with `single` exactly one. True without a task. */
 bool pk_row_labelled(const struct pk_task *task, int64_t row, bool single);
+/* Key of the subject: the patient, or the record itself where that is unknown. */
+uint64_t pk_row_subject(const struct pk_dataset *d, int64_t row);
 /* The task of this name; PK_EDATA, listing those there are, when there is none. */
 enum pk_status pk_task_find(const struct pk_task **out, const struct pk_dataset *d,
                             const char *name, struct pk_err *err);

@@ -63,41 +63,6 @@ static enum pk_status prepare(struct pk_step *s, struct pk_err *err)
     return pk_exec_optim(&s->t->exec, &spec, err);
 }
 
-/* Whole micro-batches for every rank, as many for one as for the other. */
-static enum pk_status share_out(struct pk_step *s, struct pk_err *err)
-{
-    const int64_t all = s->batch / s->parts / s->micro;
-    s->ranks = pk_trainer_ranks(s->t);
-    s->micros = all / s->ranks;
-    const bool torn = s->objective->coupled && s->ranks > 1 && s->micros * s->micro % 2;
-    if (all % s->ranks == 0 && !torn) return PK_OK;
-    const char *part = s->parts > 1 ? "train.batch_size / train.accumulate" : "train.batch_size";
-    return pk_fail(
-        err, PK_ERECIPE,
-        "%s: %s is %lld micro-batches of %lld records, which cannot be shared out to "
-        "%lld ranks%s\nhelp: choose a number of ranks that divides it, a batch_size that "
-        "is a multiple of %lld, or another train.micro_batch",
-        pk_recipe_origin(s->t->recipe, "train.batch_size"), part, (long long)all,
-        (long long)s->micro, (long long)s->ranks, torn ? " in whole pairs" : "",
-        (long long)(s->ranks * PK_SHARDS));
-}
-
-/* On a device a micro-batch is all that a rank has of a part. */
-static enum pk_status choose_micro(struct pk_step *s, struct pk_err *err)
-{
-    const struct pk_recipe *r = s->t->recipe;
-    const bool whole = s->t->backend != NULL;
-    const int64_t ranks = whole ? pk_trainer_ranks(s->t) : 1;
-    if (s->batch % ranks)
-        return pk_fail(err, PK_ERECIPE,
-                       "%s: train.batch_size is %lld records, which cannot be shared out to %lld "
-                       "ranks on GPUs\nhelp: choose a number of ranks that divides it",
-                       pk_recipe_origin(r, "train.batch_size"), (long long)s->batch,
-                       (long long)ranks);
-    return pk_micro_batch(r, s->batch / ranks, s->objective->tokens(&s->model), &s->encoder, whole,
-                          &s->micro, err);
-}
-
 enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
                               const struct pk_batch_shape *shape, struct pk_err *err)
 {
@@ -115,8 +80,11 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
     s->encoder = s->objective->encoder(&s->model);
     s->ema = s->objective->ema(&s->model);
     PK_TRY(pk_trainer_precision(t, err));
-    PK_TRY(choose_micro(s, err));
-    PK_TRY(share_out(s, err));
+    PK_TRY(pk_trainer_micro(t, s->batch, s->objective->tokens(&s->model), &s->encoder, &s->micro,
+                            err));
+    s->ranks = pk_trainer_ranks(t);
+    PK_TRY(pk_trainer_share_out(t, s->batch / s->parts / s->micro, s->micro, s->objective->coupled,
+                                &s->micros, err));
     PK_TRY(prepare(s, err));
     s->rate = pk_recipe_rate(r, "train.learning_rate", s->steps);
     s->decay = pk_recipe_decay(r, "train.weight_decay", s->steps);

@@ -76,7 +76,7 @@ static bool normalises_records(const struct pk_recipe *r)
 {
     if (!strcmp(pk_recipe_str(r, "objective.kind"), "contrastive"))
         return pk_recipe_bool(r, "objective.projection.norm");
-    return !strcmp(pk_recipe_str(r, "objective.kind"), "classify") &&
+    return pk_recipe_supervised(r) &&
            !strcmp(pk_recipe_str(r, "objective.head.kind"), "concat_pool");
 }
 
@@ -110,8 +110,7 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
         "help: 'train.micro_batch' and 'train.batch_size' / 'train.accumulate' must be 2 "
         "or more",
         pk_recipe_origin(r, want ? "train.micro_batch" : "train.batch_size"),
-        !strcmp(pk_recipe_str(r, "objective.kind"), "classify") ? "the head 'concat_pool'"
-                                                                : "'objective.projection'");
+        pk_recipe_supervised(r) ? "the head 'concat_pool'" : "'objective.projection'");
 }
 
 /* --- ranks --------------------------------------------------------------------------------- */
@@ -146,9 +145,62 @@ enum pk_status pk_trainer_together(struct pk_trainer *t, enum pk_status s, struc
     return s;
 }
 
+enum pk_status pk_trainer_micro(const struct pk_trainer *t, int64_t batch, int32_t tokens,
+                                const struct pk_encoder *encoder, int64_t *micro,
+                                struct pk_err *err)
+{
+    const int64_t ranks = t->backend ? pk_trainer_ranks(t) : 1; // CPUs share out the micro-batches
+    if (batch % ranks)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: train.batch_size is %lld records, which cannot be shared out to %lld "
+                       "ranks on GPUs\nhelp: choose a number of ranks that divides it",
+                       pk_recipe_origin(t->recipe, "train.batch_size"), (long long)batch,
+                       (long long)ranks);
+    return pk_micro_batch(t->recipe, batch / ranks, tokens, encoder, t->backend != NULL, micro,
+                          err);
+}
+
+enum pk_status pk_trainer_connect(struct pk_trainer *t, struct pk_err *err)
+{
+    struct pk_text where = {0};
+    const enum pk_status s = pk_exec_connect(&t->exec, &where, err);
+    if (s == PK_OK && where.s && !t->quiet) fputs(where.s, stderr);
+    pk_text_free(&where);
+    return pk_trainer_together(t, s, err);
+}
+
+enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, int64_t micro,
+                                    bool pairs, int64_t *mine, struct pk_err *err)
+{
+    const int64_t ranks = pk_trainer_ranks(t), parts = pk_recipe_i64(t->recipe, "train.accumulate");
+    *mine = micros / ranks;
+    const bool torn = pairs && ranks > 1 && *mine * micro % 2;
+    if (micros % ranks == 0 && !torn) return PK_OK;
+    return pk_fail(
+        err, PK_ERECIPE,
+        "%s: %s is %lld micro-batches of %lld records, which cannot be shared out to "
+        "%lld ranks%s\nhelp: choose a number of ranks that divides it, a batch_size that "
+        "is a multiple of %lld, or another train.micro_batch",
+        pk_recipe_origin(t->recipe, "train.batch_size"),
+        parts > 1 ? "train.batch_size / train.accumulate" : "train.batch_size", (long long)micros,
+        (long long)micro, (long long)ranks, torn ? " in whole pairs" : "",
+        (long long)(ranks * PK_SHARDS));
+}
+
+uint32_t pk_trainer_vote(const struct pk_trainer *t, int64_t step)
+{
+    const bool save = pk_trainer_leads(t) && pk_trainer_due(t, step);
+    return (pk_stop_requested() ? PK_VOTE_STOP : 0) | (save ? PK_VOTE_SAVE : 0);
+}
+
+uint32_t pk_trainer_votes(const struct pk_trainer *t, int64_t step)
+{
+    return t->comm ? t->exec.votes : pk_trainer_vote(t, step);
+}
+
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
 {
-    float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
+    float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v, t->best};
     for (size_t i = 0; t->comm && i < PK_COUNT(arena); i++)
         if (arena[i])
             PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],

@@ -128,7 +128,11 @@ class Model:
         x = x[:, 0] if self.config["head"]["kind"] == "register_linear" else self.mean(x, mv)
         return x @ w["head.proj.weight"].T + w["head.proj.bias"]
 
-    def of_record(self, function, mv):  # function (embedding, logits) over windows: mean, or maximum of the sigmoids
+    def targets(self, mv):  # -> [B, targets] in their own units, of a regression
+        head = self.config["head"]
+        return self.logits(mv) * torch.tensor(head["target_std"]) + torch.tensor(head["target_mean"])
+
+    def of_record(self, function, mv):  # function (embedding, logits, targets) over windows: mean, or maximum of the sigmoids
         size = self.windows["window_samples"]
         step = round(self.windows["stride_s"] * self.windows["rate_hz"])
         if mv.shape[2] < size:

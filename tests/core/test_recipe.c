@@ -161,7 +161,7 @@ static void refused_values(void)
         {"data.crop=-10 s", "out of range"},
         {"output.checkpoint.every=30 min", "wall time is 'every_time: 30 min'"},
         {"objective.kind=jeap",
-         "help: did you mean 'jepa'? (choices: jepa, mae, contrastive, classify)"},
+         "help: did you mean 'jepa'? (choices: jepa, mae, contrastive, classify, regress)"},
         {"train.precision=int4", "help: choices: auto, fp32, bf16"},
         {"train.optimizer.beta=[0.9]", "needs 2 elements, found 1"},
         {"train.optimizer.beta=[0.9, x]", "'train.optimizer.beta[1]' must be a number, found 'x'"},

@@ -79,7 +79,7 @@ help: write '[I]'
 error: recipes/mine.yaml:6:19: 'jeap' is not a choice of 'objective.kind'
   6 | objective: {kind: jeap}
     |                   ^~~~
-help: did you mean 'jepa'? (choices: jepa, mae, contrastive, classify)
+help: did you mean 'jepa'? (choices: jepa, mae, contrastive, classify, regress)
 error: recipes/mine.yaml:8:16: 'output.tensorboard' must be true or false, found 'no'
   8 |   tensorboard: no
     |                ^~
@@ -216,7 +216,8 @@ def keys():
         parent = r["key"].rpartition(".")[0].removesuffix(".*")
         check(not parent or any(p["key"] == parent and "section" in p["type"] for p in rows), f"{r['key']}: no section")
         if r["type"] == "choice" and r["default"]:
-            check(r["default"] in r["range"].split(", "), f"{r['key']}: default {r['default']}")
+            for default in r["default"].split("; regress: "):  # one for each objective.kind
+                check(default in r["range"].split(", "), f"{r['key']}: default {r['default']}")
     by_key = {r["key"]: r for r in rows}
     check(by_key["data.crop"]["unit"] == "time" and by_key["train.steps"]["unit"] == "steps", "units")
     out, _ = run("recipe", "keys", "train.learning_rate")

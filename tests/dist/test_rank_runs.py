@@ -4,13 +4,12 @@ changes the number of ranks. A signal at one rank stops all at one step; a rank 
 another recipe, ends all of them by name."""
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
 import runs  # noqa: E402
+from rank_jobs import end, ranks, start  # noqa: E402
 from runs import JEPA, TINY, expect, good, metrics, refused, same, scratch, state, steps_on_disk  # noqa: E402
 
 SMALL = [*TINY, "data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=2",
@@ -20,10 +19,6 @@ MAE = ["pretrain", "mae_demo", *SMALL, "objective.decoder.width=16", "objective.
 SIMCLR = ["pretrain", "simclr_demo", *SMALL]
 MOCO = [*SIMCLR, "objective.momentum=true", "objective.projection.norm=false"]
 STEPS = "train.steps=7"
-
-
-def ranks(n):
-    return ["launch", "-n", n]
 
 
 def check_same(root, name, command, sizes):
@@ -46,25 +41,6 @@ def check_resume(root, reference):
         good(*(ranks(n) if n > 1 else []), "resume", run, "--quiet")
         same(run, reference, f"stopped on 2 ranks, resumed on {n}")
     expect(stopped > 0, "no run was stopped before its end")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start(n, command, by_rank=lambda r: []):
-    """Ranks that nobody launches: their environment is set by hand, as torchrun does."""
-    env = {**runs.ENV, "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
-           "MASTER_PORT": str(free_port()), "PURKINJE_TIMEOUT": "30"}
-    return [subprocess.Popen([runs.PROGRAM, *command, *by_rank(r)], stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                             text=True, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(n)]
-
-
-def end(jobs):
-    out = [p.communicate(timeout=60) for p in jobs]
-    return [p.returncode for p in jobs], [e for _, e in out]
 
 
 LONG = [*JEPA, "train.steps=100000", "output.checkpoint.every=0", "train.log_every=1"]
@@ -125,8 +101,6 @@ def check_errors(root):
             *ranks(3), *JEPA, STEPS, f"output.dir={bad}", "--quiet")
     refused(2, ["4 micro-batches of 4 records", "to 8 ranks"],
             *ranks(8), *JEPA, STEPS, "train.micro_batch=4", f"output.dir={bad}", "--quiet")
-    refused(2, ["single process", "of 2"], *ranks(2), *runs.CLASSIFY, f"init_from={root}/jepa", f"output.dir={bad}",
-            "--quiet")
     expect(not os.path.exists(bad), "a refused run leaves a folder")
     good(*JEPA, "train.steps=2", f"output.dir={bad}", "--quiet")
     r = refused(2, ["bad"], *ranks(4), *JEPA, STEPS, f"output.dir={bad}", "--quiet")  # exists: rank 0 says it, once

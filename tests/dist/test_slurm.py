@@ -1,10 +1,12 @@
 """A run under a real Slurm, interrupted five times in the three ways there are (queued again by hand,
 signalled as before a time limit, preempted by a job of higher priority), ends with the bits of a run
-that nothing interrupted. The job is the template that users submit."""
+that nothing interrupted; so does one of two ranks on two nodes, interrupted in each way once. A rank that
+is killed ends its job with one line that names it. The job is the template that users submit."""
 import importlib.machinery
 import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 
@@ -41,9 +43,10 @@ class Job:
 
     def __init__(self, slurm, run, ranks, steps, log):
         self.slurm, self.run, self.log = slurm, run, log
-        env = {**ENV, **slurm.env, "PURKINJE": PROGRAM}
+        # The nodes' names are made up, so that ranks cannot find each other by them.
+        env = {**ENV, **slurm.env, "PURKINJE": PROGRAM, "PURKINJE_RENDEZVOUS": f"{run}.meet"}
         r = slurm_here.subprocess.run(
-            ["sbatch", "--parsable", "--nodes=1", f"--ntasks-per-node={ranks}", f"--output={log}", BATCH,
+            ["sbatch", "--parsable", f"--nodes={ranks}", "--ntasks-per-node=1", f"--output={log}", BATCH,
              run, *RECIPE, f"train.steps={steps}"], env=env, capture_output=True, text=True, timeout=30)
         assert r.returncode == 0, r.stderr
         self.id = r.stdout.strip()
@@ -75,7 +78,7 @@ def signal_steps(slurm, job):
 
 
 def preempt(slurm, job):
-    slurm.run("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true", check=True)
+    slurm.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true", check=True)
 
 
 def stopped(run, before):
@@ -87,10 +90,10 @@ def stopped(run, before):
     return state.get("state") == "stopped" and steps_on_disk(run)[-1:] > [before]
 
 
-def interrupted(slurm, root, ranks, steps):
+def interrupted(slurm, root, ranks, steps, ways):
     run, log = f"{root}/interrupted-{ranks}-{steps}", f"{root}/job-{ranks}-{steps}.log"
     job, saved = Job(slurm, run, ranks, steps, log), [0]
-    for life, how in enumerate((queue_again, signal_steps, preempt, signal_steps, preempt)):
+    for life, how in enumerate(ways):
         # some steps of its own, from where the checkpoint was
         job.until(lambda: job.show()["JobState"] == "RUNNING" and not stopped(run, -1)
                   and job.steps() > saved[-1] + 1, f"life {life} to take steps")
@@ -104,14 +107,65 @@ def interrupted(slurm, root, ranks, steps):
         pass
     end, said = job.show(), read(log)
     expect(end["JobState"] == "COMPLETED" and end["ExitCode"] == "0:0", f"job ended: {end}\n{said}")
-    expect(end["Restarts"] == "5", f"{end['Restarts']} restarts")
+    expect(end["Restarts"] == str(len(ways)), f"{end['Restarts']} restarts")
     expect(saved == sorted(set(saved)) and saved[-1] < steps, f"interrupted at steps {saved}")
-    # Twice after USR2; after a requeue or preemption too where Slurm lets the script live long enough to say so.
-    expect(2 <= said.count("goes back into the queue") <= 5, f"the script queued itself again twice or more:\n{said}")
-    expect(said.count(": resume ") == 5, f"five lives resumed:\n{said}")
+    # After each USR2; after a requeue or preemption too where Slurm lets the script live long enough to say so.
+    expect(ways.count(signal_steps) <= said.count("goes back into the queue") <= len(ways),
+           f"the script queued itself again after each signal:\n{said}")
     resumes = json.loads(read(run + "/run.json"))["resumes"]
-    expect(resumes == 5, f"run.json counts {resumes} resumes")
+    expect(resumes == len(ways), f"run.json counts {resumes} resumes")
+    expect(ranks == 1 or "of 2 stopped after step" in said, f"two ranks stopped:\n{said}")
     return run, saved[1:]
+
+
+def survived(slurm, root, ranks, ways):
+    """The bits of a run that nothing interrupted, however long this machine makes it necessary to be."""
+    begun = time.monotonic()
+    for steps in (100, 400, 1600):
+        try:
+            run, saved = interrupted(slurm, root, ranks, steps, ways)
+            break
+        except Finished as early:
+            print(f"{steps} steps were over while waiting for {early}; again with more", flush=True)
+    else:
+        raise SystemExit("this machine is too fast for this test: give it more steps")
+    print(f"{ranks} ranks, {len(ways)} interruptions: {time.monotonic() - begun:.1f} s", flush=True)
+    reference = f"{root}/reference-{steps}"
+    if not os.path.exists(reference):
+        good(*RECIPE, f"train.steps={steps}", f"output.dir={reference}")
+    same(run, reference, f"{ranks} ranks, interrupted at steps {saved} of {steps}")
+
+
+def process_of(run, rank):
+    """The process of a rank of this run, by its environment; None before it has begun."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as c, open(f"/proc/{pid}/environ", "rb") as e:
+                if PROGRAM.encode() in c.read().split(b"\0")[0] and \
+                        {f"SLURM_PROCID={rank}".encode(), f"PURKINJE_RENDEZVOUS={run}.meet".encode()} <= \
+                        set(e.read().split(b"\0")):
+                    return int(pid)
+        except OSError:
+            pass
+    return None
+
+
+def killed(slurm, root):
+    """kill -9 of one rank inside srun ends all of them, and one line says which."""
+    run, log = f"{root}/killed", f"{root}/killed.log"
+    job = Job(slurm, run, 2, 1000000, log)
+    job.until(lambda: job.steps() > 2, "steps on two ranks")
+    time.sleep(2)  # where it stands, a rank tells every second
+    victim = process_of(run, 1)
+    os.kill(victim, signal.SIGKILL)
+    job.until(lambda: job.show()["JobState"] == "FAILED", "the job's end")
+    end, said = job.show(), read(log)
+    lines = [line for line in said.splitlines() if line.startswith("error:")]
+    # rank 0 ends with 71; of all codes srun passes on the largest
+    expect(end["ExitCode"] == "137:0" and "task 0: Exited with exit code 71" in said, f"{end}\n{said}")
+    expect(len(lines) == 1 and "rank 1 (" in lines[0] and f"process {victim})" in lines[0] and "at step" in lines[0],
+           f"one line names the rank:\n{said}")
+    expect(process_of(run, 0) is None, "rank 0 lives on")
 
 
 def main():
@@ -121,23 +175,14 @@ def main():
         # CI installs it (tools/setup --test): there, a skipped test would be a lost one
         return 1 if os.environ.get("CI") == "true" else 77
     begun = time.monotonic()
-    with scratch() as root, slurm_here.Slurm(nodes=1) as slurm:
-        for steps in (100, 400, 1600):
-            try:
-                run, saved = interrupted(slurm, root, ranks=1, steps=steps)
-                break
-            except Finished as early:
-                print(f"{steps} steps were over while waiting for {early}; again with more", flush=True)
-        else:
-            raise SystemExit("this machine is too fast for this test: give it more steps")
-        print(f"five interruptions: {time.monotonic() - begun:.1f} s", flush=True)
-        reference = f"{root}/reference"
-        good(*RECIPE, f"train.steps={steps}", f"output.dir={reference}")
-        same(run, reference, f"interrupted at steps {saved} of {steps}")
+    with scratch() as root, slurm_here.Slurm(nodes=2) as slurm:
+        survived(slurm, root, 1, [queue_again, signal_steps, preempt, signal_steps, preempt])
+        survived(slurm, root, 2, [signal_steps, queue_again, preempt])
+        killed(slurm, root)
         folder, ours = slurm.root, {d.pid for d in slurm.daemons}
         slurm.stop()
         expect(not slurm.alive(ours) and not os.path.exists(folder), "Slurm left something behind")
-    print(f"interrupted at steps {saved} of {steps}; {time.monotonic() - begun:.1f} s")
+    print(f"{time.monotonic() - begun:.1f} s")
     return 1 if failures else 0
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def policy(job):
     names = [c["name"] for c in pod["containers"]]
     assert pod["restartPolicy"] == "Never"  # else Kubernetes refuses the policy
     assert pod["terminationGracePeriodSeconds"] >= 60  # time for the checkpoint
-    assert job["backoffLimit"] == 6  # waits of 10 s, doubled: more than the ten minutes of a run's lock
+    assert job["backoffLimit"] == 12  # 6 tries of 2 pods, waits of 10 s, doubled: longer than a lost node's lock
     said = {}
     for rule in job["podFailurePolicy"]["rules"]:
         assert len(set(rule) & {"onExitCodes", "onPodConditions"}) == 1, rule  # exactly one of them
@@ -54,14 +55,14 @@ def policy(job):
     return list(mounts.values())
 
 
-def command(image, words, args, mounts):
-    """What the container starts: a script that the package installs, with a recipe that exists."""
+def command(image, words, mounts):
+    """What a container starts: the program, with a recipe that exists, in a folder that outlives it."""
     assert image == f"purkinje:{VERSION}", image
-    assert words == ["/usr/share/purkinje/cluster/start_or_resume"], words
-    run, verb, recipe = args[:3]
-    assert any(run.startswith(m + "/") for m in mounts) and verb in ("pretrain", "finetune"), args
+    program, verb, recipe, out, how = words
+    assert program == "purkinje" and verb in ("pretrain", "finetune") and how == "--or-resume", words
+    assert out.startswith("output.dir=") and any(out[11:].startswith(m + "/") for m in mounts), words
     assert os.path.exists(f"{SOURCE}/recipes/{recipe}.yaml"), recipe
-    return [f"{CLUSTER}/start_or_resume", *args]
+    return words
 
 
 def indexed_job():
@@ -72,11 +73,14 @@ def indexed_job():
     assert service["spec"]["selector"] == {"job-name": name}
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     spec = job["spec"]
-    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] == 1
-    assert spec["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] == 2
+    domain = spec["template"]["spec"]["subdomain"]
+    assert domain == service["metadata"]["name"]
     mounts = policy(spec)
     (c,) = spec["template"]["spec"]["containers"]
-    return command(c["image"], c["command"], c["args"], mounts)
+    env = {e["name"]: e["value"] for e in c["env"]}
+    assert env["WORLD_SIZE"] == str(spec["completions"]) and env["MASTER_ADDR"] == f"{name}-0.{domain}"
+    return command(c["image"], c["command"] + c["args"], mounts), env
 
 
 def train_job():
@@ -92,31 +96,113 @@ def train_job():
     assert replicated["name"] == inner["template"]["spec"]["containers"][0]["name"] == "node"
     mounts = policy(inner)
     t = job["spec"]["trainer"]
-    assert t["numNodes"] == runtime["spec"]["mlPolicy"]["numNodes"] == 1
+    policies = runtime["spec"]["mlPolicy"]
+    assert t["numNodes"] == policies["numNodes"] == 2 and policies["torch"] == {"numProcPerNode": 1}
     assert set(t) <= {"image", "command", "args", "env", "numNodes", "resourcesPerNode"}
-    return command(t["image"], t["command"], t["args"], mounts)
+    return command(t["image"], t["command"] + t["args"], mounts)
 
 
-def starts_and_resumes(words, root):
-    """The container's command, three times: stopped with 75, gone on, complete."""
-    run = root + "/run"
-    small = ["data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=1", "train.log_every=1"]
-    line = [words[0], run, *words[2:], *small, "train.steps=40"]
-    p = subprocess.Popen(line, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while p.poll() is None and not os.path.exists(run + "/metrics.jsonl"):
+def mpi_job():
+    job = yaml.safe_load(text("tools/cluster/mpijob.yaml"))
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v2beta1", "MPIJob")
+    spec, name = job["spec"], job["metadata"]["name"]
+    assert set(spec) <= {"mpiImplementation", "slotsPerWorker", "launcherCreationPolicy", "runPolicy", "mpiReplicaSpecs"}
+    launcher, worker = (spec["mpiReplicaSpecs"][k] for k in ("Launcher", "Worker"))
+    pod, other = launcher["template"]["spec"], worker["template"]["spec"]
+    (c,), (w,) = pod["containers"], other["containers"]
+    args = c["args"]
+    assert spec["slotsPerWorker"] == 1 and launcher["replicas"] == 1
+    assert args[args.index("-n") + 1] == str(worker["replicas"])
+    assert f"MASTER_ADDR={name}-worker-0.{name}" in args  # as the operator names its pods
+    assert pod["terminationGracePeriodSeconds"] >= 60 and "kill -USR2 1" in c["lifecycle"]["preStop"]["exec"]["command"][2]
+    assert {v["name"] for v in other["volumes"]} == {m["name"] for m in w["volumeMounts"]}
+    assert w["image"] == c["image"] == f"purkinje:{VERSION}-mpi" and c["command"] == ["mpirun"]
+    assert f"-t {w['image']}" in text("tools/cluster/Dockerfile")
+    at = args.index("purkinje")
+    return args[:at], command(f"purkinje:{VERSION}", args[at:], [m["mountPath"] for m in w["volumeMounts"]])
+
+
+SMALL = ["data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=1", "train.log_every=1",
+         "train.threads=1", "train.steps=40"]
+
+
+def here(words, run):
+    """A container's command on this machine: the program that was built, a folder of the test's, a small run."""
+    return [PROGRAM, *[f"output.dir={run}" if w.startswith("output.dir=") else w for w in words[1:]], *SMALL]
+
+
+def in_order(lives, run, signal_to):
+    """Three lives of a run: stopped with 75, gone on, complete. lives() starts its processes."""
+    first = lives()
+    while all(p.poll() is None for p in first) and not os.path.exists(run + "/metrics.jsonl"):
         time.sleep(0.01)
-    p.send_signal(signal.SIGTERM)
-    said = p.communicate(timeout=120)[1]
-    assert p.returncode == 75, (p.returncode, said)
+    signal_to(first)
+    said = [p.communicate(timeout=120)[1] for p in first]
+    assert [p.returncode for p in first] == [75] * len(first), ([p.returncode for p in first], said)
     for expected in ("", "the run is complete"):
-        r = subprocess.run(line, env=ENV, capture_output=True, text=True, timeout=120)
-        assert r.returncode == 0 and expected in r.stderr, r.stderr
-    r = subprocess.run(words[:2], env=ENV, capture_output=True, text=True)
-    assert r.returncode == 2 and "start_or_resume RUN pretrain" in r.stderr, r.stderr
+        again = lives()
+        said = [p.communicate(timeout=120)[1] for p in again]
+        assert [p.returncode for p in again] == [0] * len(again) and expected in "".join(said), said
+    with open(run + "/run.json") as f:
+        assert yaml.safe_load(f)["resumes"] == 2
+
+
+def popen(words, env):
+    return subprocess.Popen(words, env={**ENV, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def pods(words, env, root):
+    """The pods of the Indexed Job: each decides by itself when it starts, rank 0 alone whether there is a run."""
+    run, jitter = root + "/pods", iter((0, 0.3, 0.3, 0, 0.1, 0))
+
+    def lives():
+        there = {**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        started = []
+        for index in range(int(env["WORLD_SIZE"])):
+            time.sleep(next(jitter))
+            started.append(popen(here(words, run), {**there, "JOB_COMPLETION_INDEX": str(index)}))
+        return started
+    in_order(lives, run, lambda p: p[1].send_signal(signal.SIGTERM))  # one of them is evicted
+
+
+def mpirun(launcher, words, root):
+    """The launcher of the MPIJob; its hook's signal reaches the ranks."""
+    run = root + "/mpi"
+
+    def lives():
+        there = ["MASTER_ADDR=127.0.0.1" if w.startswith("MASTER_ADDR=") else
+                 f"MASTER_PORT={free_port()}" if w.startswith("MASTER_PORT=") else w for w in launcher]
+        return [popen(["mpirun", "--oversubscribe", *there, *here(words, run)], {})]
+    in_order(lives, run, lambda p: p[0].send_signal(signal.SIGUSR2))
+
+
+def alone(words, root):
+    """The same command as a single process; and what it does not go on with."""
+    run = root + "/alone"
+    in_order(lambda: [popen(here(words, run), {})], run, lambda p: p[0].send_signal(signal.SIGTERM))
+
+    def refused(code, says, *more):
+        r = subprocess.run([*here(words, run), *more], env=ENV, capture_output=True, text=True, timeout=60)
+        assert r.returncode == code and says in r.stderr, (r.returncode, r.stderr)
+    refused(2, "holds a run of another recipe: 'batch_size: 16' there, 'batch_size: 32' here", "train.batch_size=32")
+    refused(2, "give one", "--overwrite")
+    r = subprocess.run([*here(words, run), "train.steps=42"], env=ENV, capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0, r.stderr  # longer is the same run
+    for name in ("recipe.yaml", "metrics.jsonl"):  # ended before its first step: there is nothing to go on with
+        os.remove(f"{run}/{name}")
+    shutil.rmtree(run + "/checkpoints")
+    r = subprocess.run(here(words, run), env=ENV, capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0 and os.path.exists(run + "/recipe.yaml"), r.stderr
 
 
 def scripts():
-    for name in ("tools/cluster/start_or_resume", "tools/cluster/purkinje.sbatch", "tools/bundle", "tools/setup"):
+    for name in ("tools/cluster/purkinje.sbatch", "tools/bundle", "tools/setup"):
         shell = text(name).split("\n", 1)[0]
         check = ["bash" if "bash" in shell else "sh", "-n"]
         subprocess.run([*check, SOURCE + "/" + name], check=True)
@@ -169,13 +255,16 @@ def apptainer():
 
 def main():
     with tempfile.TemporaryDirectory(prefix="purkinje-templates-") as root:
-        words = indexed_job()
-        assert train_job() == words
-        starts_and_resumes(words, root)
+        words, env = indexed_job()
+        launcher, again = mpi_job()
+        assert train_job() == words == again
+        alone(words, root)
+        pods(words, env, root)
+        mpirun(launcher, words, root)
         scripts()
         dockerfile(root)
         apptainer()
-    print("indexed-job.yaml trainjob.yaml start_or_resume purkinje.sbatch Dockerfile purkinje.def")
+    print("indexed-job.yaml trainjob.yaml mpijob.yaml purkinje.sbatch Dockerfile purkinje.def")
     return 0
 
 

@@ -1,6 +1,7 @@
 """What the tests of whole runs share: a run that takes a tenth of a second, and ways to look at it."""
 import json
 import os
+import re
 import struct
 import subprocess
 import tempfile
@@ -64,6 +65,16 @@ def refused(code, words, *args, **more):
     for w in words:
         expect(w in said, f"{what}: does not say '{w}': {said}")
     return r
+
+
+def sign(corpus):
+    """Edited columns no longer have the checksum that corpus.json names; the refusal tells it."""
+    said = purkinje("data", "info", corpus).stderr
+    new, old = re.search(r"columns is (\w+), corpus.json says (\w+)", said).groups()
+    with open(os.path.join(corpus, "corpus.json"), "r+") as f:
+        text = f.read()
+        f.seek(0)
+        f.write(text.replace(old, new))
 
 
 def tensors(path):

@@ -18,6 +18,7 @@ struct batch {
     int32_t start[RECORDS];
     int64_t sample[RECORDS];
     uint8_t label[RECORDS][CLASSES];
+    float target[RECORDS][CLASSES]; // some are missing
 };
 
 /* 3 of 4 leads in another order, patches of 5 samples, 40 tokens of the 48 that the rows hold. */
@@ -52,6 +53,8 @@ static inline void case_batch(struct batch *b, bool one_hot)
         for (int c = 0; c < CLASSES; c++) b->label[i][c] = !one_hot && pk_rng_below(&r, 3) == 0;
         if (one_hot) b->label[i][pk_rng_below(&r, CLASSES)] = 1;
     }
+    for (int i = 0; i < RECORDS * CLASSES; i++)
+        b->target[i / CLASSES][i % CLASSES] = pk_rng_below(&r, 4) ? (float)pk_rng_normal(&r) : NAN;
 }
 
 struct model { // one model with its arenas
@@ -112,12 +115,11 @@ static inline enum pk_status model_run(struct model *x, const struct batch *b, d
                                        struct pk_err *err)
 {
     size_t n = (size_t)x->records;
-    const struct pk_feed all[] = {{"signal", b->signal, n * sizeof b->signal[0]},
-                                  {"gain", b->gain, n * sizeof b->gain[0]},
-                                  {"offset", b->offset, n * sizeof b->offset[0]},
-                                  {"start", b->start, n * sizeof b->start[0]},
-                                  {"sample", b->sample, n * sizeof b->sample[0]},
-                                  {"label", b->label, n * sizeof b->label[0]}};
+    const struct pk_feed all[] = {
+        {"signal", b->signal, n * sizeof b->signal[0]}, {"gain", b->gain, n * sizeof b->gain[0]},
+        {"offset", b->offset, n * sizeof b->offset[0]}, {"start", b->start, n * sizeof b->start[0]},
+        {"sample", b->sample, n * sizeof b->sample[0]}, {"label", b->label, n * sizeof b->label[0]},
+        {"target", b->target, n * sizeof b->target[0]}};
     struct pk_feed feed[PK_COUNT(all)];
     struct pk_fetch out[8];
     float each[RECORDS];
@@ -185,6 +187,7 @@ static inline void dump_batch(const char *dir, const struct batch *b)
     dump(dir, "offset.f32", b->offset, sizeof b->offset);
     dump(dir, "start.i32", b->start, sizeof b->start);
     dump(dir, "label.u8", b->label, sizeof b->label);
+    dump(dir, "target.f32", b->target, sizeof b->target);
 }
 
 static inline void dump_arena(const char *dir, const struct model *x, const char *name,

@@ -3,7 +3,8 @@
  *
  *     test_classifier                      the checks
  *     test_classifier dump DIR HEAD HOW    for tests/model/test_classifier_parity.py; HEAD is a
- *                                          number of enum pk_head, HOW letters: s softmax, f frozen
+ *                                          number of enum pk_head, HOW letters: s softmax, f
+ * frozen, 2, 1, h regression of targets: squared, absolute, Huber
  */
 #include "models/classifier.h"
 #include "tests/model/case.h"
@@ -69,6 +70,27 @@ static void test_case(const struct batch *b, const struct pk_classifier *c)
     model_free(&y);
 }
 
+/* Targets that are not known have no part in the loss: other numbers in their place (NaN) change
+ * nothing, and a batch without any costs nothing and moves nothing. */
+static void test_regression(const struct batch *b, const struct pk_classifier *c)
+{
+    static struct batch none;
+    struct model x;
+    struct pk_err err = {0};
+    double loss = 0, nothing = 1, sum = 0;
+    none = *b;
+    for (int i = 0; i < RECORDS; i++)
+        for (int k = 0; k < CLASSES; k++) none.target[i][k] = NAN;
+    if (!start(&x, c, RECORDS, 1, true)) return;
+    CHECK_OK(model_run(&x, b, &loss, NULL, 0, &err), &err);
+    CHECK(isfinite(loss) && loss > 0);
+    CHECK_OK(model_run(&x, &none, &nothing, NULL, 0, &err), &err);
+    CHECK(nothing == 0);
+    for (int64_t i = 0; i < x.params.elements; i++) sum += fabs((double)x.exec.grad[i]);
+    CHECK(sum == 0);
+    model_free(&x);
+}
+
 /* Dropout changes the loss of a trained encoder, never that of a frozen one or of evaluation. */
 static void test_dropout(const struct batch *b)
 {
@@ -116,19 +138,30 @@ static void test_frozen(const struct batch *b)
     model_free(&x);
 }
 
-static void dump_all(const char *dir, enum pk_head head, bool softmax, bool frozen)
+static struct pk_classifier named(enum pk_head head, const char *how)
+{
+    struct pk_classifier c = tiny(head, strchr(how, 's') != NULL, strchr(how, 'f') != NULL, 0);
+    c.regresses = strpbrk(how, "21h") != NULL;
+    c.regression.kind = strchr(how, '2')   ? PK_REGRESSION_SQUARED
+                        : strchr(how, '1') ? PK_REGRESSION_ABSOLUTE
+                                           : PK_REGRESSION_HUBER;
+    c.regression.delta = 0.75f;
+    return c;
+}
+
+static void dump_all(const char *dir, enum pk_head head, const char *how)
 {
     static struct batch b;
     struct model x;
     struct pk_err err = {0};
     struct step_plan plan = case_steps();
-    struct pk_classifier c = tiny(head, softmax, frozen, 0);
+    struct pk_classifier c = named(head, how);
     double loss[STEPS];
     char config[200];
     float logit[RECORDS][CLASSES], train_logit[RECORDS][CLASSES], embedding[RECORDS][WIDTH];
     struct pk_fetch fetch[] = {{"logits", logit}, {"embedding", embedding}};
     struct pk_fetch train_fetch = {"logits", train_logit};
-    case_batch(&b, softmax);
+    case_batch(&b, c.softmax);
     if (!start(&x, &c, RECORDS, 1, false)) return;
     CHECK_OK(model_run(&x, &b, NULL, fetch, 2, &err), &err);
     model_free(&x);
@@ -144,8 +177,8 @@ static void dump_all(const char *dir, enum pk_head head, bool softmax, bool froz
     CHECK_OK(model_train(&x, &b, STEPS, &plan, loss, &err), &err);
     dump_arena(dir, &x, "weight_after.f32", x.exec.weight);
     snprintf(config, sizeof config,
-             "\"encoder\": [32, 2, 4], \"head\": %d, \"softmax\": %s, \"frozen\": %s,", (int)head,
-             softmax ? "true" : "false", frozen ? "true" : "false");
+             "\"encoder\": [32, 2, 4], \"head\": %d, \"how\": \"%.8s\", \"frozen\": %s,", (int)head,
+             how, c.frozen ? "true" : "false");
     dump_meta(dir, &x, &plan, loss, config);
     model_free(&x);
 }
@@ -154,8 +187,7 @@ int main(int argc, char **argv)
 {
     static struct batch b;
     if (argc == 5 && !strcmp(argv[1], "dump")) {
-        dump_all(argv[2], (enum pk_head)(argv[3][0] - '0'), strchr(argv[4], 's') != NULL,
-                 strchr(argv[4], 'f') != NULL);
+        dump_all(argv[2], (enum pk_head)(argv[3][0] - '0'), argv[4]);
         return TEST_END();
     }
     for (int head = 0; head < 3; head++)
@@ -166,6 +198,10 @@ int main(int argc, char **argv)
             test_case(&b, &c);
         }
     case_batch(&b, false);
+    for (const char *how = "21h"; *how; how++) {
+        struct pk_classifier c = named(PK_HEAD_MEAN_LINEAR, (char[]){*how, 0});
+        test_regression(&b, &c);
+    }
     test_dropout(&b);
     test_frozen(&b);
     return TEST_END();

@@ -1,4 +1,4 @@
-"""Classifiers against PyTorch: three heads, both losses, frozen and trained encoder; logits,
+"""Classifiers and regressions against PyTorch: three heads, all losses, missing targets, frozen and trained encoder; logits,
 embedding, loss, gradients, weights after ten steps (see oracle.py for the tolerance)."""
 
 import math
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import oracle
 
 ATTENTIVE, REGISTER_LINEAR, MEAN_LINEAR = range(3)
+REGRESSION = {"2": F.mse_loss, "1": F.l1_loss, "h": lambda z, y: F.huber_loss(z, y, delta=0.75)}
 
 
 def attend(w, h, heads):
@@ -32,13 +33,17 @@ def logits(w, signal, meta):
 def model(dump):
     meta = dump.meta
     label = torch.from_numpy(dump.raw("label.u8", meta["shape"][0], meta["classes"]))
+    target = torch.from_numpy(dump.raw("target.f32", meta["shape"][0], meta["classes"]))
 
     def in_type(dtype):
         signal = dump.signal(dtype)
 
         def loss(w, _):
             z, _ = logits(w, signal, meta)
-            if meta["softmax"]:
+            if meta["how"] in REGRESSION:
+                known = ~target.isnan()
+                return REGRESSION[meta["how"]](z[known], target[known].to(dtype))
+            if "s" in meta["how"]:
                 return F.cross_entropy(z, label.argmax(1))
             return F.binary_cross_entropy_with_logits(z, label.to(dtype))
         return loss
@@ -67,6 +72,8 @@ def main():
             compare(isa, head, "-", judge)
         for how in "s", "f", "sf":
             compare(oracle.ISAS[-1], head, how, judge)
+    for how in REGRESSION:
+        compare(oracle.ISAS[-1], ATTENTIVE, how, judge)
     return judge.finish()
 
 

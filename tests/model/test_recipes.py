@@ -50,8 +50,9 @@ def dry_run(root, name):
     more = [*data_of(have), "data.synthetic.records=80", "train.precision=fp32", f"output.dir={out}", "--quiet"]
     if have["model.encoder.kind"] == "vit" and not have["init_from"]:
         more += SMALL_VIT
-    if kind == "classify":
-        more += ["train.batch_size=8", "data.task=rhythm", "evaluation.every=2", "evaluation.bootstrap=5"]
+    if kind in ("classify", "regress"):
+        more += ["data.task=rhythm" if kind == "classify" else "data.targets=[heart_rate]"]
+        more += ["train.batch_size=8", "evaluation.every=2", "evaluation.bootstrap=5"]
         stages = sorted({k.split(".")[1] for k in have if k.startswith("stages.")})
         for i in stages:
             more += [f"stages.{i}.steps=2", f"stages.{i}.learning_rate.warmup=0"]

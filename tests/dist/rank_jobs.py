@@ -1,0 +1,31 @@
+"""What the tests of whole runs on several ranks share: starting ranks, and seeing them end."""
+import os
+import socket
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
+import runs  # noqa: E402
+
+
+def ranks(n):
+    return ["launch", "-n", n]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(n, command, by_rank=lambda r: []):
+    """Ranks that nobody launches: their environment is set by hand, as torchrun does."""
+    env = {**runs.ENV, "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
+           "MASTER_PORT": str(free_port()), "PURKINJE_TIMEOUT": "30"}
+    return [subprocess.Popen([runs.PROGRAM, *command, *by_rank(r)], stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+                             text=True, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(n)]
+
+
+def end(jobs):
+    out = [p.communicate(timeout=60) for p in jobs]
+    return [p.returncode for p in jobs], [e for _, e in out]
