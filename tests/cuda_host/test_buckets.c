@@ -19,7 +19,7 @@ static enum pk_status build(struct pk_prog *p, struct pk_params *params, struct 
     struct pk_val target = pk_input(b, "target", PK_F32, 2, (int64_t[]){ROWS, COLS});
     struct pk_val h = pk_linear_bias(b, x, COLS, "tied");
     for (int i = 0; i < DEPTH; i++) {
-        char name[16], norm[16];
+        char name[24], norm[24];
         snprintf(name, sizeof name, "layer%d", i);
         snprintf(norm, sizeof norm, "norm%d", i);
         h = pk_layernorm(b, pk_linear_bias(b, h, COLS, name), 1e-6f, norm);
