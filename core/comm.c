@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAGIC = 0x504b4331 };
 
@@ -98,7 +99,13 @@ void pk_comm_describe(const struct pk_comm *c, struct pk_text *out)
 
 void pk_comm_abort(struct pk_comm *c, const char *why)
 {
+    __atomic_store_n(&c->given_up, 1, __ATOMIC_RELEASE);
     c->ops->abort(c, why);
+}
+
+bool pk_comm_given_up(const struct pk_comm *c)
+{
+    return __atomic_load_n(&c->given_up, __ATOMIC_ACQUIRE);
 }
 
 /* --- collectives --------------------------------------------------------------------------- */
@@ -303,6 +310,36 @@ enum pk_status pk_comm_gather_parts(struct pk_comm *c, float *data, const int64_
     return PK_OK;
 }
 
+/* The same number for all processes under one kernel, containers included. */
+static uint64_t this_host(void)
+{
+    char name[256] = {0}, *text = NULL;
+    size_t n = 0;
+    uint64_t id = 0;
+    if (pk_read_file("/proc/sys/kernel/random/boot_id", 4096, &text, &n, NULL) == PK_OK && n)
+        id = pk_hash64(text, n, 0);
+    else if (gethostname(name, sizeof name - 1) == 0)
+        id = pk_hash64(name, strlen(name), 1);
+    free(text);
+    return id;
+}
+
+enum pk_status pk_comm_locate(struct pk_comm *c, struct pk_err *err)
+{
+    uint64_t *all;
+    PK_TRY(pk_alloc(&all, (size_t)c->size, sizeof *all, "hosts of the ranks", err));
+    all[c->rank] = this_host();
+    const enum pk_status s = pk_comm_all_gather(c, all, sizeof *all, err);
+    c->local_rank = c->local_size = 0;
+    for (int k = 0; s == PK_OK && k < c->size; k++) {
+        if (all[k] != all[c->rank]) continue;
+        c->local_rank += k < c->rank;
+        c->local_size++;
+    }
+    free(all);
+    return s;
+}
+
 /* --- agreement ----------------------------------------------------------------------------- */
 
 /* The value that most ranks have; of equally many the one of the lowest rank. */
@@ -364,11 +401,12 @@ enum pk_status pk_comm_agree(struct pk_comm *c, enum pk_status s, struct pk_err 
     int first = 0; // that failed
     while (gathered == PK_OK && first < c->size && all[first].status == PK_OK) first++;
     if (gathered == PK_OK && first < c->size) {
+        char who[48];
         all[first].text[TEXT - 1] = 0;
         const bool own = s != PK_OK;
-        if (!own)
-            s = pk_fail(err, (enum pk_status)all[first].status, "rank %d of %d: %s", first, c->size,
-                        all[first].text);
+        const int n = snprintf(who, sizeof who, "rank %d of %d: ", first, c->size);
+        if (!strncmp(all[first].text, who, (size_t)n)) who[0] = 0; // it has said so itself
+        if (!own) s = pk_fail(err, (enum pk_status)all[first].status, "%s%s", who, all[first].text);
         if (err) err->said = !own || (first < c->rank && !strcmp(all[first].text, mine.text));
     }
     free(all);

@@ -67,6 +67,8 @@ struct pk_comm {
     uint64_t call;          // its number
     unsigned char *scratch; // of the collectives
     int64_t scratch_bytes;
+    int local_rank, local_size; // among the ranks of this host, once pk_comm_locate was called
+    int given_up;               // by pk_comm_abort here; read with pk_comm_given_up
 };
 
 /* What goes ahead of each message; private to comm.c and the transports. */
@@ -103,6 +105,11 @@ void pk_comm_describe(const struct pk_comm *c, struct pk_text *out);
 /* From any thread (no signal handler): this rank gives up. A collective that is blocked here
  * returns PK_ERANK at once, and the other ranks' say who gave up and why. */
 void pk_comm_abort(struct pk_comm *c, const char *why);
+/* Whether it was called here: who waits for something else, say a device, looks now and then. */
+bool pk_comm_given_up(const struct pk_comm *c);
+/* Which ranks run on one host, by the kernel's boot id (or the host's name): fills c->local_rank
+ * and c->local_size. A collective. */
+enum pk_status pk_comm_locate(struct pk_comm *c, struct pk_err *err);
 
 /* Returns when all ranks have called. */
 enum pk_status pk_comm_barrier(struct pk_comm *c, struct pk_err *err);

@@ -1,6 +1,7 @@
 /* exec.c -- binding and running programs on the CPU, or handing them to a backend (see exec.h). */
 #include "core/exec.h"
 #include "core/cpu/gemm.h"
+#include "core/sink.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -57,11 +58,8 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
                           .elements = spec->params->elements,
                           .comm = spec->comm && spec->comm->size > 1 ? spec->comm : NULL,
                           .eager = spec->eager,
-                          .skip_nan = spec->skip_nan};
-    if (x->comm && spec->backend)
-        return pk_fail(err, PK_EMISSING,
-                       "%d ranks on '%s' devices: ranks train together on CPUs only", x->comm->size,
-                       spec->backend->name);
+                          .skip_nan = spec->skip_nan,
+                          .wire = spec->wire};
     if (spec->zero1 && spec->backend)
         return pk_fail(err, PK_EMISSING,
                        "train.zero1: moments are shared out over ranks on CPUs only, not on '%s' "
@@ -438,11 +436,26 @@ static enum pk_status join_ranks(struct pk_exec *x, struct pk_err *err)
     return s;
 }
 
+/* The votes alone: a device's gradients and losses meet on the devices. */
+static enum pk_status join_votes(struct pk_exec *x, struct pk_err *err)
+{
+    uint32_t *all;
+    PK_TRY(pk_alloc(&all, (size_t)x->comm->size, sizeof *all, "votes of the ranks", err));
+    all[x->comm->rank] = x->vote;
+    const enum pk_status s = pk_comm_all_gather(x->comm, all, sizeof *all, err);
+    for (int k = 0; s == PK_OK && k < x->comm->size; k++) x->votes |= all[k];
+    free(all);
+    return s;
+}
+
 enum pk_status pk_exec_update(struct pk_exec *x, const struct pk_optim_step *step,
                               struct pk_err *err)
 {
-    if (x->backend) return x->backend->update(x, step, err);
     x->votes = x->vote;
+    if (x->backend) {
+        PK_TRY(x->backend->update(x, step, err)); // first, so that the device has work meanwhile
+        return x->comm ? join_votes(x, err) : PK_OK;
+    }
     if (x->comm) PK_TRY(join_ranks(x, err));
     struct pk_exec_result *r = &x->result;
     enum pk_status s = PK_EDIVERGED;
@@ -490,6 +503,24 @@ enum pk_status pk_exec_push(struct pk_exec *x, struct pk_err *err)
 enum pk_status pk_exec_pull(struct pk_exec *x, struct pk_err *err)
 {
     return x->backend ? x->backend->pull(x, err) : PK_OK;
+}
+
+enum pk_status pk_exec_connect(struct pk_exec *x, struct pk_text *out, struct pk_err *err)
+{
+    return x->backend && x->comm ? x->backend->connect(x, out, err) : PK_OK;
+}
+
+enum pk_status pk_exec_hash(struct pk_exec *x, uint64_t *out, struct pk_err *err)
+{
+    const float *arena[] = {x->weight, x->ema, x->m, x->v};
+    struct pk_xxh64 h;
+    if (x->backend) return x->backend->hash(x, out, err);
+    pk_xxh64_start(&h);
+    const size_t replicas = x->share ? 2 : PK_COUNT(arena); // moments that are shared out have none
+    for (size_t i = 0; i < replicas; i++)
+        if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)x->elements * sizeof(float));
+    *out = pk_xxh64_value(&h);
+    return PK_OK;
 }
 
 void pk_exec_describe(const struct pk_exec *x, struct pk_text *out)

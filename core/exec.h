@@ -11,6 +11,10 @@
  * micro-batches whose number is no power of two, are equal up to rounding.
  * docs/decisions/013-data-parallel.md
  *
+ * Ranks (devices): each has its share of the micro-batches; the backend sums the gradients of the
+ * last one bucket by bucket while the rest of the backward pass goes on. All ranks get the same
+ * bits; those of one rank are the same up to rounding. docs/decisions/016-ranks-on-gpus.md
+ *
  * Device: a run is enqueued and the call returns; pk_exec_result tells how a step went when it is
  * over. The arenas below are then the host's copies: pk_exec_push takes them to the device,
  * pk_exec_pull brings them back. On the CPU both do nothing. */
@@ -63,6 +67,11 @@ struct pk_backend {
     void (*close)(struct pk_exec *x);
     enum pk_status (*bind)(struct pk_exec *x, struct pk_bound *b, struct pk_err *err);
     void (*unbind)(struct pk_bound *b);
+    /* Joins the devices of x->comm's ranks, after open on all of them; a collective. out: for
+     * people, which rank has which device. */
+    enum pk_status (*connect)(struct pk_exec *x, struct pk_text *out, struct pk_err *err);
+    /* A number that changes with any bit of weight, ema, m and v. */
+    enum pk_status (*hash)(struct pk_exec *x, uint64_t *out, struct pk_err *err);
     enum pk_status (*optim)(struct pk_exec *x, const struct pk_optim_spec *spec,
                             struct pk_err *err);
     enum pk_status (*run)(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
@@ -106,6 +115,7 @@ struct pk_exec { // the arenas of one model, each made once
     void *device;                     // the backend's own state
     bool eager;                       // device: launch kernel by kernel, no graphs
     bool skip_nan;                    // a step that is not finite is left out; else it is the last
+    enum pk_dtype wire;               // device: of gradients between ranks
     const pk_kernel *kernel;          // [PK_OP_COUNT] of the CPU
     const struct pk_cpu_flat *flat;
     enum pk_isa isa;
@@ -143,12 +153,19 @@ struct pk_exec_spec {
     const struct pk_backend *backend; // NULL: the CPU
     bool eager, skip_nan;             // as in struct pk_exec
     struct pk_comm *comm;             // borrowed; NULL or a world of one: no other ranks
+    enum pk_dtype wire;               // PK_F32, or PK_BF16 on devices
     bool zero1; // ranks share out moments and the update; flags of params are final. CPU
 };
-/* Errors  PK_EMISSING several ranks on a device: there is no communication between devices yet; or
- *                     moments to be shared out there */
+/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own.
+ * Errors  PK_EMISSING moments to be shared out on devices */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
+/* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then
+ * gets a line for each rank, and one on what joins them. Nothing to do on CPUs or without ranks.
+ * Errors  PK_EMISSING no library for it, PK_EUSAGE two ranks on one device, PK_ERANK */
+enum pk_status pk_exec_connect(struct pk_exec *x, struct pk_text *out, struct pk_err *err);
+/* A number of weight, ema, m and v as they are after all steps so far, for comparing replicas. */
+enum pk_status pk_exec_hash(struct pk_exec *x, uint64_t *out, struct pk_err *err);
 void pk_exec_free(struct pk_exec *x);
 
 struct pk_bound { // a program ready to run: plan and kernels
@@ -195,8 +212,8 @@ struct pk_exec_batch {
     int64_t micros;    // micro-batches; of this rank, where there are several
     double loss_scale; // d objective / d loss of one micro-batch, e.g. 1 / micros of all ranks
     bool add;          // gradients are added to those of the run before (accumulation)
-    bool more;         // CPU: another run with add follows in this step. The shards then stay apart
-                       // until the last one, so that ranks can share them out
+    bool more;         // another run with add follows in this step. Until the last one the shards
+                       // stay apart, and nothing is sent to other ranks
     bool shared;       // ranks: all of them run these same micro-batches; their loss counts once
 };
 /* Runs all micro-batches. For a program with a loss the gradient sum ends in x->grad[0 ..] (or in

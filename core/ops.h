@@ -198,8 +198,9 @@ struct pk_val pk_concat_pool(struct pk_build *b, struct pk_val x);
 /* Batch norm over all axes but the last (Ioffe & Szegedy 2015), statistics with PyTorch's names.
  * train: statistics of the micro-batch at hand, over its records and samples; each step moves
  * running_mean and running_var (unbiased) to the mean of those of its micro-batches by `momentum`.
- * Else, and always in frozen scopes: the running statistics, which stay as they are. In an EMA scope
- * train takes the micro-batch's statistics, too, but what is averaged there moves with the weights. */
+ * Else, and always in frozen scopes: the running statistics, which stay as they are. In an EMA
+ * scope train takes the micro-batch's statistics, too, but what is averaged there moves with the
+ * weights. */
 struct pk_batchnorm {
     float eps, momentum; // PyTorch: 1e-5, .1
     float gain;          // where the weight starts: 0 makes a residual branch start as nothing

@@ -182,6 +182,8 @@ static const struct pk_key keys[] = {
             "each CPU rank keeps moments of, and updates, its share of the parameters only (ZeRO stage 1)"),
     CHOICE("train.precision", ALWAYS, "auto|fp32|bf16", "auto",
            "storage of activations and working weights; auto is bf16 on a GPU, fp32 on the CPU"),
+    CHOICE("train.wire", ALWAYS, "fp32|bf16", "fp32",
+           "gradients on their way between GPUs; bf16 is half the bytes, and rounds their sums"),
     SECTION("train.optimizer", PRETRAIN, "optimizer of pretraining"),
     CHOICE("train.optimizer.kind", PRETRAIN, "adamw", "adamw", "rule"),
     OPTIMIZER_KEYS("train.optimizer", PRETRAIN, "[0.9, 0.99]"),

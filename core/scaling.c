@@ -40,8 +40,17 @@ double pk_scaling_allreduce(const struct pk_scaling_net *net, int64_t n, double 
 static int by_ready(const void *a, const void *b)
 {
     const struct pk_scaling_gradient *x = a, *y = b;
-    if (x->ready != y->ready) return x->ready < y->ready ? -1 : 1;
-    return x->elements < y->elements ? -1 : x->elements > y->elements;
+    if (x->node != y->node) return x->node < y->node ? -1 : 1;
+    return x->param < y->param ? -1 : x->param > y->param; // all ranks sort alike
+}
+
+static void touch(struct pk_scaling_gradient *g, const struct pk_prog *p, int64_t k, int32_t v,
+                  double now)
+{
+    if (v < 0 || p->value[v].storage != PK_STORE_GRAD) return;
+    const int32_t w = p->value[v].param;
+    g[w] = (struct pk_scaling_gradient){
+        .ready = now, .elements = p->params->item[w].count, .param = w, .node = k};
 }
 
 enum pk_status pk_scaling_gradients(struct pk_scaling_gradient **out, int64_t *count,
@@ -55,13 +64,9 @@ enum pk_status pk_scaling_gradients(struct pk_scaling_gradient **out, int64_t *c
     const int64_t params = p->params->count;
     PK_TRY(pk_alloc(out, (size_t)params, sizeof **out, "gradients", err));
     for (int64_t k = 0; k < p->nodes; k++) {
-        now += seconds[k];
-        for (int i = 0; i < p->node[k].n_out; i++) {
-            const int32_t v = p->node[k].out[i];
-            if (v < 0 || p->value[v].storage != PK_STORE_GRAD) continue;
-            const int32_t w = p->value[v].param;
-            (*out)[w] = (struct pk_scaling_gradient){now, p->params->item[w].count};
-        }
+        now += seconds ? seconds[k] : 1;
+        for (int i = 0; i < p->node[k].n_in; i++) touch(*out, p, k, p->node[k].in[i], now);
+        for (int i = 0; i < p->node[k].n_out; i++) touch(*out, p, k, p->node[k].out[i], now);
     }
     for (int64_t i = 0; i < params; i++)
         if ((*out)[i].elements > 0) (*out)[n++] = (*out)[i];
@@ -85,6 +90,7 @@ int32_t pk_scaling_pack(struct pk_scaling_bucket *out, int32_t want,
         if (!n || packed * want >= total * n) out[n++] = (struct pk_scaling_bucket){0};
         out[n - 1].elements += g[i].elements;
         out[n - 1].ready = g[i].ready;
+        out[n - 1].gradients++;
         packed += g[i].elements;
     }
     return n;

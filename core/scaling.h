@@ -1,11 +1,12 @@
 /* scaling.h -- a model of data-parallel steps: when gradients are ready, what sending them costs,
  * how much of that computing hides.
  *
- * Every rank runs the same program, node after node. A gradient is ready when its last writer in
- * the last run of a step is done. Gradients are packed into buckets in that order, and a second
- * stream reduces one bucket after the other, each as soon as it is ready and the one before is
- * done. Meanwhile computing is slower by a factor, since communication takes SMs and bandwidth.
- * The optimizer follows when both are done. Ranks are alike: no stragglers, no input, no jitter.
+ * Every rank runs the same program, node after node. A gradient is ready when the last node that
+ * touches it in the last run of a step is done. Gradients are packed into buckets in that order,
+ * and a second stream reduces one bucket after the other, each as soon as it is ready and the one
+ * before is done. Meanwhile computing is slower by a factor, since communication takes SMs and
+ * bandwidth. The optimizer follows when both are done. Ranks are alike: no stragglers, no input, no
+ * jitter.
  *
  * Costs: a ring inside a node, t = latency + bytes * 2 (g-1)/g / bandwidth for g GPUs. Over several
  * nodes: reduce-scatter inside, all-reduce of each GPU's g-th part with its peers of the m nodes,
@@ -26,11 +27,14 @@ struct pk_scaling_net {
 struct pk_scaling_gradient {
     double ready; // s after the start of a run; the last run's counts
     int64_t elements;
+    int32_t param; // of the program's parameter table
+    int64_t node;  // the last one that writes or reads it
 };
 
 struct pk_scaling_bucket {
     double ready; // of its last gradient
     int64_t elements;
+    int64_t gradients; // consecutive ones of the sorted list
 };
 
 enum { PK_SCALING_BUCKETS = 64 };
@@ -59,8 +63,10 @@ struct pk_scaling_result {
  * of it. */
 double pk_scaling_allreduce(const struct pk_scaling_net *net, int64_t n, double bytes);
 
-/* When each gradient of the program is ready, in that order; seconds: [p->nodes]. *out belongs to
- * the caller (free). Errors  PK_EINVAL the program writes no gradient; PK_ENOMEM */
+/* When each gradient of the program is ready, in that order: after the last node that writes or
+ * reads it. seconds: [p->nodes], or NULL, then ready counts nodes. The executors send gradients in
+ * this order (cuda/buckets.c). *out belongs to the caller (free). Errors  PK_EINVAL the program
+ * writes no gradient; PK_ENOMEM */
 enum pk_status pk_scaling_gradients(struct pk_scaling_gradient **out, int64_t *count,
                                     const struct pk_prog *p, const double *seconds,
                                     struct pk_err *err);

@@ -76,7 +76,7 @@ struct row { // of the table of allocations
     const char *what;
     int64_t bytes;
 };
-enum { ROWS = 12 };
+enum { ROWS = 13 };
 
 static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 {
@@ -100,6 +100,7 @@ int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
                                   {"EMA weights, bf16", c->ema_low.bytes},
                                   {"moments", c->m.bytes + c->v.bytes},
                                   {"gradients", c->grad.bytes},
+                                  {"gradients on the wire", c->ranks.low.bytes},
                                   {"inputs, twice", c->input.bytes + c->staging.bytes},
                                   {"activations", c->arena.bytes},
                                   {"constants", c->constants},
@@ -119,6 +120,7 @@ static int64_t predict(const struct pk_exec_need *n, struct pk_text *table)
                                   {"EMA weights, bf16", n->ema ? low : 0},
                                   {"moments", n->train ? 2 * flat : 0},
                                   {"gradients", n->train ? flat : 0},
+                                  {"gradients on the wire", 0},
                                   {"inputs, twice", 2 * n->inputs},
                                   {"activations", n->arena},
                                   {"constants", n->constants},
@@ -167,17 +169,18 @@ void pk_cuda_release(struct pk_cuda_block *b)
 
 enum pk_status pk_cuda_open_queue(struct pk_queue *q, struct pk_err *err)
 {
+    const int device = q->device;
     int major = 0, minor = 0, shared = 0;
-    PK_TRY(pk_cuda_check(cudaSetDevice(0), "device 0", err));
-    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
+    PK_TRY(pk_cuda_check(cudaSetDevice(device), "choice of a device", err));
+    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
                          "compute capability", err));
-    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0),
+    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
                          "compute capability", err));
-    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&q->sms, cudaDevAttrMultiProcessorCount, 0),
+    PK_TRY(pk_cuda_check(cudaDeviceGetAttribute(&q->sms, cudaDevAttrMultiProcessorCount, device),
                          "multiprocessors", err));
-    PK_TRY(
-        pk_cuda_check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
-                      "shared memory", err));
+    PK_TRY(pk_cuda_check(
+        cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "shared memory", err));
     q->arch = 10 * major + minor;
     q->shared_max = shared;
     return pk_cuda_check(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "stream",
@@ -226,6 +229,7 @@ static void close_device(struct pk_exec *x)
 {
     struct pk_cuda *c = x->device;
     if (!c) return;
+    pk_cuda_disconnect(c);
     cudaDeviceSynchronize(); // nothing may still use what is freed now
     for (int i = 0; i < c->pins; i++) cudaHostUnregister(c->pinned[i]);
     if (c->update) cudaGraphExecDestroy(c->update);
@@ -253,6 +257,7 @@ static enum pk_status open_device(struct pk_exec *x, struct pk_err *err)
     PK_TRY(pk_cuda_usable(err));
     PK_TRY(pk_alloc(&c, 1, sizeof *c, "CUDA backend", err));
     x->device = c;
+    PK_TRY(pk_cuda_pick(x, &c->q.device, err));
     PK_TRY(open_queue(x, err));
     PK_TRY(pk_matmul_open(&c->q.matmul, &c->q, err));
     return open_memory(x, err); // pk_exec_create closes after a failure
@@ -296,6 +301,20 @@ static enum pk_status push(struct pk_exec *x, struct pk_err *err)
 static enum pk_status pull(struct pk_exec *x, struct pk_err *err)
 {
     return move_all(x, false, err);
+}
+
+/* The sum of all words, each mixed with its place: integers, so the order is of no account. */
+static enum pk_status hash(struct pk_exec *x, uint64_t *out, struct pk_err *err)
+{
+    struct pk_cuda *c = x->device;
+    const struct pk_cuda_block *all[] = {&c->weight, &c->ema, &c->m, &c->v};
+    uint64_t *sum = &((struct pk_cuda_small *)c->small.memory)->hash;
+    PK_TRY(pk_cuda_check(cudaMemsetAsync(sum, 0, sizeof *sum, c->q.stream), "hash", err));
+    for (size_t i = 0; i < PK_COUNT(all); i++)
+        if (all[i]->memory)
+            PK_TRY(pk_cuda_add_hash(&c->q, sum, all[i]->memory, x->elements, (uint64_t)i, err));
+    PK_TRY(pk_cuda_finish(x, err));
+    return pk_cuda_check(cudaMemcpy(out, sum, sizeof *out, cudaMemcpyDeviceToHost), "hash", err);
 }
 
 static enum pk_status pin(struct pk_exec *x, void *memory, size_t bytes, struct pk_err *err)
@@ -348,6 +367,7 @@ static enum pk_status resident_write(struct pk_exec *x, const struct pk_resident
 static void resident_free(struct pk_exec *x, struct pk_resident *r)
 {
     struct pk_cuda *c = x->device;
+    pk_cuda_quiet(c);
     cudaDeviceSynchronize();
     cudaFree(r->memory);
     c->resident -= r->records * r->leads * r->samples * (int64_t)sizeof(int16_t);
@@ -374,8 +394,9 @@ static enum pk_status ceiling(struct pk_exec *x, double *flops_per_s, struct pk_
 
 static void describe(const struct pk_exec *x, struct pk_text *out)
 {
+    const struct pk_cuda *c = x->device;
     struct cudaDeviceProp p;
-    if (cudaGetDeviceProperties(&p, 0) != cudaSuccess) return;
+    if (cudaGetDeviceProperties(&p, c->q.device) != cudaSuccess) return;
     pk_text_add(out, "%s, %s, %.1f MiB of its memory", p.name, pk_dtype_name(x->params->storage),
                 (double)pk_cuda_memory(x, NULL) / 1048576.0);
 }
@@ -388,6 +409,8 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .close = close_device,
                                               .bind = pk_cuda_bind,
                                               .unbind = pk_cuda_unbind,
+                                              .connect = pk_cuda_connect,
+                                              .hash = hash,
                                               .optim = optim,
                                               .run = pk_cuda_run,
                                               .update = pk_cuda_update,

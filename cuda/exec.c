@@ -22,10 +22,11 @@
 struct bound { // pk_bound.device
     struct pk_exec *x;
     struct pk_cuda_block constants;
-    int64_t *input;              // [inputs] byte offset of each slot in the input area
-    int64_t input_bytes;         // of all
-    cudaGraphExec_t graph[2];    // [gradients and loss are added to those before]
-    uint64_t generation;         // of the addresses in them
+    int64_t *input;            // [inputs] byte offset of each slot in the input area
+    int64_t input_bytes;       // of all
+    struct pk_cuda_part *part; // [parts]
+    int32_t parts;
+    uint64_t generation;         // of the addresses in their graphs
     const struct pk_feed **feed; // [inputs] scratch of a run
 };
 
@@ -134,6 +135,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
     b->device = d;
     d->x = x;
     PK_TRY(place_inputs(d, p, err));
+    PK_TRY(pk_cuda_parts(x, p, &d->part, &d->parts, err));
     PK_TRY(grow_area(x, &c->input, d->input_bytes, "inputs", err));
     PK_TRY(grow_area(x, &c->staging, d->input_bytes, "inputs", err));
     PK_TRY(grow_area(x, &c->arena, b->plan.arena, "activations", err));
@@ -150,18 +152,21 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
 
 static void drop_graphs(struct bound *d)
 {
-    for (int i = 0; i < 2; i++) {
-        if (d->graph[i]) cudaGraphExecDestroy(d->graph[i]);
-        d->graph[i] = NULL;
-    }
+    for (int32_t k = 0; k < d->parts; k++)
+        for (int i = 0; i < 2; i++) {
+            if (d->part[k].graph[i]) cudaGraphExecDestroy(d->part[k].graph[i]);
+            d->part[k].graph[i] = NULL;
+        }
 }
 
 void pk_cuda_unbind(struct pk_bound *b)
 {
     struct bound *d = b->device;
     if (!d) return;
+    if (d->x->device) pk_cuda_quiet(d->x->device);
     cudaDeviceSynchronize();
     drop_graphs(d);
+    pk_cuda_free_parts(d->part, d->parts);
     if (d->x->device) ((struct pk_cuda *)d->x->device)->constants -= d->constants.bytes;
     pk_cuda_release(&d->constants);
     free(d->input);
@@ -172,27 +177,37 @@ void pk_cuda_unbind(struct pk_bound *b)
 
 /* --- a run ----------------------------------------------------------------------------------- */
 
-/* Forward and backward on what lies in the input area, then the loss into the record. */
-static enum pk_status enqueue_nodes(struct pk_exec *x, struct pk_bound *b, bool add,
-                                    struct pk_err *err)
+static enum pk_status add_loss(struct pk_exec *x, const struct pk_bound *b, bool add,
+                               struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
+    if (b->prog->loss < 0) return PK_OK;
+    return pk_cuda_add_loss(&c->q, &small_of(c)->report, address(c, b, b->prog->loss),
+                            &small_of(c)->counted, add, err);
+}
+
+/* Part k of forward and backward on what lies in the input area; after the last one the loss into
+ * the record. */
+static enum pk_status enqueue_part(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
+                                   struct pk_err *err)
+{
+    struct pk_cuda *c = x->device;
+    const struct bound *d = b->device;
     const struct pk_prog *p = b->prog;
-    if (p->loss >= 0 && !add)
+    if (k == 0 && p->loss >= 0 && !add)
         PK_TRY(pk_cuda_check(cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream),
                              "gradients", err));
 #ifdef PK_DEBUG_FILL
-    PK_TRY(
-        pk_cuda_check(cudaMemsetAsync(c->arena.memory, 0xff, (size_t)c->arena.bytes, c->q.stream),
-                      "poison", err));
+    if (k == 0)
+        PK_TRY(pk_cuda_check(
+            cudaMemsetAsync(c->arena.memory, 0xff, (size_t)c->arena.bytes, c->q.stream), "poison",
+            err));
 #endif
-    for (int64_t k = 0; k < p->nodes; k++) {
-        struct pk_call call = call_of(c, b, k);
-        PK_TRY(pk_cuda_kernels[p->node[k].op](&call, err));
+    for (int64_t i = k ? d->part[k - 1].end : 0; i < d->part[k].end; i++) {
+        struct pk_call call = call_of(c, b, i);
+        PK_TRY(pk_cuda_kernels[p->node[i].op](&call, err));
     }
-    if (p->loss < 0) return PK_OK;
-    return pk_cuda_add_loss(&c->q, &small_of(c)->report, address(c, b, p->loss), &small_of(c)->seed,
-                            add, err);
+    return k == d->parts - 1 ? add_loss(x, b, add, err) : PK_OK;
 }
 
 /* The same with the time of every node, for the profile. */
@@ -214,9 +229,7 @@ static enum pk_status time_nodes(struct pk_exec *x, struct pk_bound *b, bool add
         struct pk_call call = call_of(c, b, made);
         s = pk_cuda_kernels[p->node[made].op](&call, err);
     }
-    if (s == PK_OK && p->loss >= 0)
-        s = pk_cuda_add_loss(&c->q, &small_of(c)->report, address(c, b, p->loss),
-                             &small_of(c)->seed, add, err);
+    if (s == PK_OK) s = add_loss(x, b, add, err);
     if (s == PK_OK) s = pk_cuda_finish(x, err);
     for (int64_t k = 0; s == PK_OK && k < p->nodes; k++) {
         float ms = 0;
@@ -240,26 +253,41 @@ static enum pk_status end_capture(struct pk_cuda *c, enum pk_status s, cudaGraph
     return s;
 }
 
-static enum pk_status capture(struct pk_exec *x, struct pk_bound *b, bool add, struct pk_err *err)
+static enum pk_status capture(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
+                              struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
     PK_TRY(pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
                          "capture", err));
-    enum pk_status s = enqueue_nodes(x, b, add, err);
-    return end_capture(c, s, &d->graph[add], err);
+    enum pk_status s = enqueue_part(x, b, k, add, err);
+    return end_capture(c, s, &d->part[k].graph[add], err);
 }
 
-static enum pk_status launch(struct pk_exec *x, struct pk_bound *b, bool add, struct pk_err *err)
+static enum pk_status launch_part(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
+                                  struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
-    if (b->seconds) return time_nodes(x, b, add, err);
-    if (x->eager) return enqueue_nodes(x, b, add, err);
+    if (x->eager) return enqueue_part(x, b, k, add, err);
+    if (!d->part[k].graph[add]) PK_TRY(capture(x, b, k, add, err));
+    return pk_cuda_check(cudaGraphLaunch(d->part[k].graph[add], c->q.stream), "graph", err);
+}
+
+/* send: this is the last of the step, so that gradients leave as they get ready. */
+static enum pk_status launch(struct pk_exec *x, struct pk_bound *b, bool add, bool send,
+                             struct pk_err *err)
+{
+    struct pk_cuda *c = x->device;
+    struct bound *d = b->device;
+    if (b->seconds) PK_TRY(time_nodes(x, b, add, err));
     if (d->generation != c->generation) drop_graphs(d);
     d->generation = c->generation;
-    if (!d->graph[add]) PK_TRY(capture(x, b, add, err));
-    return pk_cuda_check(cudaGraphLaunch(d->graph[add], c->q.stream), "graph", err);
+    for (int32_t k = 0; k < d->parts; k++) {
+        if (!b->seconds) PK_TRY(launch_part(x, b, k, add, err));
+        if (send) PK_TRY(pk_cuda_send(x, &d->part[k], k == d->parts - 1, err));
+    }
+    return PK_OK;
 }
 
 static bool is_cut(const struct pk_cut *cut, const struct pk_value *v)
@@ -325,15 +353,16 @@ static enum pk_status feed_inputs(struct pk_exec *x, struct pk_bound *b, const s
     return pk_cuda_check(cudaEventRecord(c->consumed, c->q.stream), "inputs", err);
 }
 
-static enum pk_status set_seed(struct pk_cuda *c, double scale, struct pk_err *err)
+/* counts: this rank's copy of the loss is the one that goes into the step's. */
+static enum pk_status set_seed(struct pk_cuda *c, double scale, bool counts, struct pk_err *err)
 {
-    float seed = (float)scale;
-    if (seed == c->seed) return PK_OK;
-    c->seed = seed;
+    const float seed[2] = {(float)scale, counts ? (float)scale : 0};
+    if (seed[0] == c->seed[0] && seed[1] == c->seed[1]) return PK_OK;
+    memcpy(c->seed, seed, sizeof seed);
     // from pageable memory: the runtime has read it when the call returns
-    return pk_cuda_check(cudaMemcpyAsync(&small_of(c)->seed, &seed, sizeof seed,
-                                         cudaMemcpyHostToDevice, c->q.stream),
-                         "seed", err);
+    return pk_cuda_check(
+        cudaMemcpyAsync(&small_of(c)->seed, seed, sizeof seed, cudaMemcpyHostToDevice, c->q.stream),
+        "seed", err);
 }
 
 static float bf16_to_float(uint16_t x)
@@ -404,11 +433,13 @@ enum pk_status pk_cuda_run(struct pk_exec *x, struct pk_bound *b, const struct p
         return pk_fail(err, PK_EINTERNAL, "more than %d outputs asked for", (int)PK_COUNT(fetched));
     PK_TRY(pk_exec_resolve(b->prog, run, d->feed, fetched, err));
     PK_TRY(reserve_fetch(c, b->prog, fetched, run, err));
-    if (b->prog->loss >= 0) PK_TRY(set_seed(c, run->loss_scale, err));
+    const bool trains = b->prog->loss >= 0, counts = !run->shared || !x->comm || !x->comm->rank;
+    if (trains) PK_TRY(set_seed(c, run->loss_scale, counts, err));
     c->prog = b->prog;
     for (int64_t m = 0; m < run->micros; m++) {
         PK_TRY(feed_inputs(x, b, &run->cut, m, err));
-        PK_TRY(launch(x, b, run->add || m > 0, err));
+        const bool send = trains && x->comm && !run->more && m == run->micros - 1;
+        PK_TRY(launch(x, b, run->add || m > 0, send, err));
         PK_TRY(fetch_outputs(x, b, fetched, run, m, err));
     }
     if (!run->fetches) return PK_OK;
@@ -455,6 +486,7 @@ enum pk_status pk_cuda_update(struct pk_exec *x, const struct pk_optim_step *ste
         return pk_fail(err, PK_EINTERNAL, "%d steps are under way and nobody asks how they went",
                        PK_CUDA_RING);
     PK_TRY(pk_optim_step_check(step, err));
+    if (x->comm) PK_TRY(pk_cuda_receive(x, err));
     pk_cuda_scalars_set(&host->scalars, pk_optim_constants(x->optim), step, x->skip_nan);
     PK_TRY(pk_cuda_check(cudaMemcpyAsync(&small_of(c)->scalars, &host->scalars,
                                          sizeof host->scalars, cudaMemcpyHostToDevice, c->q.stream),
@@ -501,7 +533,7 @@ enum pk_status pk_cuda_result(struct pk_exec *x, int lag, struct pk_exec_result 
     const struct pk_cuda_small *host = &c->host[slot];
     *have = c->enqueued - c->told > lag;
     if (!*have) return PK_OK;
-    PK_TRY(pk_cuda_check(cudaEventSynchronize(c->done[slot]), "training step", err));
+    PK_TRY(pk_cuda_wait_event(c, c->done[slot], err));
     PK_TRY(check_fault(c, &host->fault, err));
     c->told++;
     *out = (struct pk_exec_result){.step = host->report.step,
@@ -516,8 +548,8 @@ enum pk_status pk_cuda_finish(struct pk_exec *x, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     struct pk_cuda_fault fault;
-    PK_TRY(pk_cuda_check(cudaStreamSynchronize(c->copy), "copy", err));
-    PK_TRY(pk_cuda_check(cudaStreamSynchronize(c->q.stream), "training step", err));
+    PK_TRY(pk_cuda_wait_stream(c, c->copy, "copy", err));
+    PK_TRY(pk_cuda_wait_stream(c, c->q.stream, "training step", err));
     PK_TRY(
         pk_cuda_check(cudaMemcpy(&fault, &small_of(c)->fault, sizeof fault, cudaMemcpyDeviceToHost),
                       "faults", err));

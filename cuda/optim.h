@@ -84,6 +84,13 @@ enum pk_status pk_cuda_add_loss(const struct pk_queue *q, struct pk_cuda_report 
 /* low[i] = (bf16)from[i], to nearest even; both in device memory, 16-byte aligned. */
 enum pk_status pk_cuda_cast(const struct pk_queue *q, void *low, const float *from, int64_t count,
                             struct pk_err *err);
+/* wire.cu. to[i] = (float)low[i], of bf16. */
+enum pk_status pk_cuda_widen(const struct pk_queue *q, float *to, const void *low, int64_t count,
+                             struct pk_err *err);
+/* *sum += what the words at `from` amount to as the array number `arena`: another sum, all but
+ * certainly, when a bit or its place changes. The same for the same words, in whatever order. */
+enum pk_status pk_cuda_add_hash(const struct pk_queue *q, uint64_t *sum, const float *from,
+                                int64_t count, uint64_t arena, struct pk_err *err);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,7 @@
 /* report.c -- what 'purkinje doctor' says about the GPU. */
 #include "cuda/backend.h"
 #include "cuda/matmul.h"
+#include "cuda/nccl.h"
 #include "cuda/state.h"
 
 #include <stdlib.h>
@@ -104,6 +105,7 @@ void pk_cuda_report(struct pk_text *out, bool measure)
     add_version(out, "gpu driver", driver, "none is loaded");
     add_version(out, "gpu runtime", runtime, "unknown");
     pk_matmul_describe(out);
+    pk_nccl_report(out);
     add_devices(out);
     if (pk_cuda_usable(&why) != PK_OK)
         pk_text_add(out, "%-12s not usable: %s\n", "cuda", why.message);

@@ -3,6 +3,7 @@
 #define PK_CUDA_STATE_H
 
 #include "cuda/backend.h"
+#include "cuda/nccl.h"
 #include "cuda/optim.h"
 #include "cuda/queue.h"
 
@@ -13,6 +14,29 @@ enum {
 struct pk_cuda_block { // one allocation of device memory
     void *memory;
     int64_t bytes;
+};
+
+struct pk_cuda_range { // elements [first, first + count) of the flat arenas
+    int64_t first, count;
+};
+
+/* Part of a program, captured as a graph of its own: at its end the gradients of one bucket have
+ * been touched for the last time. A program without gradients, or of one rank alone, is one part.
+ */
+struct pk_cuda_part {
+    int64_t end;                 // nodes up to here
+    struct pk_cuda_range *range; // [ranges] of the bucket
+    int32_t ranges;
+    cudaGraphExec_t graph[2]; // [gradients and loss are added to those before]
+};
+
+struct pk_cuda_ranks { // several ranks: how gradients meet; all zero for one
+    struct pk_nccl *nccl;
+    cudaStream_t stream;      // buckets travel here beside the backward pass
+    cudaEvent_t ready;        // a bucket is complete
+    cudaEvent_t summed;       // all buckets and the loss are sums over ranks
+    bool sent;                // all of this step's are under way
+    struct pk_cuda_block low; // bf16 copies of gradients, of the flat arena's length
 };
 
 struct pk_cuda { // pk_exec.device
@@ -34,10 +58,11 @@ struct pk_cuda { // pk_exec.device
     struct pk_cuda_optim *optim;
     cudaGraphExec_t update;     // NULL until first used
     int64_t enqueued, told;     // optimizer steps since open
-    float seed;                 // what small->seed holds
+    float seed[2];              // what small->seed and small->counted hold
     const struct pk_prog *prog; // of the last run, to name a faulty node
     struct pk_cuda_block fetch; // pinned host memory
-    void *pinned[64];           // registered with the driver by pin()
+    struct pk_cuda_ranks ranks;
+    void *pinned[64]; // registered with the driver by pin()
     int pins;
 };
 
@@ -46,7 +71,9 @@ struct pk_cuda_small {
     struct pk_cuda_scalars scalars; // host -> device before each update
     struct pk_cuda_report report;   // device -> host after it
     struct pk_cuda_fault fault;
-    float seed; // d objective / d loss of the runs
+    uint64_t hash; // scratch of pk_exec_hash
+    float seed;    // d objective / d loss of the runs
+    float counted; // the same for the report's loss: 0 where another rank counts it
 };
 
 /* cudaMalloc into *b. what: for the message and the table.
@@ -57,6 +84,28 @@ void pk_cuda_release(struct pk_cuda_block *b);
 
 /* The facts about device 0, and a stream on it. */
 enum pk_status pk_cuda_open_queue(struct pk_queue *q, struct pk_err *err);
+
+/* ranks.c: which device this rank takes; joining and leaving them; the buckets of a program, of at
+ * most PK_CUDA_BUCKETS, in *out [*parts], which the caller frees with pk_cuda_free_parts. */
+enum { PK_CUDA_BUCKETS = 4 };
+enum pk_status pk_cuda_pick(const struct pk_exec *x, int *device, struct pk_err *err);
+enum pk_status pk_cuda_connect(struct pk_exec *x, struct pk_text *out, struct pk_err *err);
+void pk_cuda_disconnect(struct pk_cuda *c);
+enum pk_status pk_cuda_parts(const struct pk_exec *x, const struct pk_prog *p,
+                             struct pk_cuda_part **out, int32_t *parts, struct pk_err *err);
+void pk_cuda_free_parts(struct pk_cuda_part *part, int32_t parts);
+/* After the part was enqueued for the last time in this step: its gradients go to the other ranks
+ * beside what is enqueued later, with the last part the loss, too. */
+enum pk_status pk_cuda_send(struct pk_exec *x, const struct pk_cuda_part *part, bool last,
+                            struct pk_err *err);
+/* The compute stream goes on when all have arrived. */
+enum pk_status pk_cuda_receive(struct pk_exec *x, struct pk_err *err);
+/* Ways to wait that end when another rank has failed; with one rank the plain ones. */
+enum pk_status pk_cuda_wait_event(struct pk_cuda *c, cudaEvent_t e, struct pk_err *err);
+enum pk_status pk_cuda_wait_stream(struct pk_cuda *c, cudaStream_t s, const char *what,
+                                   struct pk_err *err);
+/* After an error, or where errors are of no interest: nothing is under way any more. */
+void pk_cuda_quiet(struct pk_cuda *c);
 
 /* bench.c */
 enum pk_status pk_cuda_time_op(struct pk_op_timing *t, struct pk_err *err);

@@ -214,7 +214,9 @@ const struct pk_command pk_cmd_pretrain = {
         "goes on bit-exactly. Prints the run's folder.\n\n"
         "As one of several ranks ('purkinje launch', srun, mpirun, torchrun) it trains on its "
         "share\n"
-        "of each batch, on CPUs. The run of 1, 2, 4 or 8 ranks is the same to the last bit.",
+        "of each batch. On CPUs the run of 1, 2, 4 or 8 ranks is the same to the last bit; on "
+        "GPUs, one\n"
+        "for each rank, NCCL (2.14 or later) sums the gradients.",
     .options = options,
     .examples = pretrain_examples,
     .run = run_pretrain};

@@ -159,8 +159,8 @@ static enum pk_status prepare_from(struct finetune *f, const struct pk_model_fil
         return pk_fail(err, PK_ERECIPE, "%s: the window must be as long as data.crop",
                        pk_recipe_origin(r, "evaluation.window"));
     PK_TRY(pk_goal_prepare(&f->goal, &f->model, f->batch, err));
-    PK_TRY(pk_micro_batch(r, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
-                          &f->model.encoder, f->t.backend != NULL, &f->micro, err));
+    PK_TRY(pk_trainer_micro(&f->t, f->batch, pk_encoder_tokens(&f->model.signal, &f->model.encoder),
+                            &f->model.encoder, &f->micro, err));
     PK_TRY(pk_trainer_precision(&f->t, err));
     PK_TRY(pk_trainer_share_out(&f->t, f->batch / f->micro, f->micro, false, &f->micros, err));
     PK_TRY(build_stage(f, err));
@@ -499,6 +499,7 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     uint8_t own = resume && leads && pk_trainer_has_checkpoint(dir);
     if (f->t.comm) PK_TRY(pk_comm_broadcast(f->t.comm, 0, &own, sizeof own, err));
     PK_TRY(pk_trainer_together(&f->t, prepare_rank(f, own ? dir : NULL, err), err));
+    PK_TRY(pk_trainer_connect(&f->t, err));
     PK_TRY(pk_trainer_together(&f->t, leads ? begin(f, o, err) : PK_OK, err));
     PK_TRY(share_state(f, err));
     for (int64_t i = 0; i < pk_recipe_count(r, "stages"); i++)

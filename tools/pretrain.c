@@ -307,6 +307,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
                                      : pk_run_check(dir, o->mode, err);
     PK_TRY(pk_trainer_together(&p->t, s, err));
     PK_TRY(pk_trainer_together(&p->t, prepare(p, err), err));
+    PK_TRY(pk_trainer_connect(&p->t, err));
     PK_TRY(pk_trainer_together(&p->t, leads ? begin(p, o, dir, step, err) : PK_OK, err));
     PK_TRY(share_state(p, step, err));
     pk_progress_begin(&p->t.progress, stderr, "pretrain", *step, p->s.steps, 10, p->t.quiet,

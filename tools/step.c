@@ -80,8 +80,8 @@ enum pk_status pk_step_create(struct pk_step *out, struct pk_trainer *t,
     s->encoder = s->objective->encoder(&s->model);
     s->ema = s->objective->ema(&s->model);
     PK_TRY(pk_trainer_precision(t, err));
-    PK_TRY(pk_micro_batch(r, s->batch, s->objective->tokens(&s->model), &s->encoder,
-                          t->backend != NULL, &s->micro, err));
+    PK_TRY(pk_trainer_micro(t, s->batch, s->objective->tokens(&s->model), &s->encoder, &s->micro,
+                            err));
     s->ranks = pk_trainer_ranks(t);
     PK_TRY(pk_trainer_share_out(t, s->batch / s->parts / s->micro, s->micro, s->objective->coupled,
                                 &s->micros, err));

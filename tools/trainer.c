@@ -128,6 +128,9 @@ enum pk_status pk_trainer_join(struct pk_trainer *t, struct pk_comm *comm, struc
     enum pk_status s = pk_xxh64_file("/proc/self/exe", &program, &bytes, err);
     PK_TRY(pk_comm_agree(comm, s, err));
     PK_TRY(pk_comm_same(comm, program, "program (the file of purkinje " PK_VERSION ")", err));
+    PK_TRY(pk_comm_same(comm, t->backend != NULL,
+                        "device (--device cuda or cpu chooses one that all have)", err));
+    PK_TRY(pk_comm_locate(comm, err));
     PK_TRY(pk_comm_same(comm, (uint64_t)pk_isa_best(),
                         "instruction set of the CPU (PURKINJE_ISA=avx2 or portable chooses one "
                         "that all have)",
@@ -140,6 +143,30 @@ enum pk_status pk_trainer_together(struct pk_trainer *t, enum pk_status s, struc
     if (t->comm) s = pk_comm_agree(t->comm, s, err);
     t->agreed = t->comm && s != PK_OK;
     return s;
+}
+
+enum pk_status pk_trainer_micro(const struct pk_trainer *t, int64_t batch, int32_t tokens,
+                                const struct pk_encoder *encoder, int64_t *micro,
+                                struct pk_err *err)
+{
+    const int64_t ranks = t->backend ? pk_trainer_ranks(t) : 1; // CPUs share out the micro-batches
+    if (batch % ranks)
+        return pk_fail(err, PK_ERECIPE,
+                       "%s: train.batch_size is %lld records, which cannot be shared out to %lld "
+                       "ranks on GPUs\nhelp: choose a number of ranks that divides it",
+                       pk_recipe_origin(t->recipe, "train.batch_size"), (long long)batch,
+                       (long long)ranks);
+    return pk_micro_batch(t->recipe, batch / ranks, tokens, encoder, t->backend != NULL, micro,
+                          err);
+}
+
+enum pk_status pk_trainer_connect(struct pk_trainer *t, struct pk_err *err)
+{
+    struct pk_text where = {0};
+    const enum pk_status s = pk_exec_connect(&t->exec, &where, err);
+    if (s == PK_OK && where.s && !t->quiet) fputs(where.s, stderr);
+    pk_text_free(&where);
+    return pk_trainer_together(t, s, err);
 }
 
 enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, int64_t micro,
@@ -174,15 +201,12 @@ uint32_t pk_trainer_votes(const struct pk_trainer *t, int64_t step)
 
 enum pk_status pk_trainer_replicas(struct pk_trainer *t, struct pk_err *err)
 {
-    const float *arena[] = {t->exec.weight, t->exec.ema, t->exec.m, t->exec.v};
-    const size_t replicas =
-        t->exec.share ? 2 : PK_COUNT(arena); // moments that are shared out have none
-    struct pk_xxh64 h;
+    uint64_t hash;
     if (!t->comm) return PK_OK;
-    pk_xxh64_start(&h);
-    for (size_t i = 0; i < replicas; i++)
-        if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)t->params.elements * sizeof(float));
-    return pk_comm_same(t->comm, pk_xxh64_value(&h), "weights and moments (memory or CPU fail?)",
+    PK_TRY(pk_exec_hash(&t->exec, &hash, err));
+    return pk_comm_same(t->comm, hash,
+                        t->backend ? "weights and moments (memory of the GPU or the CPU fails?)"
+                                   : "weights and moments (memory or CPU fail?)",
                         err);
 }
 
@@ -216,6 +240,13 @@ static void load_choices(struct pk_trainer *t)
         fprintf(stderr, "note: products are timed anew, so bits may differ: %s\n", why.message);
 }
 
+/* Of gradients between GPUs; CPUs sum fp32. */
+static enum pk_dtype wire_of(const struct pk_trainer *t)
+{
+    if (!t->comm || !t->backend) return PK_F32;
+    return strcmp(pk_recipe_str(t->recipe, "train.wire"), "bf16") ? PK_F32 : PK_BF16;
+}
+
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err)
 {
     struct pk_exec_spec spec = {.params = &t->params,
@@ -225,6 +256,7 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .comm = t->comm,
                                 .backend = t->backend,
                                 .zero1 = pk_recipe_bool(t->recipe, "train.zero1"),
+                                .wire = wire_of(t),
                                 .skip_nan =
                                     !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
     PK_TRY(pk_exec_create(&t->exec, &spec, err));

@@ -91,6 +91,13 @@ static inline bool pk_trainer_leads(const struct pk_trainer *t)
 }
 /* pk_comm_agree: a failure of one rank is one of all. */
 enum pk_status pk_trainer_together(struct pk_trainer *t, enum pk_status s, struct pk_err *err);
+/* pk_micro_batch for a batch of all ranks: on a device a micro-batch is all that a rank has of a
+ * part. */
+enum pk_status pk_trainer_micro(const struct pk_trainer *t, int64_t batch, int32_t tokens,
+                                const struct pk_encoder *encoder, int64_t *micro,
+                                struct pk_err *err);
+/* After every rank has its arenas: joins their devices, and says which rank has which. */
+enum pk_status pk_trainer_connect(struct pk_trainer *t, struct pk_err *err);
 /* This rank's part of `micros` micro-batches of `micro` records; pairs: none may be torn.
  * Errors  PK_ERECIPE they cannot be shared out */
 enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, int64_t micro,

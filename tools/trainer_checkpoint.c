@@ -209,6 +209,7 @@ enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err)
             PK_TRY(pk_comm_broadcast(t->comm, 0, arena[i],
                                      (size_t)t->params.elements * sizeof(float), err));
     if (t->exec.share) PK_TRY(share_moments(t, err));
+    PK_TRY(pk_exec_push(&t->exec, err));
     return find_writers(t, err);
 }
 

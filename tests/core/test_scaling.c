@@ -31,7 +31,7 @@ static void test_links(void)
 static void test_by_hand(void)
 {
     const struct pk_scaling_net one = {2, 1, 100, 1, 100}; // 2 ranks: 1 s + bytes / 100
-    struct pk_scaling_bucket b[2] = {{2, 100}};            // 400 bytes: 5 s
+    struct pk_scaling_bucket b[2] = {{2, 100, 1}};         // 400 bytes: 5 s
     struct pk_scaling_step s = {.run_seconds = 10,
                                 .runs = 3,
                                 .bucket = b,
@@ -53,9 +53,9 @@ static void test_by_hand(void)
     CHECK_NEAR(r.exposed, 5, 1e-9);
     b[0].elements = 0; // latency alone
     CHECK_NEAR(simulate(&s, &one, 2).step, 33, 1e-9);
-    b[0] = (struct pk_scaling_bucket){6, 100}; // 26..31, computing slowed by a quarter
+    b[0] = (struct pk_scaling_bucket){6, 100, 1}; // 26..31, computing slowed by a quarter
     CHECK_NEAR(simulate(&s, &one, 2).step, 33, 1e-9);
-    b[1] = (struct pk_scaling_bucket){7, 50}; // waits for the first: 31..34
+    b[1] = (struct pk_scaling_bucket){7, 50, 1}; // waits for the first: 31..34
     s.buckets = 2;
     r = simulate(&s, &one, 2);
     CHECK_NEAR(r.step, 36, 1e-9);
@@ -69,7 +69,7 @@ static void test_by_hand(void)
 static void test_zero1(void)
 {
     const struct pk_scaling_net one = {2, 1, 100, 1, 100};
-    const struct pk_scaling_bucket b = {10, 100};
+    const struct pk_scaling_bucket b = {10, 100, 1};
     const struct pk_scaling_step s = {10, 1, &b, 1, 4, 2, 1, 2, true};
     // scatter .5 + 200/100, norm 1 + 4/100, half of the optimizer, gather .5 + 100/100
     struct pk_scaling_result r = simulate(&s, &one, 2);
@@ -82,7 +82,8 @@ static void test_zero1(void)
 static void test_invariants(void)
 {
     static const int64_t ranks[] = {1, 2, 8, 16, 24, 64, 512};
-    const struct pk_scaling_bucket b[] = {{2e-3, 6000000}, {5e-3, 6000000}, {7e-3, 6000000}};
+    const struct pk_scaling_bucket b[] = {
+        {2e-3, 6000000, 1}, {5e-3, 6000000, 1}, {7e-3, 6000000, 1}};
     for (int late = 0; late < 2; late++)
         for (size_t i = 0; i < PK_COUNT(ranks); i++) {
             double before = 1e9;
@@ -104,10 +105,12 @@ static void test_invariants(void)
 
 static void test_pack(void)
 {
-    const struct pk_scaling_gradient g[] = {{1, 10}, {2, 50}, {3, 10}, {4, 20}, {5, 10}};
+    const struct pk_scaling_gradient g[] = {
+        {1, 10, 0, 0}, {2, 50, 1, 0}, {3, 10, 2, 0}, {4, 20, 3, 0}, {5, 10, 4, 0}};
     struct pk_scaling_bucket b[PK_SCALING_BUCKETS];
     CHECK(pk_scaling_pack(b, 1, g, 5) == 1 && b[0].elements == 100 && b[0].ready == 5);
     CHECK(pk_scaling_pack(b, 2, g, 5) == 2); // 10 + 50 pass the half
+    CHECK(b[0].gradients == 2 && b[1].gradients == 3);
     CHECK(b[0].elements == 60 && b[0].ready == 2 && b[1].elements == 40 && b[1].ready == 5);
     CHECK(pk_scaling_pack(b, 64, g, 5) == 5); // never split
     for (int i = 0; i < 5; i++) CHECK(b[i].elements == g[i].elements && b[i].ready == g[i].ready);
@@ -135,10 +138,17 @@ static void test_readiness(void)
     int64_t n;
     CHECK_OK(pk_scaling_gradients(&g, &n, &p, seconds, &err), &err);
     CHECK(n == 3);
-    CHECK(g[0].elements == 2 && g[0].ready == 3);
-    CHECK(g[1].elements == 5 && g[1].ready == 3);
-    CHECK(g[2].elements == 7 && g[2].ready == 7);
+    CHECK(g[0].elements == 5 && g[0].ready == 3); // by parameter where nodes are the same
+    CHECK(g[1].elements == 2 && g[1].ready == 3);
+    CHECK(g[2].elements == 7 && g[2].ready == 7 && g[2].node == 2);
+    CHECK(g[0].param == 1 && g[1].param == 3 && g[2].param == 0);
     free(g);
+    node[3].n_in = 1; // the gradient of 1 is also read: not to be summed before
+    node[3].in[0] = 1;
+    CHECK_OK(pk_scaling_gradients(&g, &n, &p, NULL, &err), &err);
+    CHECK(n == 3 && g[2].param == 1 && g[2].node == 3 && g[2].ready == 4);
+    free(g);
+    node[3].n_in = 0;
     const struct pk_prog nothing = {
         .value = value, .values = 5, .node = node + 3, .nodes = 1, .params = &params};
     CHECK_FAILS(pk_scaling_gradients(&g, &n, &nothing, seconds, &err), PK_EINVAL, &err,
@@ -147,7 +157,7 @@ static void test_readiness(void)
 
 static void test_refused(void)
 {
-    const struct pk_scaling_bucket b = {1, 1};
+    const struct pk_scaling_bucket b = {1, 1, 1};
     const struct pk_scaling_step good = {1, 1, &b, 1, 4, 4, 1, 0, false};
     struct pk_scaling_step s = good;
     struct pk_scaling_result r;

@@ -313,6 +313,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     if (!p || device) return give(p ? cudaErrorInvalidDevice : cudaErrorInvalidValue);
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "Purkinje host executor");
+    memcpy(p->uuid.bytes, "host executor", 13); // one device, whoever asks
     p->totalGlobalMem = ctx().device_limit;
     p->sharedMemPerBlock = SHARED_DEFAULT;
     p->regsPerBlock = p->regsPerMultiprocessor = 65536;

@@ -74,7 +74,8 @@ bool ready(const pk_host_stream *s)
     if (s->queue.empty()) return false;
     for (const pk_host_work_ptr &w : s->queue.front()->after)
         if (!w->done) return false;
-    return true;
+    const pk_host_work &front = *s->queue.front();
+    return !front.may || front.may();
 }
 
 void run_front(pk_host_stream *s)
@@ -83,6 +84,7 @@ void run_front(pk_host_stream *s)
     s->queue.pop_front();
     if (w->run) w->run();
     w->run = nullptr;
+    w->may = nullptr;
     w->after.clear();
     w->seconds = now();
     w->done = true;
@@ -97,7 +99,10 @@ void step_towards(const pk_host_work_ptr &w)
         for (const pk_host_work_ptr &a : front->after)
             if (!a->done) blocker = a.get();
         if (!blocker) {
-            run_front(front->stream);
+            if (!front->may || front->may())
+                run_front(front->stream);
+            else // as a device would spin
+                std::this_thread::sleep_for(std::chrono::microseconds(50));
             return;
         }
         at = blocker;
@@ -140,7 +145,7 @@ cudaError_t enqueue_captured(pk_host_stream *s, std::function<void()> run)
 } // namespace
 
 cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_ptr *out,
-                    const pk_host_work_ptr &also)
+                    const pk_host_work_ptr &also, std::function<bool()> may)
 {
     context &c = ctx();
     if (s->capture) return enqueue_captured(s, std::move(run));
@@ -153,6 +158,7 @@ cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_p
                 }
     pk_host_work_ptr w = std::make_shared<pk_host_work>();
     w->run = std::move(run);
+    w->may = std::move(may);
     w->stream = s;
     if (also) w->after.push_back(also);
     if (s == &c.legacy) {
@@ -196,6 +202,7 @@ void drop_all()
     for (pk_host_stream *s : ctx().streams) {
         for (const pk_host_work_ptr &w : s->queue) {
             w->run = nullptr;
+            w->may = nullptr;
             w->after.clear();
             w->done = true;
         }
@@ -301,6 +308,18 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void *user)
     pk_host_stream *s = find_stream(stream);
     if (!s || !fn) return give(s ? cudaErrorInvalidValue : cudaErrorInvalidResourceHandle);
     return give(enqueue(s, [fn, user] { fn(user); }));
+}
+
+cudaError_t pk_host_await(cudaStream_t stream, bool (*done)(void *user), void (*then)(void *user),
+                          void *user)
+{
+    api a("pk_host_await");
+    if (a.error) return give(a.error);
+    pk_host_stream *s = find_stream(stream);
+    if (!s) return give(cudaErrorInvalidResourceHandle);
+    if (s->capture) return give(cudaErrorStreamCaptureUnsupported);
+    return give(enqueue(
+        s, [then, user] { then(user); }, nullptr, nullptr, [done, user] { return done(user); }));
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)

@@ -20,6 +20,7 @@
  * depends on. */
 struct pk_host_work {
     std::function<void()> run; // empty for markers
+    std::function<bool()> may; // what somebody outside does first; empty: nothing
     std::vector<std::shared_ptr<pk_host_work>> after;
     pk_host_stream *stream;
     bool done = false;
@@ -106,9 +107,10 @@ void report(const std::string &text);
 
 pk_host_stream *find_stream(cudaStream_t s); // null: no such stream
 uint64_t next_random(context &c);
-/* Adds work to a stream, or to the graph it is captured into; it also waits for `also`. */
+/* Adds work to a stream, or to the graph it is captured into; it also waits for `also`, and until
+ * `may` is true (not in a graph). */
 cudaError_t enqueue(pk_host_stream *s, std::function<void()> run, pk_host_work_ptr *out = nullptr,
-                    const pk_host_work_ptr &also = nullptr);
+                    const pk_host_work_ptr &also = nullptr, std::function<bool()> may = nullptr);
 void force(const pk_host_work_ptr &w);
 void force_stream(pk_host_stream *s);
 void force_all();

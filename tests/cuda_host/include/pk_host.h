@@ -49,6 +49,11 @@ void pk_host_fail_call(const char *function, int nth, cudaError_t error);
 /* The device's compute capability, 90 unless said, and its number of SMs, 132 unless said. */
 void pk_host_device_facts(int arch, int sms);
 
+/* Work of a stream that depends on another process: `then` runs when `done` says so, asked again
+ * and again after all work before it. Not to be captured. */
+cudaError_t pk_host_await(cudaStream_t stream, bool (*done)(void *user), void (*then)(void *user),
+                          void *user);
+
 /* Device memory now allocated, in bytes, and in number of allocations. */
 size_t pk_host_device_bytes(void);
 size_t pk_host_device_allocations(void);

@@ -1,0 +1,217 @@
+"""Several ranks on the CUDA backend, with tests/cuda_host/fake_nccl.c between them: the run of n ranks is the run
+of one, to the bit where both add the same numbers and up to the rounding of sums where not; replicas are equal
+bit for bit (the runs compare them, and a wrong bit is found); gradients leave in buckets, during the last backward
+pass, and nobody touches them on their way; whatever fails at one rank ends all of them, soon and by name."""
+import array
+import os
+import shutil
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
+import runs  # noqa: E402
+from runs import CLASSIFY, JEPA, TINY, expect, good, metrics, purkinje, refused, same, scratch, state, steps_on_disk  # noqa: E402
+
+FAKE = os.environ["PK_FAKE_NCCL"]
+runs.ENV.update(PURKINJE_DEVICE="cuda", PURKINJE_NCCL=FAKE, PURKINJE_SHARE_GPU="1")
+STEPS = 3
+FP32 = ["train.precision=fp32", f"train.steps={STEPS}", "output.checkpoint.every=2"]
+HALVES = ["train.micro_batch=8"]  # what each of two ranks has, so that one adds the same two numbers
+SMALL = [*TINY, "data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=2",
+         "output.checkpoint.every=3"]
+MAE = ["pretrain", "mae_demo", *SMALL, "data.crop=0.5s", "objective.decoder.width=16", "objective.decoder.depth=1",
+       "objective.decoder.heads=2"]
+SIMCLR = ["pretrain", "simclr_demo", *SMALL]
+MOCO = [*SIMCLR, "objective.momentum=true", "objective.projection.norm=false"]
+
+
+def ranks(n):
+    return ["launch", "-n", n]
+
+
+def with_env(**env):
+    """For the next runs; returns what takes it back."""
+    before = dict(runs.ENV)
+    runs.ENV.update(env)
+
+    def back():
+        runs.ENV.clear()
+        runs.ENV.update(before)
+
+    return back
+
+
+def arena(run, name):
+    """All numbers of a file of the newest checkpoint, by tensor."""
+    path = os.path.join(run, "checkpoints", f"step-{steps_on_disk(run)[-1]:09d}", name)
+    out = array.array("f")
+    for _, (_, _, raw) in sorted(runs.tensors(path).items()):
+        out.frombytes(raw)
+    return out
+
+
+def distance(run, reference, name):
+    """|a - b| / |b|"""
+    a, b = arena(run, name), arena(reference, name)
+    if not expect(len(a) == len(b) and len(a) > 1000, f"{run}: {len(a)} and {len(b)} numbers in {name}"):
+        return 1.0
+    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(y * y for y in b)) ** 0.5
+
+
+# The first moment is linear in the gradients: a relative error of each sum is one of it. An fp32 sum over ranks and
+# one over a micro-batch cut in two differ by a few roundings of 2^-24; 16 of them are allowed. On a bf16 wire each
+# rank's gradient and each partial sum is rounded by at most 2^-9.
+NEAR = {"fp32": 16 * 2.0**-24, "bf16": 2 * 2.0**-9}
+
+
+def near(run, reference, wire, what):
+    for name in ("model.safetensors", "moment1.safetensors"):
+        d = distance(run, reference, name)
+        expect(d <= NEAR[wire], f"{what}: {name} is {d:.2g} away, {NEAR[wire]:.2g} are allowed")
+    for a, b in zip(metrics(run), metrics(reference)):
+        expect(a["step"] == b["step"] and abs(a["loss"] - b["loss"]) <= NEAR[wire] * abs(b["loss"]),
+               f"{what}: loss {a['loss']}, not {b['loss']}, at step {a['step']}")
+    expect(state(run) == "done" and len(metrics(run)) == len(metrics(reference)), f"{what}: {state(run)}")
+
+
+def check_bits(root, name, command):
+    one, two = os.path.join(root, f"{name}-1"), os.path.join(root, f"{name}-2")
+    good(*command, *FP32, *HALVES, f"output.dir={one}", "--quiet")
+    good(*ranks(2), *command, *FP32, *HALVES, f"output.dir={two}", "--quiet")
+    same(two, one, f"{name} on 2 ranks")
+
+def check_finetuning(root):
+    """A probe, then everything: another program, with other gradients, after the first stage."""
+    out = {}
+    for n in (1, 2):
+        run = out[n] = os.path.join(root, f"classify-{n}")
+        good(*ranks(n), *CLASSIFY, f"init_from={root}/halves-1", "train.precision=fp32", *HALVES, "stages.0.steps=2",
+             "stages.1.steps=2", f"output.dir={run}", "--quiet")
+    same(out[2], out[1], "fine-tuning on 2 ranks")
+
+
+def trace(path):
+    with open(path) as f:
+        return [(kind, int(count), int(kernels)) for _, kind, count, kernels in (line.split() for line in f)]
+
+
+def check_buckets(root, one):
+    """Both schedules of the executor, and what went over the wire and when."""
+    for schedule in ("early", "late"):
+        run, path = os.path.join(root, f"jepa-{schedule}"), os.path.join(root, f"trace-{schedule}")
+        back = with_env(PK_CUDA_HOST_SCHEDULE=schedule, FAKE_NCCL_TRACE=path)
+        r = good(*ranks(2), *JEPA, *FP32, f"output.dir={run}")
+        back()
+        near(run, one, "fp32", f"2 ranks, {schedule}")
+        for word in ("rank 0    GPU 0 of ", "rank 1    GPU 0 of ", "NCCL 2.27.3", "micro-batches of 8 on each of 2 ranks"):
+            expect(word in r.stderr, f"nothing says '{word}': {r.stderr}")
+    sums = trace(os.path.join(root, "trace-early"))
+    step = sums[:[kind for kind, _, _ in sums].index("f64") + 1]
+    expect(len(step) >= 3 and len(sums) == STEPS * len(step), f"{len(sums)} sums in {STEPS} steps of {len(step)}")
+    expect([s[:2] for s in sums] == STEPS * [s[:2] for s in step], "steps do not send the same")
+    trained = sum(len(raw) // 4 for key, (_, _, raw) in runs.weights(one).items() if key.startswith("moment1"))
+    sent = sum(count for kind, count, _ in step if kind == "f32")
+    expect(trained <= sent <= 1.2 * trained, f"{sent} gradients of {trained} are sent")  # and padding
+    # what else runs before a sum is a matter of chance; in no step would mean that all wait for the end
+    spread = [sums[k + len(step) - 1][2] - sums[k][2] for k in range(0, len(sums), len(step))]
+    expect(max(spread) > 20, f"between the first bucket and the last {spread} kernels run")
+    return len(step)
+
+
+def check_rounding(root, one, sums):
+    four, wire, parts = (os.path.join(root, f"jepa-{x}") for x in ("4", "wire", "parts"))
+    good(*ranks(4), *JEPA, *FP32, f"output.dir={four}", "--quiet")
+    near(four, one, "fp32", "4 ranks")
+    path = os.path.join(root, "trace-wire")
+    back = with_env(FAKE_NCCL_TRACE=path)
+    good(*ranks(2), *JEPA, *FP32, "train.wire=bf16", f"output.dir={wire}", "--quiet")
+    near(wire, one, "bf16", "2 ranks, gradients as bf16")
+    expect({kind for kind, _, _ in trace(path)} == {"bf16", "f64"}, f"sent {trace(path)[:9]}")
+    os.unlink(path)
+    good(*ranks(2), *JEPA, *FP32, "train.precision=bf16", "train.accumulate=2", f"output.dir={parts}", "--quiet")
+    back()
+    expect(len(trace(path)) == STEPS * sums, f"{len(trace(path))} sums in {STEPS} steps of two parts, {sums} wanted in each")
+    good(*JEPA, *FP32, "train.precision=bf16", "train.accumulate=2", f"output.dir={parts}-1", "--quiet")
+    near(parts, f"{parts}-1", "fp32", "2 ranks, 2 parts")
+
+
+def check_resume(root):
+    """From the checkpoint of a run of two ranks, on as many."""
+    whole, run = os.path.join(root, "mae-2"), os.path.join(root, "mae-resumed")
+    shutil.copytree(whole, run, symlinks=True)
+    folder = os.path.join(run, "checkpoints")
+    expect(steps_on_disk(run) == [2, 3], f"{steps_on_disk(run)}")
+    shutil.rmtree(os.path.join(folder, "step-000000003"))
+    if os.path.lexists(os.path.join(folder, "latest")):
+        os.unlink(os.path.join(folder, "latest"))
+    r = purkinje(*ranks(2), "resume", run, "--quiet")
+    expect(r.returncode == 0, f"resumed: {r.returncode} {r.stderr}")
+    expect(runs.weights(run) == runs.weights(whole), "resumed on 2 ranks: other weights")
+
+
+def check_refused(root):
+    bad = os.path.join(root, "bad")
+    two = [*ranks(2), *JEPA, *FP32, f"output.dir={bad}", "--quiet"]
+    for code, env, words in (
+            (69, {"PURKINJE_NCCL": "/nowhere/libnccl.so"}, ["/nowhere/libnccl.so", "NCCL 2.14", "--device cpu"]),
+            (69, {"PURKINJE_NCCL": f"{os.environ['PURKINJE']}"}, ["cannot be loaded"]),
+            (69, {"FAKE_NCCL_VERSION": "21212"}, ["NCCL 2.12.12", "2.14 or later"]),
+            (2, {"PURKINJE_SHARE_GPU": "0"}, ["ranks 0 and 1 would both train on GPU 0", "CUDA_VISIBLE_DEVICES"]),
+            (71, {"FAKE_NCCL_FAULT": "init", "FAKE_NCCL_RANK": "1"}, ["rank 1 of 2: connecting", "says the test"]),
+            (71, {"FAKE_NCCL_FAULT": "connect", "FAKE_NCCL_RANK": "0"}, ["rank 0 of 2: connecting", "remote"])):
+        back = with_env(**env)
+        begun = time.time()
+        refused(code, words, *two)
+        expect(time.time() - begun < 60, f"{env}: {time.time() - begun:.0f} s until both had ended")
+        back()
+        expect(not os.path.exists(bad), f"{env}: a refused run leaves a folder")
+    refused(2, ["16 records", "3 ranks", "train.batch_size"], *ranks(3), *JEPA, *FP32, f"output.dir={bad}")
+
+
+def check_faults(root):
+    """In the third step of many; each step has five sums."""
+    for fault, n, words in (("call", 2, ["rank 1 of 2: the gradient sum", "says the test"]),
+                            ("error", 2, ["rank 1", "NCCL", "remote"]),
+                            ("die", 4, ["rank 1", "SIGKILL"]),
+                            ("stall", 2, ["no progress"]),
+                            ("flip", 2, ["rank 1 differs", "weights and moments"])):
+        run = os.path.join(root, fault)
+        back = with_env(FAKE_NCCL_FAULT=fault, FAKE_NCCL_RANK="1", FAKE_NCCL_AT="12",
+                        **({"PURKINJE_WATCHDOG": "4"} if fault == "stall" else {}))
+        begun = time.time()
+        refused(71, words, *ranks(n), *JEPA, "train.precision=fp32", "train.steps=200", "train.batch_size=8",
+                f"output.dir={run}", "--quiet")
+        expect(time.time() - begun < 60, f"{fault}: {time.time() - begun:.0f} s until all had ended")
+        back()
+        expect(state(run) != "done" and all(s <= 3 for s in steps_on_disk(run)), f"{fault}: {steps_on_disk(run)}")
+
+
+def check_nan(root):
+    """A step that is not finite is the same event on all ranks."""
+    run = os.path.join(root, "nan")
+    r = purkinje(*ranks(2), *JEPA, "train.steps=12", f"output.dir={run}", "--quiet", "train.precision=fp32",
+                 "train.learning_rate.peak=100", "train.learning_rate.start=100", "train.weight_decay.start=100",
+                 "train.weight_decay.end=100")
+    expect(r.returncode == 76 and state(run) == "diverged", f"diverging: {r.returncode} {state(run)} {r.stderr}")
+    kept = [f for f in os.listdir(run) if f.startswith("nan-step")]
+    expect(len(kept) == 1, f"kept {kept}")
+
+
+with scratch() as root:
+    os.mkdir(os.path.join(root, "tmp"))
+    runs.ENV["TMPDIR"] = os.path.join(root, "tmp")
+    one = os.path.join(root, "jepa")
+    good(*JEPA, *FP32, f"output.dir={one}", "--quiet")
+    sums = check_buckets(root, one)
+    check_rounding(root, one, sums)
+    check_bits(root, "halves", JEPA)
+    check_bits(root, "mae", MAE)
+    check_bits(root, "simclr", SIMCLR)
+    check_bits(root, "moco", MOCO)
+    check_finetuning(root)
+    check_resume(root)
+    expect(not os.listdir(os.path.join(root, "tmp")), f"left behind: {os.listdir(os.path.join(root, 'tmp'))}")
+    check_refused(root)
+    check_faults(root)
+    check_nan(root)
+sys.exit(1 if runs.failures else 0)
