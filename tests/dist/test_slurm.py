@@ -1,10 +1,13 @@
 """A run under a real Slurm, interrupted five times in the three ways there are (queued again by hand,
 signalled as before a time limit, preempted by a job of higher priority), ends with the bits of a run
-that nothing interrupted. The job is the template that users submit."""
+that nothing interrupted; so does a run of two ranks on two nodes, interrupted three times. A rank that
+is killed ends its job with 71, by name. The job is the template that users submit."""
 import importlib.machinery
 import importlib.util
 import json
 import os
+import re
+import signal
 import sys
 import time
 
@@ -37,13 +40,15 @@ class Finished(Exception):
 
 
 class Job:
-    """The template, submitted; looked at through Slurm's own commands."""
+    """The template, submitted with one rank on each of some nodes; looked at through Slurm's own commands."""
 
     def __init__(self, slurm, run, ranks, steps, log):
         self.slurm, self.run, self.log = slurm, run, log
         env = {**ENV, **slurm.env, "PURKINJE": PROGRAM}
+        if ranks > 1:  # the names of these nodes do not resolve
+            env["PURKINJE_RENDEZVOUS"] = f"{run}.meet"
         r = slurm_here.subprocess.run(
-            ["sbatch", "--parsable", "--nodes=1", f"--ntasks-per-node={ranks}", f"--output={log}", BATCH,
+            ["sbatch", "--parsable", f"--nodes={ranks}", "--ntasks-per-node=1", f"--output={log}", BATCH,
              run, *RECIPE, f"train.steps={steps}"], env=env, capture_output=True, text=True, timeout=30)
         assert r.returncode == 0, r.stderr
         self.id = r.stdout.strip()
@@ -75,7 +80,9 @@ def signal_steps(slurm, job):
 
 
 def preempt(slurm, job):
-    slurm.run("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true", check=True)
+    """By a job that wants all nodes, so that no free one spares this job."""
+    slurm.run("sbatch", "--partition=high", f"--nodes={slurm.nodes}", "--exclusive", "--output=/dev/null",
+              "--wrap=true", check=True)
 
 
 def stopped(run, before):
@@ -87,10 +94,10 @@ def stopped(run, before):
     return state.get("state") == "stopped" and steps_on_disk(run)[-1:] > [before]
 
 
-def interrupted(slurm, root, ranks, steps):
+def interrupted(slurm, root, ranks, ways, steps):
     run, log = f"{root}/interrupted-{ranks}-{steps}", f"{root}/job-{ranks}-{steps}.log"
-    job, saved = Job(slurm, run, ranks, steps, log), [0]
-    for life, how in enumerate((queue_again, signal_steps, preempt, signal_steps, preempt)):
+    job, saved, lives = Job(slurm, run, ranks, steps, log), [0], len(ways)
+    for life, how in enumerate(ways):
         # some steps of its own, from where the checkpoint was
         job.until(lambda: job.show()["JobState"] == "RUNNING" and not stopped(run, -1)
                   and job.steps() > saved[-1] + 1, f"life {life} to take steps")
@@ -104,14 +111,67 @@ def interrupted(slurm, root, ranks, steps):
         pass
     end, said = job.show(), read(log)
     expect(end["JobState"] == "COMPLETED" and end["ExitCode"] == "0:0", f"job ended: {end}\n{said}")
-    expect(end["Restarts"] == "5", f"{end['Restarts']} restarts")
+    expect(end["Restarts"] == str(lives), f"{end['Restarts']} restarts")
+    expect(end["NumNodes"] == str(ranks), f"on {end['NumNodes']} nodes")
     expect(saved == sorted(set(saved)) and saved[-1] < steps, f"interrupted at steps {saved}")
-    # Twice after USR2; after a requeue or preemption too where Slurm lets the script live long enough to say so.
-    expect(2 <= said.count("goes back into the queue") <= 5, f"the script queued itself again twice or more:\n{said}")
-    expect(said.count(": resume ") == 5, f"five lives resumed:\n{said}")
+    # After every USR2; after a requeue or preemption too where Slurm lets the script live long enough to say so.
+    asked = ways.count(signal_steps)
+    expect(asked <= said.count("goes back into the queue") <= lives, f"the script queued itself again:\n{said}")
+    expect(said.count(": resume ") == lives, f"{lives} lives resumed:\n{said}")
+    expect(said.count(f"on each of {ranks} ranks") == (lives + 1 if ranks > 1 else 0), f"{ranks} ranks:\n{said}")
     resumes = json.loads(read(run + "/run.json"))["resumes"]
-    expect(resumes == 5, f"run.json counts {resumes} resumes")
+    expect(resumes == lives, f"run.json counts {resumes} resumes")
     return run, saved[1:]
+
+
+def rank_process(slurm, rank):
+    """The process of a rank: a child of Slurm's step, with the number of its task."""
+    for pid in slurm_here.descendants(os.getpid()):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                env = f.read().split(b"\0")
+            program = os.readlink(f"/proc/{pid}/exe")
+        except OSError:
+            continue
+        if program == os.path.realpath(PROGRAM) and f"SLURM_PROCID={rank}".encode() in env:
+            return pid
+    return None
+
+
+def rank_killed(slurm, root):
+    """kill -9 of one rank: the other says who it was, and where; the job fails with 71, and is not queued again."""
+    run, log = f"{root}/killed", f"{root}/killed.log"
+    job = Job(slurm, run, 2, 1000000, log)
+    job.until(lambda: job.steps() > 3, "the run to take steps")
+    pid = rank_process(slurm, 1)
+    assert pid, f"no process of rank 1\n{read(log)}"
+    os.kill(pid, signal.SIGKILL)
+    job.until(lambda: job.show()["JobState"] == "FAILED", "the job to fail")
+    end, said = job.show(), read(log)
+    expect(end["ExitCode"] == "71:0" and end["Restarts"] == "0", f"a killed rank: {end}\n{said}")
+    lines = [line for line in said.splitlines() if line.startswith("error:")]
+    # the step is that of the last beat; on a busy machine there may have been none
+    wanted = rf"error: rank 1 \({os.uname().nodename}, process {pid}\) died( at step \d+ in [a-z -]+)?"
+    expect(len(lines) == 1 and re.fullmatch(wanted, lines[0]), f"a killed rank: {lines}\n{said}")
+    print(lines and lines[0], flush=True)
+
+
+def survives(slurm, root, ranks, ways):
+    """The run's folder; its twin without interruptions is a single process."""
+    begun = time.monotonic()
+    for steps in (100, 400, 1600):
+        try:
+            run, saved = interrupted(slurm, root, ranks, ways, steps)
+            break
+        except Finished as early:
+            print(f"{steps} steps were over while waiting for {early}; again with more", flush=True)
+    else:
+        raise SystemExit("this machine is too fast for this test: give it more steps")
+    reference = f"{root}/reference-{steps}"
+    if not os.path.exists(reference):
+        good(*RECIPE, f"train.steps={steps}", f"output.dir={reference}")
+    same(run, reference, f"{ranks} ranks interrupted at steps {saved} of {steps}")
+    print(f"{ranks} ranks interrupted at steps {saved} of {steps}: {time.monotonic() - begun:.1f} s", flush=True)
 
 
 def main():
@@ -120,24 +180,13 @@ def main():
         print(f"no Slurm: {why}")
         # CI installs it (tools/setup --test): there, a skipped test would be a lost one
         return 1 if os.environ.get("CI") == "true" else 77
-    begun = time.monotonic()
-    with scratch() as root, slurm_here.Slurm(nodes=1) as slurm:
-        for steps in (100, 400, 1600):
-            try:
-                run, saved = interrupted(slurm, root, ranks=1, steps=steps)
-                break
-            except Finished as early:
-                print(f"{steps} steps were over while waiting for {early}; again with more", flush=True)
-        else:
-            raise SystemExit("this machine is too fast for this test: give it more steps")
-        print(f"five interruptions: {time.monotonic() - begun:.1f} s", flush=True)
-        reference = f"{root}/reference"
-        good(*RECIPE, f"train.steps={steps}", f"output.dir={reference}")
-        same(run, reference, f"interrupted at steps {saved} of {steps}")
+    with scratch() as root, slurm_here.Slurm(nodes=2) as slurm:
+        survives(slurm, root, 1, (queue_again, signal_steps, preempt, signal_steps, preempt))
+        survives(slurm, root, 2, (signal_steps, preempt, queue_again))
+        rank_killed(slurm, root)
         folder, ours = slurm.root, {d.pid for d in slurm.daemons}
         slurm.stop()
         expect(not slurm.alive(ours) and not os.path.exists(folder), "Slurm left something behind")
-    print(f"interrupted at steps {saved} of {steps}; {time.monotonic() - begun:.1f} s")
     return 1 if failures else 0
 
 
