@@ -117,7 +117,7 @@ def interrupted(slurm, root, ranks, ways, steps):
     # After every USR2; after a requeue or preemption too where Slurm lets the script live long enough to say so.
     asked = ways.count(signal_steps)
     expect(asked <= said.count("goes back into the queue") <= lives, f"the script queued itself again:\n{said}")
-    expect(said.count(": resume ") == lives, f"{lives} lives resumed:\n{said}")
+    expect(said.count("holds this run: resuming it") == lives, f"{lives} lives resumed:\n{said}")
     expect(said.count(f"on each of {ranks} ranks") == (lives + 1 if ranks > 1 else 0), f"{ranks} ranks:\n{said}")
     resumes = json.loads(read(run + "/run.json"))["resumes"]
     expect(resumes == lives, f"run.json counts {resumes} resumes")

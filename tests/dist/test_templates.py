@@ -1,10 +1,11 @@
 """The templates of tools/cluster, checked as far as that goes without their clusters: fields that the
-schedulers require or refuse, names that have to agree, exit codes, files, packages; and the scripts
-in them run. The sbatch template is run by test_slurm.py."""
+schedulers require or refuse, names that have to agree, exit codes, files, packages; and what they start
+runs here, as all its pods, interrupted and begun again. The sbatch template is run by test_slurm.py."""
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import yaml
 PROGRAM, SOURCE = os.environ["PURKINJE"], os.environ["PK_SOURCE_DIR"]
 CLUSTER = SOURCE + "/tools/cluster"
 ENV = {**os.environ, "PURKINJE": PROGRAM}
+MPIRUN = shutil.which("mpirun.openmpi") or shutil.which("mpirun")
 
 
 def text(path):
@@ -34,7 +36,8 @@ def policy(job):
     names = [c["name"] for c in pod["containers"]]
     assert pod["restartPolicy"] == "Never"  # else Kubernetes refuses the policy
     assert pod["terminationGracePeriodSeconds"] >= 60  # time for the checkpoint
-    assert job["backoffLimit"] == 6  # waits of 10 s, doubled: more than the ten minutes of a run's lock
+    # 6 for each of two pods; waits of 10 s, doubled: more than the ten minutes of a run's lock
+    assert job["backoffLimit"] == 12
     said = {}
     for rule in job["podFailurePolicy"]["rules"]:
         assert len(set(rule) & {"onExitCodes", "onPodConditions"}) == 1, rule  # exactly one of them
@@ -54,14 +57,14 @@ def policy(job):
     return list(mounts.values())
 
 
-def command(image, words, args, mounts):
-    """What the container starts: a script that the package installs, with a recipe that exists."""
+def command(image, words, mounts):
+    """What a container starts: the program of the image, with a recipe that exists."""
     assert image == f"purkinje:{VERSION}", image
-    assert words == ["/usr/share/purkinje/cluster/start_or_resume"], words
-    run, verb, recipe = args[:3]
-    assert any(run.startswith(m + "/") for m in mounts) and verb in ("pretrain", "finetune"), args
+    program, verb, recipe, folder, again = words
+    assert program == "purkinje" and verb in ("pretrain", "finetune") and again == "--or-resume", words
+    assert folder.startswith("output.dir=") and any(folder[11:].startswith(m + "/") for m in mounts), words
     assert os.path.exists(f"{SOURCE}/recipes/{recipe}.yaml"), recipe
-    return [f"{CLUSTER}/start_or_resume", *args]
+    return words
 
 
 def indexed_job():
@@ -72,11 +75,16 @@ def indexed_job():
     assert service["spec"]["selector"] == {"job-name": name}
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     spec = job["spec"]
-    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] == 1
+    assert service["spec"]["publishNotReadyAddresses"] is True  # ranks wait for each other by name
+    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] == 2
     assert spec["template"]["spec"]["subdomain"] == service["metadata"]["name"]
     mounts = policy(spec)
     (c,) = spec["template"]["spec"]["containers"]
-    return command(c["image"], c["command"], c["args"], mounts)
+    env = {e["name"]: e["value"] for e in c["env"]}
+    assert env["MASTER_ADDR"] == f"{name}-0.{service['metadata']['name']}"
+    assert env["WORLD_SIZE"] == str(spec["completions"])
+    words = command(c["image"], c["command"] + c["args"], mounts)
+    return words, [{**env, "JOB_COMPLETION_INDEX": str(i)} for i in range(spec["completions"])]
 
 
 def train_job():
@@ -91,32 +99,125 @@ def train_job():
     inner = replicated["template"]["spec"]
     assert replicated["name"] == inner["template"]["spec"]["containers"][0]["name"] == "node"
     mounts = policy(inner)
-    t = job["spec"]["trainer"]
-    assert t["numNodes"] == runtime["spec"]["mlPolicy"]["numNodes"] == 1
+    t, policies = job["spec"]["trainer"], runtime["spec"]["mlPolicy"]
+    assert t["numNodes"] == policies["numNodes"] == 2 and policies["torch"] == {"numProcPerNode": 1}
     assert set(t) <= {"image", "command", "args", "env", "numNodes", "resourcesPerNode"}
-    return command(t["image"], t["command"], t["args"], mounts)
+    (c,) = inner["template"]["spec"]["containers"]
+    env = {e["name"]: e["value"] for e in c["env"]}
+    assert not any(n.startswith("PET_") for n in env)  # Trainer's own, which refuses a job that sets them
+    said = {"PET_NNODES": str(t["numNodes"]), "PET_NPROC_PER_NODE": "1", "PET_MASTER_PORT": "29400",
+            "PET_MASTER_ADDR": "purkinje-node-0-0.purkinje"}
+    words = command(t["image"], t["command"] + t["args"], mounts)
+    return words, [{**env, **said, "PET_NODE_RANK": str(i)} for i in range(t["numNodes"])]
 
 
-def starts_and_resumes(words, root):
-    """The container's command, three times: stopped with 75, gone on, complete."""
-    run = root + "/run"
-    small = ["data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=1", "train.log_every=1"]
-    line = [words[0], run, *words[2:], *small, "train.steps=40"]
-    p = subprocess.Popen(line, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while p.poll() is None and not os.path.exists(run + "/metrics.jsonl"):
-        time.sleep(0.01)
-    p.send_signal(signal.SIGTERM)
-    said = p.communicate(timeout=120)[1]
-    assert p.returncode == 75, (p.returncode, said)
-    for expected in ("", "the run is complete"):
-        r = subprocess.run(line, env=ENV, capture_output=True, text=True, timeout=120)
-        assert r.returncode == 0 and expected in r.stderr, r.stderr
-    r = subprocess.run(words[:2], env=ENV, capture_output=True, text=True)
-    assert r.returncode == 2 and "start_or_resume RUN pretrain" in r.stderr, r.stderr
+def mpi_job():
+    job = yaml.safe_load(text("tools/cluster/mpijob.yaml"))
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v2beta1", "MPIJob")
+    spec, name = job["spec"], job["metadata"]["name"]
+    assert set(spec) == {"slotsPerWorker", "sshAuthMountPath", "runPolicy", "mpiReplicaSpecs"}
+    assert spec["slotsPerWorker"] == 1 and spec["sshAuthMountPath"] == "/root/.ssh"
+    assert spec["runPolicy"] == {"cleanPodPolicy": "Running", "backoffLimit": 30}
+    launcher, worker = (spec["mpiReplicaSpecs"][r] for r in ("Launcher", "Worker"))
+    for r in (launcher, worker):
+        assert set(r) == {"replicas", "restartPolicy", "template"} and r["restartPolicy"] == "Never"
+        (c,) = r["template"]["spec"]["containers"]
+        assert c["image"] == f"purkinje:{VERSION}-mpi"
+    assert launcher["replicas"] == 1 and launcher["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
+    pod = worker["template"]["spec"]
+    (c,) = pod["containers"]
+    assert c["command"] == ["/usr/sbin/sshd", "-De"]
+    mounts = [m["mountPath"] for m in c["volumeMounts"]]
+    assert [m["name"] for m in c["volumeMounts"]] == [v["name"] for v in pod["volumes"]]
+    (c,) = launcher["template"]["spec"]["containers"]
+    env = {e["name"]: e["value"] for e in c["env"]}
+    assert env["MASTER_ADDR"] == f"{name}-worker-0.{name}"
+    shell, minus_c, script = *c["command"], *c["args"]
+    assert (shell, minus_c) == ("/bin/sh", "-c")
+    line = re.sub(r"\\\n", " ", script).split(" &\n")[0].split()
+    assert line[0] == "mpirun" and int(line[line.index("-n") + 1]) == worker["replicas"] == 2
+    assert {line[i + 1] for i, w in enumerate(line) if w == "-x"} == set(env)  # the ranks get it all
+    start = line.index("purkinje")
+    words = command(f"purkinje:{VERSION}", line[start:], mounts)
+    return words, script, env
+
+
+SMALL = ["data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=1",
+         "train.log_every=1", "train.threads=1", "train.steps=150"]
+OPEN_MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
+
+def here(env):
+    """The environment of a pod, but for the name of the first pod, and a port that is surely free."""
+    changed = {"MASTER_ADDR": "127.0.0.1", "PET_MASTER_ADDR": "127.0.0.1", "PURKINJE_TIMEOUT": "60"}
+    return {**ENV, **{k: changed.get(k, v) for k, v in env.items()}}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def life(commands, run, signalled):
+    """All pods, from start to end; one of them gets a signal after its run has logged a new step."""
+    def lines():
+        return open(run + "/metrics.jsonl").read().count("\n") if os.path.exists(run + "/metrics.jsonl") else 0
+
+    begun, pods = lines(), []
+    for words, env in commands:
+        pods.append(subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    while signalled is not None and pods[0].poll() is None and lines() <= begun:
+        time.sleep(0.005)
+    if signalled is not None:
+        pods[signalled].send_signal(signal.SIGTERM)
+    said = [p.communicate(timeout=120)[1] for p in pods]
+    return [p.returncode for p in pods], "".join(said)
+
+
+def starts_and_resumes(root, name, pods):
+    """What the pods start, three times: stopped with 75, gone on, complete."""
+    run = f"{root}/{name}"
+    for signalled, code, expected in ((1, 75, "go on with"), (None, 0, "resuming it"), (None, 0, "the run is complete")):
+        codes, said = life(pods(run, free_port()), run, signalled if len(pods(run, "1")) > 1 else signalled and 0)
+        assert set(codes) == {code} and expected in said, (name, codes, said)
+    return run
+
+
+def run_all(root):
+    words, envs = indexed_job()
+
+    def indexed(run, port):
+        line = [PROGRAM, *words[1:3], f"output.dir={run}", *words[4:], *SMALL]
+        return [(line, {**here(e), "MASTER_PORT": port}) for e in envs]
+
+    words_of_trainer, envs_of_trainer = train_job()
+    assert words_of_trainer == words
+
+    def trainer(run, port):
+        line = [PROGRAM, *words[1:3], f"output.dir={run}", *words[4:], *SMALL]
+        return [(line, {**here(e), "PET_MASTER_PORT": port}) for e in envs_of_trainer]
+
+    words_of_mpi, script, env_of_mpi = mpi_job()
+    assert words_of_mpi == words
+
+    def mpi(run, port):
+        changed = script.replace(words[3], f"output.dir={run} " + " ".join(SMALL)).replace("mpirun ", MPIRUN + " ", 1)
+        changed = changed.replace(" purkinje pretrain", f" {PROGRAM} pretrain")
+        return [(["/bin/sh", "-c", changed], {**here({**env_of_mpi, **OPEN_MPI}), "MASTER_PORT": port})]
+
+    starts_and_resumes(root, "indexed", indexed)
+    starts_and_resumes(root, "trainer", trainer)
+    if MPIRUN:
+        starts_and_resumes(root, "mpi", mpi)
+    else:
+        assert os.environ.get("CI") != "true", "CI installs Open MPI"
+        print("no Open MPI: the script of mpijob.yaml does not run")
 
 
 def scripts():
-    for name in ("tools/cluster/start_or_resume", "tools/cluster/purkinje.sbatch", "tools/bundle", "tools/setup"):
+    for name in ("tools/cluster/purkinje.sbatch", "tools/bundle", "tools/setup"):
         shell = text(name).split("\n", 1)[0]
         check = ["bash" if "bash" in shell else "sh", "-n"]
         subprocess.run([*check, SOURCE + "/" + name], check=True)
@@ -155,6 +256,7 @@ def dockerfile(root):
     assert r.returncode == 0, r.stderr
     r = subprocess.run(["ninja", "-C", root + "/build", "-n"], capture_output=True, text=True)
     assert r.returncode == 0, r.stdout
+    assert {"openmpi-bin", "openssh-server", "openssh-client"} <= set(stages[1].split())  # for mpijob.yaml
     assert 'ENTRYPOINT ["purkinje"]' in stages[1] and "COPY --from=build /deb" in stages[1]
 
 
@@ -169,13 +271,11 @@ def apptainer():
 
 def main():
     with tempfile.TemporaryDirectory(prefix="purkinje-templates-") as root:
-        words = indexed_job()
-        assert train_job() == words
-        starts_and_resumes(words, root)
+        run_all(root)
         scripts()
         dockerfile(root)
         apptainer()
-    print("indexed-job.yaml trainjob.yaml start_or_resume purkinje.sbatch Dockerfile purkinje.def")
+    print("indexed-job.yaml trainjob.yaml mpijob.yaml purkinje.sbatch Dockerfile purkinje.def")
     return 0
 
 
