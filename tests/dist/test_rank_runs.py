@@ -5,6 +5,7 @@ another recipe, ends all of them by name. Ranks that one command starts again an
 or go on together."""
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -165,6 +166,28 @@ def check_or_resume(root):
     refused(2, ["holds a run already"], *command, cwd=folders[0])
 
 
+def check_missing_corpus(root):
+    """A folder that one node does not have: all end, and one line says which node."""
+    folders = [os.path.join(root, f"disk-{r}") for r in range(2)]
+    for f in folders:
+        os.mkdir(f)
+    good("data", "synth", os.path.join(folders[0], "corpus"), "--records", 64, "--seconds", 2)
+    with open(os.path.join(os.environ["PK_SOURCE_DIR"], "recipes", "jepa_demo.yaml")) as f:
+        demo = f.read()
+    recipe = os.path.join(root, "corpus.yaml")
+    with open(recipe, "w") as f:
+        f.write(re.sub(r"synthetic: \{.*\}", "corpus: corpus", demo))
+    options = [w for w in JEPA[2:] if not w.startswith("data.synthetic")]
+    jobs = start(2, ["pretrain", recipe, *options, "data.rate=500 Hz", STEPS, "output.dir=run", "--quiet"],
+                 cwd=folders.__getitem__)
+    codes, said = end(jobs)
+    lines = "".join(said).splitlines()
+    expect(codes == [69, 69] and sum("error:" in line for line in lines) == 1, f"corpus on one node: {codes} {said}")
+    wanted = f"error: rank 1 ({os.uname().nodename}, process {jobs[1].pid}): corpus/corpus.json is not there"
+    expect(any(line.startswith(wanted) for line in lines), f"corpus on one node: {said}")
+    expect(not os.path.exists(os.path.join(folders[0], "run")), "a run that never began leaves a folder")
+
+
 def check_nan(root):
     """A step that is not finite is the same event everywhere, and its whole batch is kept."""
     out = []
@@ -193,5 +216,6 @@ with scratch() as root:
     check_signal(root)
     check_death(root)
     check_errors(root)
+    check_missing_corpus(root)
     check_nan(root)
 sys.exit(1 if runs.failures else 0)
