@@ -114,7 +114,10 @@ struct pk_exec { // the arenas of one model, each made once
     int64_t elements;      // params->elements when the arenas were made; must not have grown
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
-    float *m, *v;          // moments, the same, or NULL when nothing is trained
+    float *m, *v;          // moments [moments], or NULL when nothing is trained
+    int64_t moments;       // elements of each: all, or those of this rank's share
+    int64_t *share;        // [size + 1] where ranks' parameters begin that moments are shared out
+                           // by (ZeRO stage 1), or NULL: every rank has all
     float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL.
                            // Device: NULL, or [params->elements] for pk_exec_pull to fill
     int64_t shards;        // gradient arenas there are: PK_SHARDS, or this rank's share
@@ -140,8 +143,10 @@ struct pk_exec_spec {
     const struct pk_backend *backend; // NULL: the CPU
     bool eager, skip_nan;             // as in struct pk_exec
     struct pk_comm *comm;             // borrowed; NULL or a world of one: no other ranks
+    bool zero1; // ranks share out moments and the update; flags of params are final. CPU
 };
-/* Errors  PK_EMISSING several ranks on a device: there is no communication between devices yet */
+/* Errors  PK_EMISSING several ranks on a device: there is no communication between devices yet; or
+ *                     moments to be shared out there */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 void pk_exec_free(struct pk_exec *x);

@@ -56,9 +56,9 @@ const char *pk_recipe_origin(const struct pk_recipe *r, const char *path);
 enum pk_status pk_recipe_print(const struct pk_recipe *r, struct pk_text *out, struct pk_err *err);
 /* Hash of all values, not of origins or formatting. */
 uint64_t pk_recipe_hash(const struct pk_recipe *r);
-/* Whether all values are the same. Where not, *first names the first key that differs and its value
- * in a and b: "train.batch_size is 16, not 32". */
-bool pk_recipe_same(const struct pk_recipe *a, const struct pk_recipe *b, struct pk_text *first);
+/* False when their values are the same; else the first line of either that differs, as printed. */
+bool pk_recipe_differs(const struct pk_recipe *a, const struct pk_recipe *b, char in_a[160],
+                       char in_b[160]);
 
 /* The recipe folders, searched in order: PURKINJE_RECIPES (environment), the built source tree,
  * the installed share folder. Finds "jepa_demo" -> path. */

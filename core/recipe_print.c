@@ -174,49 +174,29 @@ uint64_t pk_recipe_hash(const struct pk_recipe *r)
     return h;
 }
 
-/* The value as it is printed, "" where the key is not. A section is there or not. */
-static void value_text(struct pk_text *t, const struct pk_recipe *r, const struct pk_key *key,
-                       int k, int item)
+static void take_line(char out[160], const char *line)
 {
-    const bool listed = strchr(key->path, '*') != NULL;
-    if (key->type == PK_KEY_SECTION || key->type == PK_KEY_SECTIONS) return;
-    if ((listed && item >= r->stages) || !printed(r, key, k, item)) return;
-    put_value(t, key, &r->value[pk_recipe_slot(k, item)]);
+    line += strspn(line, " ");
+    snprintf(out, 160, "%.*s", (int)PK_MIN(strcspn(line, "\n"), (size_t)159), line);
 }
 
-static void put_path(struct pk_text *t, const char *path, int item)
+bool pk_recipe_differs(const struct pk_recipe *a, const struct pk_recipe *b, char in_a[160],
+                       char in_b[160])
 {
-    for (; *path; path++)
-        if (*path == '*')
-            pk_text_add(t, "%d", item);
-        else
-            pk_text_add(t, "%c", *path);
-}
-
-static bool same_value(const struct pk_recipe *a, const struct pk_recipe *b,
-                       const struct pk_key *key, int k, int item, struct pk_text *first)
-{
-    struct pk_text x = {0}, y = {0};
-    value_text(&x, a, key, k, item);
-    value_text(&y, b, key, k, item);
-    const char *of_a = x.s ? x.s : "", *of_b = y.s ? y.s : "";
-    const bool same = !x.failed && !y.failed && !strcmp(of_a, of_b);
-    if (!same) {
-        put_path(first, key->path, item);
-        pk_text_add(first, " is %s, not %s", *of_a ? of_a : "absent", *of_b ? of_b : "absent");
+    struct pk_text text[2] = {{0}};
+    size_t line = 0, at = 0;
+    render(a, &text[0], false);
+    render(b, &text[1], false);
+    in_a[0] = in_b[0] = 0;
+    const char *x = text[0].s, *y = text[1].s;
+    for (; x && y && x[at] && x[at] == y[at]; at++)
+        if (x[at] == '\n') line = at + 1;
+    const bool differ = !x || !y || x[at] != y[at];
+    if (differ && x && y) {
+        take_line(in_a, x + line);
+        take_line(in_b, y + line);
     }
-    pk_text_free(&x);
-    pk_text_free(&y);
-    return same;
-}
-
-bool pk_recipe_same(const struct pk_recipe *a, const struct pk_recipe *b, struct pk_text *first)
-{
-    int count;
-    const struct pk_key *keys = pk_keys(&count);
-    const int stages = PK_MAX(a->stages, b->stages);
-    for (int k = 0; k < count; k++)
-        for (int item = 0; item < (strchr(keys[k].path, '*') ? stages : 1); item++)
-            if (!same_value(a, b, &keys[k], k, item, first)) return false;
-    return true;
+    pk_text_free(&text[0]);
+    pk_text_free(&text[1]);
+    return differ;
 }

@@ -4,7 +4,6 @@
 #include "tools/objective.h"
 #include "tools/pretrain.h"
 #include "tools/shape.h"
-#include "tools/trainer.h"
 #include "tools/world.h"
 
 #include <stdlib.h>
@@ -64,68 +63,60 @@ static enum pk_status train_as_rank(const struct pk_recipe *r, enum pk_run_mode 
                        err);
 }
 
-/* A run goes on as it began: only its length may be another one. */
-static enum pk_status same_recipe(const struct pk_recipe *r, const char *path, const char *dir,
-                                  struct pk_err *err)
+/* The run that --or-resume goes on with has to be the one that was asked for; only its length may
+ * have changed. */
+static enum pk_status check_same_run(const struct pk_recipe *r, const char *dir, const char *path,
+                                     struct pk_err *err)
 {
-    char folder[PK_PATH_MAX + 16], steps[48];
-    char *override[] = {folder, steps};
-    struct pk_recipe *theirs;
-    struct pk_text difference = {0};
-    snprintf(folder, sizeof folder, "output.dir=%s", pk_recipe_str(r, "output.dir"));
+    char here[PK_PATH_MAX + 16], steps[48], theirs[160], ours[160];
+    char *override[] = {here, steps};
+    struct pk_recipe *had;
+    snprintf(here, sizeof here, "output.dir=%s", pk_recipe_str(r, "output.dir"));
     snprintf(steps, sizeof steps, "train.steps=%lld", (long long)pk_recipe_i64(r, "train.steps"));
-    PK_TRY(pk_recipe_open(&theirs, path, pk_recipe_supervised(r) ? 1 : 2, override, err));
-    enum pk_status s = PK_OK;
-    if (!pk_recipe_same(r, theirs, &difference))
-        s = pk_fail(err, PK_EUSAGE,
-                    "%s holds a run of another recipe: %s; 'purkinje resume %s' continues it, "
-                    "--overwrite deletes it, or give another folder with output.dir=...",
-                    dir, difference.s ? difference.s : "", dir);
-    pk_text_free(&difference);
-    pk_recipe_free(theirs);
-    return s;
+    PK_TRY(pk_recipe_open(&had, path, pretrains(r) ? 2 : 1, override, err));
+    const bool differ = pk_recipe_differs(had, r, theirs, ours);
+    pk_recipe_free(had);
+    if (!differ) return PK_OK;
+    return pk_fail(err, PK_ERECIPE,
+                   "%s holds a run of another recipe: '%s' there, '%s' here\n"
+                   "help: --or-resume goes on with the same recipe only; 'purkinje resume %s' "
+                   "takes the run's own, output.dir=... begins another run",
+                   dir, theirs, ours, dir);
 }
 
-/* What --or-resume means for the run's folder as it is now. */
-static enum pk_status look(const struct pk_recipe *r, bool quiet, enum pk_run_mode *mode,
-                           struct pk_err *err)
+/* --or-resume: a run whose folder holds none begins, one that ended before its first step begins
+ * again, any other goes on. Rank 0 looks, since the others may see the folder appear. */
+static enum pk_status find_mode(struct pk_job *job, const struct pk_recipe *r,
+                                enum pk_run_mode *mode, struct pk_err *err)
 {
     char dir[PK_PATH_MAX], path[PK_PATH_MAX];
-    *mode = PK_RUN_NEW;
-    PK_TRY(pk_recipe_path(r, "output.dir", dir, err));
-    PK_TRY(pk_path(path, err, "%s/recipe.yaml", dir));
-    if (pk_exists(path)) {
-        PK_TRY(same_recipe(r, path, dir, err));
-        if (!quiet) fprintf(stderr, "%s holds this run: resuming it\n", dir);
-        *mode = PK_RUN_RESUME;
-        return PK_OK;
+    enum pk_status s = PK_OK;
+    int32_t found = PK_RUN_NEW;
+    if (job->comm->rank == 0) {
+        s = pk_recipe_path(r, "output.dir", dir, err);
+        if (s == PK_OK) s = pk_path(path, err, "%s/recipe.yaml", dir);
+        if (s == PK_OK && pk_exists(path)) {
+            found = PK_RUN_RESUME;
+            s = check_same_run(r, dir, path, err);
+        } else if (s == PK_OK && pk_run_check(dir, PK_RUN_RESUME, NULL) == PK_OK) {
+            found = PK_RUN_OVER;
+        }
     }
-    PK_TRY(pk_path(path, err, "%s/run.json", dir));
-    // ended before its first step: there is nothing to go on with, and nothing to lose
-    if (pk_exists(path) && !pk_trainer_has_checkpoint(dir)) *mode = PK_RUN_OVER;
+    PK_TRY(pk_comm_agree(job->comm, s, err));
+    PK_TRY(pk_comm_broadcast(job->comm, 0, &found, sizeof found, err));
+    *mode = (enum pk_run_mode)found;
     return PK_OK;
-}
-
-/* Rank 0 looks and decides for all, after they have met: who looks for himself can see what another
- * rank has just begun, or, on another node, nothing. */
-static enum pk_status begin_or_resume(const struct pk_recipe *r, const struct pk_job *job,
-                                      enum pk_run_mode *mode, struct pk_err *err)
-{
-    const bool leads = job->comm->rank == 0;
-    PK_TRY(pk_comm_agree(job->comm, leads ? look(r, job->options.quiet, mode, err) : PK_OK, err));
-    return pk_comm_broadcast(job->comm, 0, mode, sizeof *mode, err);
 }
 
 static enum pk_status train(const struct pk_recipe *r, enum pk_run_mode mode,
                             const struct pk_args *a, struct pk_err *err)
 {
     struct pk_job job;
-    enum pk_status s = PK_OK;
     char dir[PK_PATH_MAX];
     const struct pk_world_options world = {.recipe = pk_recipe_hash(r), .quiet = a->quiet};
     PK_TRY(pk_world_open(&job, &world, err));
     const bool leads = job.comm->rank == 0;
-    if (pk_arg(a, "or-resume")) s = begin_or_resume(r, &job, &mode, err);
+    enum pk_status s = pk_arg(a, "or-resume") ? find_mode(&job, r, &mode, err) : PK_OK;
     if (s == PK_OK) s = train_as_rank(r, mode, a, &job, err);
     s = pk_world_close(&job, s, err);
     if (s == PK_OK && leads && pk_recipe_path(r, "output.dir", dir, NULL) == PK_OK)
@@ -139,9 +130,7 @@ static enum pk_status run_recipe(const struct pk_args *a, bool pretrain, struct 
     if (a->count < 1)
         return pk_fail(err, PK_EUSAGE, "which recipe? 'purkinje recipe ls' lists them");
     if (pk_arg(a, "overwrite") && pk_arg(a, "or-resume"))
-        return pk_fail(err, PK_EUSAGE,
-                       "--overwrite deletes a run that --or-resume would go on with; give one of "
-                       "them");
+        return pk_fail(err, PK_EUSAGE, "--overwrite begins anew, --or-resume goes on: give one");
     PK_TRY(pk_recipe_open(&r, a->word[0], a->count - 1, a->word + 1, err));
     // First of all: what else such a recipe lacks is of no interest then.
     enum pk_status s =
@@ -165,7 +154,8 @@ static enum pk_status run_finetune(const struct pk_args *a, struct pk_err *err)
     return run_recipe(a, false, err);
 }
 
-/* The recipe is the run's own; only its length may change, so that the run stays one experiment. */
+/* The recipe is the run's own; only its length may change, and what does not change a bit of it, so
+ * that the run stays one experiment. */
 static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
 {
     char path[PK_PATH_MAX], dir[PK_PATH_MAX + 16];
@@ -173,10 +163,10 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
     char **override;
     if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which run? give its folder");
     for (int i = 1; i < a->count; i++)
-        if (strncmp(a->word[i], "train.steps=", 12))
+        if (strncmp(a->word[i], "train.steps=", 12) && strncmp(a->word[i], "train.zero1=", 12))
             return pk_fail(err, PK_EUSAGE,
-                           "%s: resume changes nothing but train.steps; to start a new run from "
-                           "these weights give init_from=%s to pretrain or finetune",
+                           "%s: resume changes nothing but train.steps and train.zero1; to start a "
+                           "new run from these weights give init_from=%s to pretrain or finetune",
                            a->word[i], a->word[0]);
     PK_TRY(pk_path(path, err, "%s/recipe.yaml", a->word[0]));
     if (!pk_exists(path))
@@ -198,7 +188,7 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
 
 static const struct pk_option options[] = {
     {"overwrite", NULL, "delete what an earlier run left in output.dir"},
-    {"or-resume", NULL, "go on where output.dir holds a run of this recipe"},
+    {"or-resume", NULL, "go on with the run in output.dir if there is one, of the same recipe"},
     PK_OPTION_DEVICE,
     {0}};
 static const struct pk_option resume_options[] = {PK_OPTION_DEVICE, {0}};
@@ -221,8 +211,7 @@ const struct pk_command pk_cmd_pretrain = {
     .details =
         "RECIPE is a file or the name of a recipe that comes along ('purkinje recipe ls').\n"
         "SIGTERM or SIGUSR2 write a checkpoint and end with exit code 75; 'purkinje resume RUN'\n"
-        "goes on bit-exactly, and so does the same command with --or-resume, which begins the run\n"
-        "where there is none. Prints the run's folder.\n\n"
+        "goes on bit-exactly. Prints the run's folder.\n\n"
         "As one of several ranks ('purkinje launch', srun, mpirun, torchrun) it trains on its "
         "share\n"
         "of each batch, on CPUs. The run of 1, 2, 4 or 8 ranks is the same to the last bit.",
@@ -262,7 +251,7 @@ static const struct pk_example resume_examples[] = {
     {0}};
 
 const struct pk_command pk_cmd_resume = {.name = "resume",
-                                         .synopsis = "RUN [train.steps=N]",
+                                         .synopsis = "RUN [train.steps=N] [train.zero1=true]",
                                          .summary = "go on with an interrupted run",
                                          .options = resume_options,
                                          .examples = resume_examples,

@@ -192,7 +192,8 @@ static void refused_values(void)
         {"seed=*a", "aliases such as '*a' are not allowed"},
         {"data.corpus=!!str x", "tags such as"},
         {"schema=2", "'schema' must be 1, found '2'"},
-        {"data.task=all", "'data.task' has no meaning when objective.kind is jepa"}};
+        {"data.task=all", "'data.task' has no meaning when objective.kind is jepa"},
+        {"model.encoder.drop_path=1", "'model.encoder.drop_path' is out of range: 0 to 0.95"}};
     for (size_t i = 0; i < PK_COUNT(cases); i++) {
         struct pk_err err;
         struct pk_recipe *r;
@@ -604,37 +605,6 @@ static void printing(void)
     CHECK_OK(load(&a, "good.yaml", NULL, &err), &err);
     CHECK_OK(load(&b, "good.yaml", "train.steps=101", &err), &err);
     if (a && b) CHECK(pk_recipe_hash(a) != pk_recipe_hash(b));
-    struct pk_text first = {0};
-    CHECK(a && pk_recipe_same(a, a, &first) && first.len == 0);
-    CHECK(a && b && !pk_recipe_same(a, b, &first) && first.s);
-    CHECK(first.s && !strcmp(first.s, "train.steps is 100, not 101"));
-    pk_text_free(&first);
-    pk_recipe_free(b);
-    CHECK_OK(load(&b, "good.yaml", "data.mixture={a: 0.25, b: 4}", &err), &err);
-    CHECK(a && b && !pk_recipe_same(a, b, &first) && first.s);
-    CHECK(first.s && !strcmp(first.s, "data.mixture is {a: 0.25, b: 3}, not {a: 0.25, b: 4}"));
-    pk_text_free(&first);
-    pk_recipe_free(a);
-    pk_recipe_free(b);
-}
-
-/* Keys that only one of two recipes has, and stages. */
-static void same_keys(void)
-{
-    struct pk_err err = {0};
-    struct pk_recipe *a, *b;
-    struct pk_text first = {0};
-    const char *two = PK_RECIPE_DIR "/finetune_two_stage.yaml";
-    char *steps = "stages.1.steps=12345";
-    CHECK_OK(pk_recipe_load(&a, two, 0, NULL, NULL, &err), &err);
-    CHECK_OK(pk_recipe_load(&b, two, 1, &steps, NULL, &err), &err);
-    CHECK(a && b && !pk_recipe_same(b, a, &first) && first.s);
-    CHECK(first.s && !strncmp(first.s, "stages.1.steps is 12345, not ", 29));
-    pk_text_free(&first);
-    pk_recipe_free(b);
-    CHECK_OK(load(&b, "good.yaml", NULL, &err), &err);
-    CHECK(a && b && !pk_recipe_same(a, b, &first));
-    pk_text_free(&first);
     pk_recipe_free(a);
     pk_recipe_free(b);
 }
@@ -718,7 +688,6 @@ int main(void)
     stages();
     paths();
     printing();
-    same_keys();
     damaged();
     return TEST_END();
 }

@@ -1,6 +1,6 @@
 """The templates of tools/cluster, checked as far as that goes without their clusters: fields that the
-schedulers require or refuse, names that have to agree, exit codes, files, packages; and what they start
-runs here, as all its pods, interrupted and begun again. The sbatch template is run by test_slurm.py."""
+schedulers require or refuse, names that have to agree, exit codes, files, packages; and the scripts
+in them run. The sbatch template is run by test_slurm.py."""
 import os
 import re
 import shutil
@@ -16,7 +16,6 @@ import yaml
 PROGRAM, SOURCE = os.environ["PURKINJE"], os.environ["PK_SOURCE_DIR"]
 CLUSTER = SOURCE + "/tools/cluster"
 ENV = {**os.environ, "PURKINJE": PROGRAM}
-MPIRUN = shutil.which("mpirun.openmpi") or shutil.which("mpirun")
 
 
 def text(path):
@@ -36,8 +35,7 @@ def policy(job):
     names = [c["name"] for c in pod["containers"]]
     assert pod["restartPolicy"] == "Never"  # else Kubernetes refuses the policy
     assert pod["terminationGracePeriodSeconds"] >= 60  # time for the checkpoint
-    # 6 for each of two pods; waits of 10 s, doubled: more than the ten minutes of a run's lock
-    assert job["backoffLimit"] == 12
+    assert job["backoffLimit"] == 12  # 6 tries of 2 pods, waits of 10 s, doubled: longer than a lost node's lock
     said = {}
     for rule in job["podFailurePolicy"]["rules"]:
         assert len(set(rule) & {"onExitCodes", "onPodConditions"}) == 1, rule  # exactly one of them
@@ -58,11 +56,11 @@ def policy(job):
 
 
 def command(image, words, mounts):
-    """What a container starts: the program of the image, with a recipe that exists."""
+    """What a container starts: the program, with a recipe that exists, in a folder that outlives it."""
     assert image == f"purkinje:{VERSION}", image
-    program, verb, recipe, folder, again = words
-    assert program == "purkinje" and verb in ("pretrain", "finetune") and again == "--or-resume", words
-    assert folder.startswith("output.dir=") and any(folder[11:].startswith(m + "/") for m in mounts), words
+    program, verb, recipe, out, how = words
+    assert program == "purkinje" and verb in ("pretrain", "finetune") and how == "--or-resume", words
+    assert out.startswith("output.dir=") and any(out[11:].startswith(m + "/") for m in mounts), words
     assert os.path.exists(f"{SOURCE}/recipes/{recipe}.yaml"), recipe
     return words
 
@@ -75,16 +73,14 @@ def indexed_job():
     assert service["spec"]["selector"] == {"job-name": name}
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     spec = job["spec"]
-    assert service["spec"]["publishNotReadyAddresses"] is True  # ranks wait for each other by name
     assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] == 2
-    assert spec["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    domain = spec["template"]["spec"]["subdomain"]
+    assert domain == service["metadata"]["name"]
     mounts = policy(spec)
     (c,) = spec["template"]["spec"]["containers"]
     env = {e["name"]: e["value"] for e in c["env"]}
-    assert env["MASTER_ADDR"] == f"{name}-0.{service['metadata']['name']}"
-    assert env["WORLD_SIZE"] == str(spec["completions"])
-    words = command(c["image"], c["command"] + c["args"], mounts)
-    return words, [{**env, "JOB_COMPLETION_INDEX": str(i)} for i in range(spec["completions"])]
+    assert env["WORLD_SIZE"] == str(spec["completions"]) and env["MASTER_ADDR"] == f"{name}-0.{domain}"
+    return command(c["image"], c["command"] + c["args"], mounts), env
 
 
 def train_job():
@@ -99,59 +95,60 @@ def train_job():
     inner = replicated["template"]["spec"]
     assert replicated["name"] == inner["template"]["spec"]["containers"][0]["name"] == "node"
     mounts = policy(inner)
-    t, policies = job["spec"]["trainer"], runtime["spec"]["mlPolicy"]
+    t = job["spec"]["trainer"]
+    policies = runtime["spec"]["mlPolicy"]
     assert t["numNodes"] == policies["numNodes"] == 2 and policies["torch"] == {"numProcPerNode": 1}
     assert set(t) <= {"image", "command", "args", "env", "numNodes", "resourcesPerNode"}
-    (c,) = inner["template"]["spec"]["containers"]
-    env = {e["name"]: e["value"] for e in c["env"]}
-    assert not any(n.startswith("PET_") for n in env)  # Trainer's own, which refuses a job that sets them
-    said = {"PET_NNODES": str(t["numNodes"]), "PET_NPROC_PER_NODE": "1", "PET_MASTER_PORT": "29400",
-            "PET_MASTER_ADDR": "purkinje-node-0-0.purkinje"}
-    words = command(t["image"], t["command"] + t["args"], mounts)
-    return words, [{**env, **said, "PET_NODE_RANK": str(i)} for i in range(t["numNodes"])]
+    return command(t["image"], t["command"] + t["args"], mounts)
 
 
 def mpi_job():
     job = yaml.safe_load(text("tools/cluster/mpijob.yaml"))
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v2beta1", "MPIJob")
     spec, name = job["spec"], job["metadata"]["name"]
-    assert set(spec) == {"slotsPerWorker", "sshAuthMountPath", "runPolicy", "mpiReplicaSpecs"}
-    assert spec["slotsPerWorker"] == 1 and spec["sshAuthMountPath"] == "/root/.ssh"
-    assert spec["runPolicy"] == {"cleanPodPolicy": "Running", "backoffLimit": 30}
-    launcher, worker = (spec["mpiReplicaSpecs"][r] for r in ("Launcher", "Worker"))
-    for r in (launcher, worker):
-        assert set(r) == {"replicas", "restartPolicy", "template"} and r["restartPolicy"] == "Never"
-        (c,) = r["template"]["spec"]["containers"]
-        assert c["image"] == f"purkinje:{VERSION}-mpi"
-    assert launcher["replicas"] == 1 and launcher["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
-    pod = worker["template"]["spec"]
-    (c,) = pod["containers"]
-    assert c["command"] == ["/usr/sbin/sshd", "-De"]
-    mounts = [m["mountPath"] for m in c["volumeMounts"]]
-    assert [m["name"] for m in c["volumeMounts"]] == [v["name"] for v in pod["volumes"]]
-    (c,) = launcher["template"]["spec"]["containers"]
-    env = {e["name"]: e["value"] for e in c["env"]}
-    assert env["MASTER_ADDR"] == f"{name}-worker-0.{name}"
-    shell, minus_c, script = *c["command"], *c["args"]
-    assert (shell, minus_c) == ("/bin/sh", "-c")
-    line = re.sub(r"\\\n", " ", script).split(" &\n")[0].split()
-    assert line[0] == "mpirun" and int(line[line.index("-n") + 1]) == worker["replicas"] == 2
-    assert {line[i + 1] for i, w in enumerate(line) if w == "-x"} == set(env)  # the ranks get it all
-    start = line.index("purkinje")
-    words = command(f"purkinje:{VERSION}", line[start:], mounts)
-    return words, script, env
+    assert set(spec) <= {"mpiImplementation", "slotsPerWorker", "launcherCreationPolicy", "runPolicy", "mpiReplicaSpecs"}
+    launcher, worker = (spec["mpiReplicaSpecs"][k] for k in ("Launcher", "Worker"))
+    pod, other = launcher["template"]["spec"], worker["template"]["spec"]
+    (c,), (w,) = pod["containers"], other["containers"]
+    args = c["args"]
+    assert spec["slotsPerWorker"] == 1 and launcher["replicas"] == 1
+    assert args[args.index("-n") + 1] == str(worker["replicas"])
+    assert f"MASTER_ADDR={name}-worker-0.{name}" in args  # as the operator names its pods
+    assert pod["terminationGracePeriodSeconds"] >= 60 and "kill -USR2 1" in c["lifecycle"]["preStop"]["exec"]["command"][2]
+    assert {v["name"] for v in other["volumes"]} == {m["name"] for m in w["volumeMounts"]}
+    assert w["image"] == c["image"] == f"purkinje:{VERSION}-mpi" and c["command"] == ["mpirun"]
+    assert f"-t {w['image']}" in text("tools/cluster/Dockerfile")
+    at = args.index("purkinje")
+    return args[:at], command(f"purkinje:{VERSION}", args[at:], [m["mountPath"] for m in w["volumeMounts"]])
 
 
-SMALL = ["data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=1",
-         "train.log_every=1", "train.threads=1", "train.steps=150"]
-OPEN_MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+SMALL = ["data.synthetic.records=64", "train.batch_size=16", "train.learning_rate.warmup=1", "train.log_every=1",
+         "train.threads=1", "train.steps=40"]
 
 
-def here(env):
-    """The environment of a pod, but for the name of the first pod, and a port that is surely free."""
-    changed = {"MASTER_ADDR": "127.0.0.1", "PET_MASTER_ADDR": "127.0.0.1", "PURKINJE_TIMEOUT": "60"}
-    return {**ENV, **{k: changed.get(k, v) for k, v in env.items()}}
+def here(words, run):
+    """A container's command on this machine: the program that was built, a folder of the test's, a small run."""
+    return [PROGRAM, *[f"output.dir={run}" if w.startswith("output.dir=") else w for w in words[1:]], *SMALL]
+
+
+def in_order(lives, run, signal_to):
+    """Three lives of a run: stopped with 75, gone on, complete. lives() starts its processes."""
+    first = lives()
+    while all(p.poll() is None for p in first) and not os.path.exists(run + "/metrics.jsonl"):
+        time.sleep(0.01)
+    signal_to(first)
+    said = [p.communicate(timeout=120)[1] for p in first]
+    assert [p.returncode for p in first] == [75] * len(first), ([p.returncode for p in first], said)
+    for expected in ("", "the run is complete"):
+        again = lives()
+        said = [p.communicate(timeout=120)[1] for p in again]
+        assert [p.returncode for p in again] == [0] * len(again) and expected in "".join(said), said
+    with open(run + "/run.json") as f:
+        assert yaml.safe_load(f)["resumes"] == 2
+
+
+def popen(words, env):
+    return subprocess.Popen(words, env={**ENV, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def free_port():
@@ -160,60 +157,48 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-def life(commands, run, signalled):
-    """All pods, from start to end; one of them gets a signal after its run has logged a new step."""
-    def lines():
-        return open(run + "/metrics.jsonl").read().count("\n") if os.path.exists(run + "/metrics.jsonl") else 0
+def pods(words, env, root):
+    """The pods of the Indexed Job: each decides by itself when it starts, rank 0 alone whether there is a run."""
+    run, jitter = root + "/pods", iter((0, 0.3, 0.3, 0, 0.1, 0))
 
-    begun, pods = lines(), []
-    for words, env in commands:
-        pods.append(subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
-    while signalled is not None and pods[0].poll() is None and lines() <= begun:
-        time.sleep(0.005)
-    if signalled is not None:
-        pods[signalled].send_signal(signal.SIGTERM)
-    said = [p.communicate(timeout=120)[1] for p in pods]
-    return [p.returncode for p in pods], "".join(said)
+    def lives():
+        there = {**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        started = []
+        for index in range(int(env["WORLD_SIZE"])):
+            time.sleep(next(jitter))
+            started.append(popen(here(words, run), {**there, "JOB_COMPLETION_INDEX": str(index)}))
+        return started
+    in_order(lives, run, lambda p: p[1].send_signal(signal.SIGTERM))  # one of them is evicted
 
 
-def starts_and_resumes(root, name, pods):
-    """What the pods start, three times: stopped with 75, gone on, complete."""
-    run = f"{root}/{name}"
-    for signalled, code, expected in ((1, 75, "go on with"), (None, 0, "resuming it"), (None, 0, "the run is complete")):
-        codes, said = life(pods(run, free_port()), run, signalled if len(pods(run, "1")) > 1 else signalled and 0)
-        assert set(codes) == {code} and expected in said, (name, codes, said)
-    return run
+def mpirun(launcher, words, root):
+    """The launcher of the MPIJob; its hook's signal reaches the ranks."""
+    run = root + "/mpi"
+
+    def lives():
+        there = ["MASTER_ADDR=127.0.0.1" if w.startswith("MASTER_ADDR=") else
+                 f"MASTER_PORT={free_port()}" if w.startswith("MASTER_PORT=") else w for w in launcher]
+        return [popen(["mpirun", "--oversubscribe", *there, *here(words, run)], {})]
+    in_order(lives, run, lambda p: p[0].send_signal(signal.SIGUSR2))
 
 
-def run_all(root):
-    words, envs = indexed_job()
+def alone(words, root):
+    """The same command as a single process; and what it does not go on with."""
+    run = root + "/alone"
+    in_order(lambda: [popen(here(words, run), {})], run, lambda p: p[0].send_signal(signal.SIGTERM))
 
-    def indexed(run, port):
-        line = [PROGRAM, *words[1:3], f"output.dir={run}", *words[4:], *SMALL]
-        return [(line, {**here(e), "MASTER_PORT": port}) for e in envs]
-
-    words_of_trainer, envs_of_trainer = train_job()
-    assert words_of_trainer == words
-
-    def trainer(run, port):
-        line = [PROGRAM, *words[1:3], f"output.dir={run}", *words[4:], *SMALL]
-        return [(line, {**here(e), "PET_MASTER_PORT": port}) for e in envs_of_trainer]
-
-    words_of_mpi, script, env_of_mpi = mpi_job()
-    assert words_of_mpi == words
-
-    def mpi(run, port):
-        changed = script.replace(words[3], f"output.dir={run} " + " ".join(SMALL)).replace("mpirun ", MPIRUN + " ", 1)
-        changed = changed.replace(" purkinje pretrain", f" {PROGRAM} pretrain")
-        return [(["/bin/sh", "-c", changed], {**here({**env_of_mpi, **OPEN_MPI}), "MASTER_PORT": port})]
-
-    starts_and_resumes(root, "indexed", indexed)
-    starts_and_resumes(root, "trainer", trainer)
-    if MPIRUN:
-        starts_and_resumes(root, "mpi", mpi)
-    else:
-        assert os.environ.get("CI") != "true", "CI installs Open MPI"
-        print("no Open MPI: the script of mpijob.yaml does not run")
+    def refused(code, says, *more):
+        r = subprocess.run([*here(words, run), *more], env=ENV, capture_output=True, text=True, timeout=60)
+        assert r.returncode == code and says in r.stderr, (r.returncode, r.stderr)
+    refused(2, "holds a run of another recipe: 'batch_size: 16' there, 'batch_size: 32' here", "train.batch_size=32")
+    refused(2, "give one", "--overwrite")
+    r = subprocess.run([*here(words, run), "train.steps=42"], env=ENV, capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0, r.stderr  # longer is the same run
+    for name in ("recipe.yaml", "metrics.jsonl"):  # ended before its first step: there is nothing to go on with
+        os.remove(f"{run}/{name}")
+    shutil.rmtree(run + "/checkpoints")
+    r = subprocess.run(here(words, run), env=ENV, capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0 and os.path.exists(run + "/recipe.yaml"), r.stderr
 
 
 def scripts():
@@ -256,7 +241,6 @@ def dockerfile(root):
     assert r.returncode == 0, r.stderr
     r = subprocess.run(["ninja", "-C", root + "/build", "-n"], capture_output=True, text=True)
     assert r.returncode == 0, r.stdout
-    assert {"openmpi-bin", "openssh-server", "openssh-client"} <= set(stages[1].split())  # for mpijob.yaml
     assert 'ENTRYPOINT ["purkinje"]' in stages[1] and "COPY --from=build /deb" in stages[1]
 
 
@@ -271,7 +255,12 @@ def apptainer():
 
 def main():
     with tempfile.TemporaryDirectory(prefix="purkinje-templates-") as root:
-        run_all(root)
+        words, env = indexed_job()
+        launcher, again = mpi_job()
+        assert train_job() == words == again
+        alone(words, root)
+        pods(words, env, root)
+        mpirun(launcher, words, root)
         scripts()
         dockerfile(root)
         apptainer()
