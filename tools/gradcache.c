@@ -46,7 +46,10 @@ static enum pk_status gather(const struct pk_gradcache *g, float *rows, struct p
 {
     if (!g->x->comm) return PK_OK;
     const int64_t count = g->micros / ranks(g) * g->records * g->width;
-    return pk_comm_all_gather(g->x->comm, rows, (size_t)count * sizeof *rows, err);
+    pk_heartbeat_at(g->heartbeat, g->step, "gathering projections");
+    PK_TRY(pk_comm_all_gather(g->x->comm, rows, (size_t)count * sizeof *rows, err));
+    pk_heartbeat_at(g->heartbeat, g->step, "computing");
+    return PK_OK;
 }
 
 static enum pk_status embed(struct pk_gradcache *g, const struct pk_exec_batch *run,

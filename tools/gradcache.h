@@ -17,6 +17,7 @@
 #define PK_GRADCACHE_H
 
 #include "core/exec.h"
+#include "core/heartbeat.h"
 
 struct pk_gradcache {
     struct pk_exec *x;                    // borrowed, as all of these
@@ -24,6 +25,8 @@ struct pk_gradcache {
     int64_t records, micros, width;       // of a micro-batch; of a batch, over all ranks; of a
                                           // projection
     bool keys;                            // embed has "key" and loss wants it
+    struct pk_heartbeat *heartbeat;       // is told when this rank waits for the others, or NULL
+    int64_t step;                         // of the batch, for the heartbeat
     /* [records * micros, width]; key NULL without keys. gradient: by the projections, as the third
      * program takes it, which is raised by micros. */
     float *projected, *gradient, *key;

@@ -127,7 +127,10 @@ static enum pk_status fill_groups(struct pk_step *s, const struct pk_batch *b, i
     int64_t *group = s->group + pk_trainer_rank(s->t) * n;
     for (int64_t i = 0; i < n; i++) group[i] = (record ? b->row : b->group)[first + every * i];
     if (!s->t->comm) return PK_OK;
-    return pk_comm_all_gather(s->t->comm, s->group, (size_t)n * sizeof *group, err);
+    pk_heartbeat_at(s->t->heartbeat, s->cache.step, "gathering the pairs");
+    PK_TRY(pk_comm_all_gather(s->t->comm, s->group, (size_t)n * sizeof *group, err));
+    pk_heartbeat_at(s->t->heartbeat, s->cache.step, "computing");
+    return PK_OK;
 }
 
 /* Forward and backward of one part of the batch (all of it without accumulation). */
@@ -180,6 +183,8 @@ enum pk_status pk_step_run(struct pk_step *s, int64_t step, int32_t keep, const 
         s->flops += s->program[1].bound.plan.flops * (double)s->parts +
                     s->program[2].bound.plan.flops * (double)(s->micros * s->parts);
     s->flops += v->bound.plan.flops * (double)(s->micros * s->parts);
+    s->cache.heartbeat = s->t->heartbeat;
+    s->cache.step = step;
     for (int64_t part = 0; part < s->parts; part++)
         PK_TRY(run_part(s, v, b, part, detail && part == s->parts - 1, err));
     struct pk_optim_step o = {

@@ -393,7 +393,7 @@ enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char
     return s;
 }
 
-enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
+static enum pk_status end_run(struct pk_trainer *t, enum pk_status s, int64_t step,
                               struct pk_err *err)
 {
     s = pk_trainer_finish_checkpoints(t, s, err);
@@ -413,6 +413,27 @@ enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t st
         return closed;
     }
     return s;
+}
+
+static bool ends_for_all(enum pk_status s)
+{
+    return s == PK_OK || s == PK_ESTOPPED || s == PK_EDIVERGED;
+}
+
+enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
+                              struct pk_err *err)
+{
+    const bool together = t->comm && ends_for_all(s);
+    struct pk_err broken = {0};
+    s = end_run(t, s, step, err);
+    if (together && !ends_for_all(s)) pk_comm_abort(t->comm, err->message);
+    if (!together || !ends_for_all(s)) return s;
+    /* Nobody leaves before rank 0 has its checkpoint on the disk: mpirun, torchrun and many a Slurm
+     * kill a job's ranks soon after the first has ended with an error, and 75 is one to them. */
+    pk_heartbeat_at(t->heartbeat, step, "leaving");
+    enum pk_status left = pk_comm_barrier(t->comm, &broken);
+    if (left != PK_OK) *err = broken;
+    return left == PK_OK ? s : left;
 }
 
 static enum pk_status keep_batch(struct pk_trainer *t, int64_t step, const struct pk_batch *b,

@@ -167,7 +167,8 @@ bool pk_trainer_due(const struct pk_trainer *t, int64_t step);
 /* Appends one object to metrics.jsonl and the same numbers to TensorBoard. */
 enum pk_status pk_trainer_metrics(struct pk_trainer *t, int64_t step, const char *kind,
                                   const struct pk_scalar *scalar, int count, struct pk_err *err);
-/* Ends the run: state, progress, log; passes s on, adding the run's folder for a stopped run. */
+/* Ends the run: state, progress, log; passes s on, adding the run's folder for a stopped run. Ranks
+ * whose s is that of all leave together, after rank 0 has written. */
 enum pk_status pk_trainer_end(struct pk_trainer *t, enum pk_status s, int64_t step,
                               struct pk_err *err);
 /* A step whose loss or gradient was not finite, as *err says; the weights have not changed. Keeps

@@ -127,6 +127,18 @@ enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *
     return s;
 }
 
+/* Which node lacks the corpus? Under `purkinje launch` the launcher puts the rank before each line.
+ */
+static void name_rank(const struct pk_job *job, struct pk_err *err)
+{
+    const struct pk_world *w = &job->world;
+    char text[PK_ERR_MAX];
+    if (!err || err->said || w->rank == 0 || job->report_fd >= 0) return;
+    snprintf(text, sizeof text, "%s", err->message);
+    snprintf(err->message, sizeof err->message, "rank %d (%s, process %ld): %.*s", w->rank,
+             w->peer[w->rank].host, (long)getpid(), PK_ERR_MAX - 400, text);
+}
+
 enum pk_status pk_world_close(struct pk_job *job, enum pk_status s, struct pk_err *err)
 {
     struct pk_verdict v;
@@ -146,6 +158,7 @@ enum pk_status pk_world_close(struct pk_job *job, enum pk_status s, struct pk_er
     }
     pk_heartbeat_stop(job->heartbeat, s, failed && err ? err->message : NULL);
     job->heartbeat = NULL;
+    if (failed && s != PK_ERANK) name_rank(job, err);
     leave(job);
     return s;
 }

@@ -229,6 +229,31 @@ def test_command_line():
     assert code == 71 and "did not reach rank 0 within 0 s: cannot connect to 127.0.0.1:9" in err, err
 
 
+def test_mpi():
+    """Under the launchers themselves: their variables say who is who, and a file where rank 0 is."""
+    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    found = 0
+    for name, programs in (("openmpi", ("mpirun.openmpi",)), ("mpich", ("mpiexec.hydra", "mpiexec.mpich"))):
+        mpiexec = next(filter(None, map(shutil.which, programs)), None)
+        if not mpiexec:
+            assert os.environ.get("CI") != "true", f"tools/setup --test installs {name}"
+            print(f"{name}: not installed")
+            continue
+        with tempfile.TemporaryDirectory() as d:
+            line, env = [mpiexec, "-n", "3", PROGRAM, "launch", "--check"], environment(**allow)
+            r = subprocess.run(line, capture_output=True, text=True, timeout=60,
+                               env={**env, "PURKINJE_RENDEZVOUS": d + "/meet", "PURKINJE_TIMEOUT": "60"})
+            assert r.returncode == 0 and "all 3 ranks reach each other" in r.stdout, (r.stdout, r.stderr)
+            assert re.search(rf"launched by +{name}$", r.stdout, re.M), r.stdout
+            r = subprocess.run(line, capture_output=True, text=True, timeout=60, env=env)
+            if name == "openmpi":  # tells the ranks of one host enough
+                assert r.returncode == 0 and "all 3 ranks reach each other" in r.stdout, (r.stdout, r.stderr)
+            else:
+                assert r.returncode == 2 and f"of 3 ({name})" in r.stderr and "PURKINJE_RENDEZVOUS" in r.stderr, r
+        found += 1
+    print(f"under {found} MPI launchers", flush=True)
+
+
 def test_two_processes():
     """Without a launcher: ranks that meet through a file; one line is said for all."""
     with tempfile.TemporaryDirectory() as d:
@@ -297,7 +322,7 @@ def test_cut():
 
 with concurrent.futures.ThreadPoolExecutor(4) as side:
     others = [side.submit(t) for t in (test_cut, test_ends)]
-    for t in (test_programs, test_command_line, test_signals, test_two_processes):
+    for t in (test_programs, test_command_line, test_signals, test_two_processes, test_mpi):
         t()
     many(kill, KILLS)
     # the step is known from the last beat; on a busy machine a rank can die before its first

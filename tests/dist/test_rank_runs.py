@@ -1,8 +1,9 @@
 """Whole runs on 1, 2, 4 and 8 ranks are the same run: weights, moments and every logged number, bit for
 bit, for JEPA, masked autoencoders and contrastive learning, with accumulation, and over a resume that
 changes the number of ranks. A signal at one rank stops all at one step; a rank that dies, or reads
-another recipe, ends all of them by name."""
+another recipe, or lacks the corpus, ends all of them by name."""
 import os
+import re
 import signal
 import sys
 import time
@@ -73,6 +74,8 @@ def check_signal(root):
     jobs = start(4, [*LONG, f"output.dir={run}", "--quiet"])
     until_steps(run, jobs, 3)
     jobs[2].send_signal(signal.SIGUSR2)  # one alone
+    jobs[2].wait(timeout=60)  # which stays until rank 0 has written: launchers kill when the first has left
+    expect(state(run) == "stopped" and steps_on_disk(run), f"rank 2 left first: {state(run)}")
     codes, said = end(jobs)
     expect(codes == [75] * 4, f"a signal at rank 2: {codes} {said}")
     expect("another rank got a signal" in said[0] and "resume" in said[0], f"rank 0 says {said[0]}")
@@ -109,6 +112,28 @@ def check_errors(root):
     expect(all(c in (2, 71) for c in codes) and "recipe" in "".join(said), f"two recipes: {codes} {said}")
 
 
+def check_missing_corpus(root):
+    """A folder that one node does not have: all end, and one line says which node."""
+    folders = [os.path.join(root, f"disk-{r}") for r in range(2)]
+    for f in folders:
+        os.mkdir(f)
+    good("data", "synth", os.path.join(folders[0], "corpus"), "--records", 64, "--seconds", 2)
+    with open(os.path.join(os.environ["PK_SOURCE_DIR"], "recipes", "jepa_demo.yaml")) as f:
+        demo = f.read()
+    recipe = os.path.join(root, "corpus.yaml")
+    with open(recipe, "w") as f:
+        f.write(re.sub(r"synthetic: \{.*\}", "corpus: corpus", demo))
+    options = [w for w in JEPA[2:] if not w.startswith("data.synthetic")]
+    jobs = start(2, ["pretrain", recipe, *options, "data.rate=500 Hz", STEPS, "output.dir=run", "--quiet"],
+                 cwd=folders.__getitem__)
+    codes, said = end(jobs)
+    lines = "".join(said).splitlines()
+    expect(codes == [69, 69] and sum("error:" in line for line in lines) == 1, f"corpus on one node: {codes} {said}")
+    wanted = f"error: rank 1 ({os.uname().nodename}, process {jobs[1].pid}): corpus/corpus.json is not there"
+    expect(any(line.startswith(wanted) for line in lines), f"corpus on one node: {said}")
+    expect(not os.path.exists(os.path.join(folders[0], "run")), "a run that never began leaves a folder")
+
+
 def check_nan(root):
     """A step that is not finite is the same event everywhere, and its whole batch is kept."""
     out = []
@@ -136,5 +161,6 @@ with scratch() as root:
     check_signal(root)
     check_death(root)
     check_errors(root)
+    check_missing_corpus(root)
     check_nan(root)
 sys.exit(1 if runs.failures else 0)
