@@ -11,16 +11,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static enum pk_status check_content(const struct pk_ckpt_content *c, int64_t *bytes,
-                                    struct pk_err *err)
+enum { SLACK = 65536 }; // bytes that manifest and folder may take
+
+static enum pk_status check_state(const char *state, struct pk_err *err)
 {
     struct pk_json j;
-    size_t n = c->state ? strlen(c->state) : 0;
+    PK_TRY(
+        pk_json_parse(&j, state ? state : "", state ? strlen(state) : 0, "checkpoint state", err));
+    pk_json_free(&j);
+    return PK_OK;
+}
+
+enum pk_status pk_ckpt_bytes(const struct pk_ckpt_content *c, int64_t *bytes, struct pk_err *err)
+{
     if (c->step < 0)
         return pk_fail(err, PK_EINVAL, "a checkpoint of step %lld", (long long)c->step);
-    PK_TRY(pk_json_parse(&j, c->state ? c->state : "", n, "checkpoint state", err));
-    pk_json_free(&j);
-    *bytes = (int64_t)n + 65536; // manifest and folder
+    *bytes = SLACK + (c->state ? (int64_t)strlen(c->state) : 0);
     for (int32_t i = 0; i < c->files; i++) {
         const char *name = c->file[i].name;
         int64_t size;
@@ -69,30 +75,6 @@ static enum pk_status put_tensors(const char *path, const struct pk_ckpt_file *f
     return s;
 }
 
-/* Fills the temporary folder; the manifest comes last, when everything it names is on disk. */
-static enum pk_status fill(const char *folder, const struct pk_ckpt_content *c,
-                           struct pk_ckpt_entry *entry, struct pk_err *err)
-{
-    char path[PK_PATH_MAX];
-    struct pk_text manifest = {0};
-    for (int32_t i = 0; i < c->files; i++) {
-        entry[i].name = (char *)c->file[i].name;
-        PK_TRY(pk_path(path, err, "%s/%s", folder, entry[i].name));
-        PK_TRY(put_tensors(path, &c->file[i], c->step, &entry[i], err));
-    }
-    struct pk_ckpt_entry *state = &entry[c->files];
-    state->name = (char *)"state.json";
-    PK_TRY(pk_path(path, err, "%s/%s", folder, state->name));
-    PK_TRY(put_bytes(path, c->state, strlen(c->state), state, err));
-    PK_TRY(pk_fsync_dir(folder, err));
-    PK_TRY(pk_path(path, err, "%s/MANIFEST.json", folder));
-    enum pk_status s = pk_manifest_text(&manifest, c->step, entry, c->files + 1, err);
-    if (s == PK_OK) s = put_bytes(path, manifest.s, manifest.len, NULL, err);
-    if (s == PK_OK) s = pk_fsync_dir(folder, err);
-    pk_text_free(&manifest);
-    return s;
-}
-
 /* Gives the complete temporary folder its name. A namesake is first set aside under a name that
  * pk_ckpt_open looks at too, so that at every instant one of the two is found. */
 static enum pk_status publish(const char *dir, const char *tmp, int64_t step, struct pk_err *err)
@@ -123,14 +105,18 @@ static enum pk_status write_latest(const char *dir, int64_t step, struct pk_err 
     return pk_fsync_dir(dir, err);
 }
 
-enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, struct pk_err *err)
+enum pk_status pk_ckpt_abandon(const char *dir, int64_t step, struct pk_err *err)
 {
     char tmp[PK_PATH_MAX];
-    struct pk_ckpt_entry *entry;
-    int64_t need = 0;
-    PK_TRY(check_content(c, &need, err));
+    PK_TRY(pk_ckpt_folder(tmp, dir, ".tmp-", step, err));
+    return pk_ckpt_remove(tmp, err);
+}
+
+enum pk_status pk_ckpt_begin(const char *dir, int64_t step, int64_t need, struct pk_err *err)
+{
+    char tmp[PK_PATH_MAX];
     PK_TRY(pk_mkdirs(dir, err));
-    PK_TRY(pk_ckpt_folder(tmp, dir, ".tmp-", c->step, err));
+    PK_TRY(pk_ckpt_folder(tmp, dir, ".tmp-", step, err));
     PK_TRY(pk_ckpt_remove(tmp, err));
     int64_t left = pk_disk_free(dir);
     if (left >= 0 && left < need)
@@ -138,17 +124,78 @@ enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, s
                        "cannot write a checkpoint to %s: it needs %lld bytes, %lld are free there; "
                        "make room, keep fewer checkpoints, or point the output at another disk",
                        dir, (long long)need, (long long)left);
-    PK_TRY(pk_alloc(&entry, (size_t)c->files + 1, sizeof *entry, "manifest", err));
-    enum pk_status s = PK_OK;
-    if (mkdir(tmp, 0777) != 0) s = pk_fail_errno(err, PK_EWRITE, "cannot create folder %s", tmp);
-    if (s == PK_OK) s = fill(tmp, c, entry, err);
-    if (s == PK_OK) s = publish(dir, tmp, c->step, err);
+    if (mkdir(tmp, 0777) != 0) return pk_fail_errno(err, PK_EWRITE, "cannot create folder %s", tmp);
+    return PK_OK;
+}
+
+enum pk_status pk_ckpt_put(const char *dir, const struct pk_ckpt_content *c,
+                           struct pk_ckpt_entry *entry, struct pk_err *err)
+{
+    char tmp[PK_PATH_MAX], path[PK_PATH_MAX];
+    PK_TRY(pk_ckpt_folder(tmp, dir, ".tmp-", c->step, err));
+    for (int32_t i = 0; i < c->files; i++) {
+        entry[i].name = (char *)c->file[i].name;
+        PK_TRY(pk_path(path, err, "%s/%s", tmp, entry[i].name));
+        PK_TRY(put_tensors(path, &c->file[i], c->step, &entry[i], err));
+    }
+    return pk_fsync_dir(tmp, err);
+}
+
+/* The manifest comes last, when everything it names is on disk. */
+static enum pk_status seal(const char *folder, int64_t step, const char *state,
+                           struct pk_ckpt_entry *entry, int32_t files, struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    struct pk_text manifest = {0};
+    entry[files].name = (char *)"state.json";
+    PK_TRY(pk_path(path, err, "%s/%s", folder, entry[files].name));
+    PK_TRY(put_bytes(path, state, strlen(state), &entry[files], err));
+    PK_TRY(pk_fsync_dir(folder, err));
+    PK_TRY(pk_path(path, err, "%s/MANIFEST.json", folder));
+    enum pk_status s = pk_manifest_text(&manifest, step, entry, files + 1, err);
+    if (s == PK_OK) s = put_bytes(path, manifest.s, manifest.len, NULL, err);
+    if (s == PK_OK) s = pk_fsync_dir(folder, err);
+    pk_text_free(&manifest);
+    return s;
+}
+
+enum pk_status pk_ckpt_finish(const char *dir, int64_t step, const char *state,
+                              const struct pk_ckpt_entry *file, int32_t files, struct pk_err *err)
+{
+    char tmp[PK_PATH_MAX];
+    struct pk_ckpt_entry *entry = NULL;
+    PK_TRY(pk_ckpt_folder(tmp, dir, ".tmp-", step, err));
+    enum pk_status s = check_state(state, err);
+    if (s == PK_OK) s = pk_alloc(&entry, (size_t)files + 1, sizeof *entry, "manifest", err);
+    for (int32_t i = 0; i < files && s == PK_OK; i++) {
+        entry[i] = file[i];
+        s = pk_ckpt_check_file(&entry[i], tmp, false, err);
+    }
+    if (s == PK_OK) s = seal(tmp, step, state, entry, files, err);
+    if (s == PK_OK) s = publish(dir, tmp, step, err);
     free(entry);
     if (s != PK_OK) {
         pk_ckpt_remove(tmp, NULL); // best effort: pk_ckpt_clean comes back to it
         return s;
     }
-    return write_latest(dir, c->step, err);
+    return write_latest(dir, step, err);
+}
+
+enum pk_status pk_ckpt_write(const char *dir, const struct pk_ckpt_content *c, struct pk_err *err)
+{
+    struct pk_ckpt_entry *entry;
+    int64_t need = 0;
+    PK_TRY(check_state(c->state, err));
+    PK_TRY(pk_ckpt_bytes(c, &need, err));
+    PK_TRY(pk_ckpt_begin(dir, c->step, need, err));
+    enum pk_status s = pk_alloc(&entry, (size_t)c->files, sizeof *entry, "manifest", err);
+    if (s == PK_OK) s = pk_ckpt_put(dir, c, entry, err);
+    if (s == PK_OK)
+        s = pk_ckpt_finish(dir, c->step, c->state, entry, c->files, err);
+    else
+        pk_ckpt_abandon(dir, c->step, NULL);
+    free(entry);
+    return s;
 }
 
 /* Takes the folder's name away before its files, so that half a checkpoint never looks like one. */

@@ -1,10 +1,13 @@
 /* ckpt.h -- checkpoints that a crash at any instant cannot lose.
  *
- *     RUN/checkpoints/step-000012000/model.safetensors ...   named by the caller
- *                                    state.json              the caller's JSON
- *                                    MANIFEST.json           sizes and XXH64 of the above, and of
- * itself RUN/checkpoints/latest                                 "step-000012000", for people and
- * scripts
+ *     RUN/checkpoints/step-000012000/
+ *         model.safetensors ...   named by the caller
+ *         state.json              the caller's JSON
+ *         MANIFEST.json           sizes and XXH64 of the above, and of itself
+ *     RUN/checkpoints/latest      "step-000012000", for people and scripts
+ *
+ * What would be NAME.safetensors may be shared out over NAME-00001-of-00004.safetensors ..., which
+ * hold whole tensors each; pk_ckpt_read takes either.
  *
  * Writing: everything goes into .tmp-step-..., each file is synced, then the folder, then the
  * manifest is written and synced, and only then the folder gets its name. A folder called step-...
@@ -12,7 +15,8 @@
  * reader. Other hidden names: .old-step-... (being replaced by a checkpoint of the same step) and
  * .del-step-... (being deleted); pk_ckpt_clean finishes what a crash left of them.
  *
- * One process writes a folder at a time (core/run.h holds the lock); any number may read. */
+ * One process writes a folder at a time (core/run.h holds the lock), or several ranks together
+ * (core/ckpt_ranks.h); any number may read. */
 #ifndef PK_CKPT_H
 #define PK_CKPT_H
 
@@ -47,6 +51,22 @@ struct pk_ckpt_entry {
     uint64_t hash; // XXH64 of the file
 };
 
+/* pk_ckpt_write in steps, for several processes. All need the same folder.
+ *     pk_ckpt_begin   one process makes .tmp-step-..., on a disk with room for `need` bytes
+ *     pk_ckpt_put     each one writes its files, synced, and gets their entries [c->files], whose
+ *                     names are borrowed from c; c->state is not looked at
+ *     pk_ckpt_finish  one process, when all have ended well: state.json, manifest over all the
+ *                     entries, the folder's name. On failure the temporary folder is gone
+ *     pk_ckpt_abandon instead, when one has failed and nobody writes any more
+ * pk_ckpt_bytes: what the files of c need on the disk. Errors: those of pk_ckpt_write. */
+enum pk_status pk_ckpt_bytes(const struct pk_ckpt_content *c, int64_t *bytes, struct pk_err *err);
+enum pk_status pk_ckpt_begin(const char *dir, int64_t step, int64_t need, struct pk_err *err);
+enum pk_status pk_ckpt_put(const char *dir, const struct pk_ckpt_content *c,
+                           struct pk_ckpt_entry *entry, struct pk_err *err);
+enum pk_status pk_ckpt_finish(const char *dir, int64_t step, const char *state,
+                              const struct pk_ckpt_entry *file, int32_t files, struct pk_err *err);
+enum pk_status pk_ckpt_abandon(const char *dir, int64_t step, struct pk_err *err);
+
 struct pk_ckpt {
     char path[PK_PATH_MAX]; // of the checkpoint's folder
     int64_t step;
@@ -63,7 +83,8 @@ struct pk_ckpt {
 enum pk_status pk_ckpt_open(struct pk_ckpt *out, const char *path, struct pk_err *err);
 void pk_ckpt_close(struct pk_ckpt *c); // safe on a zeroed struct
 bool pk_ckpt_has(const struct pk_ckpt *c, const char *file);
-/* Reads the tensors of one file into the caller's buffers; see pk_safetensors_read. */
+/* Reads the tensors of one file, or of the files that it is shared out over, into the caller's
+ * buffers; see pk_safetensors_read. */
 enum pk_status pk_ckpt_read(const struct pk_ckpt *c, const char *file,
                             const struct pk_tensor_ref *tensor, int64_t count, bool exact,
                             struct pk_err *err);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum job { WHOLE, PART, FINISH };
+
 struct pk_ckpt_writer {
     char dir[PK_PATH_MAX];
     pthread_t thread;
@@ -13,7 +15,9 @@ struct pk_ckpt_writer {
     pthread_cond_t change;
     bool pending; // a snapshot waits for, or is in, the thread
     bool quit;
-    int64_t done;         // step of the newest checkpoint on disk, -1 none
+    int64_t done; // step of the newest checkpoint on disk, -1 none
+    pk_ckpt_written *written;
+    void *written_ctx;
     struct pk_err failed; // of the last write, until someone has been told
     // The snapshot: the caller's while !pending, the thread's while pending.
     struct pk_ckpt_content content;
@@ -24,16 +28,29 @@ struct pk_ckpt_writer {
     char *state;
     bool prune;
     struct pk_ckpt_keep keep;
+    enum job job;
+    struct pk_ckpt_entry *entry; // [entries] of a part; of all parts
+    int64_t entry_cap;
+    int32_t entries;
 };
+
+static enum pk_status do_job(struct pk_ckpt_writer *w, struct pk_err *err)
+{
+    const struct pk_ckpt_content *c = &w->content;
+    if (w->job == PART) return pk_ckpt_put(w->dir, c, w->entry, err);
+    if (w->job == FINISH)
+        return pk_ckpt_finish(w->dir, c->step, c->state, w->entry, w->entries, err);
+    return pk_ckpt_write(w->dir, c, err);
+}
 
 static void write_snapshot(struct pk_ckpt_writer *w, struct pk_err *err)
 {
-    if (pk_ckpt_write(w->dir, &w->content, err) == PK_OK) {
-        pthread_mutex_lock(&w->lock);
-        w->done = w->content.step;
-        pthread_mutex_unlock(&w->lock);
-        if (w->prune) pk_ckpt_prune(w->dir, &w->keep, err);
-    }
+    if (do_job(w, err) != PK_OK || w->job == PART) return;
+    pthread_mutex_lock(&w->lock);
+    w->done = w->content.step;
+    pthread_mutex_unlock(&w->lock);
+    if (w->written && w->written(w->written_ctx, w->content.step, err) != PK_OK) return;
+    if (w->prune) pk_ckpt_prune(w->dir, &w->keep, err);
 }
 
 static void *work(void *arg)
@@ -139,18 +156,73 @@ static enum pk_status snapshot(struct pk_ckpt_writer *w, const struct pk_ckpt_co
     return PK_OK;
 }
 
-enum pk_status pk_ckpt_writer_submit(struct pk_ckpt_writer *w, const struct pk_ckpt_content *c,
-                                     const struct pk_ckpt_keep *keep, struct pk_err *err)
+void pk_ckpt_writer_tell(struct pk_ckpt_writer *w, pk_ckpt_written *fn, void *ctx)
 {
-    PK_TRY(wait_idle(w, err));
-    PK_TRY(snapshot(w, c, err));
+    w->written = fn;
+    w->written_ctx = ctx;
+}
+
+static void hand_over(struct pk_ckpt_writer *w, enum job job, const struct pk_ckpt_keep *keep)
+{
+    w->job = job;
     w->prune = keep != NULL;
     if (keep) w->keep = *keep;
     pthread_mutex_lock(&w->lock);
     w->pending = true;
     pthread_cond_broadcast(&w->change);
     pthread_mutex_unlock(&w->lock);
+}
+
+enum pk_status pk_ckpt_writer_submit(struct pk_ckpt_writer *w, const struct pk_ckpt_content *c,
+                                     const struct pk_ckpt_keep *keep, struct pk_err *err)
+{
+    PK_TRY(wait_idle(w, err));
+    PK_TRY(snapshot(w, c, err));
+    hand_over(w, WHOLE, keep);
     return PK_OK;
+}
+
+enum pk_status pk_ckpt_writer_submit_part(struct pk_ckpt_writer *w, const struct pk_ckpt_content *c,
+                                          struct pk_err *err)
+{
+    PK_TRY(wait_idle(w, err));
+    PK_TRY(pk_grow(&w->entry, &w->entry_cap, c->files, sizeof *w->entry, "manifest", err));
+    PK_TRY(snapshot(w, c, err));
+    w->entries = c->files;
+    hand_over(w, PART, NULL);
+    return PK_OK;
+}
+
+enum pk_status pk_ckpt_writer_part(struct pk_ckpt_writer *w, const struct pk_ckpt_entry **entry,
+                                   int32_t *files, struct pk_err *err)
+{
+    PK_TRY(wait_idle(w, err));
+    *entry = w->entry;
+    *files = w->entries;
+    return PK_OK;
+}
+
+enum pk_status pk_ckpt_writer_submit_finish(struct pk_ckpt_writer *w, int64_t step,
+                                            const char *state, const struct pk_ckpt_entry *entry,
+                                            int32_t files, const struct pk_ckpt_keep *keep,
+                                            struct pk_err *err)
+{
+    const struct pk_ckpt_content c = {.step = step, .state = state};
+    PK_TRY(wait_idle(w, err));
+    PK_TRY(pk_grow(&w->entry, &w->entry_cap, files, sizeof *w->entry, "manifest", err));
+    PK_TRY(snapshot(w, &c, err));
+    memcpy(w->entry, entry, (size_t)files * sizeof *entry);
+    w->entries = files;
+    hand_over(w, FINISH, keep);
+    return PK_OK;
+}
+
+bool pk_ckpt_writer_busy(struct pk_ckpt_writer *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool busy = w->pending;
+    pthread_mutex_unlock(&w->lock);
+    return busy;
 }
 
 enum pk_status pk_ckpt_writer_wait(struct pk_ckpt_writer *w, struct pk_err *err)
@@ -180,6 +252,7 @@ enum pk_status pk_ckpt_writer_stop(struct pk_ckpt_writer *w, struct pk_err *err)
     free(w->file);
     free(w->tensor);
     free(w->bytes);
+    free(w->entry);
     free(w->state);
     free(w);
     return s;

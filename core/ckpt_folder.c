@@ -137,8 +137,8 @@ static bool intact(char *text, size_t n)
     return memcmp(want, hex, 16) == 0;
 }
 
-static enum pk_status check_file(const struct pk_ckpt_entry *e, const char *folder, bool full,
-                                 struct pk_err *err)
+enum pk_status pk_ckpt_check_file(const struct pk_ckpt_entry *e, const char *folder, bool full,
+                                  struct pk_err *err)
 {
     char path[PK_PATH_MAX];
     struct stat info;
@@ -213,7 +213,7 @@ enum pk_status pk_ckpt_verify(struct pk_ckpt *out, const char *folder, bool full
     PK_TRY(pk_path(path, err, "%s/MANIFEST.json", folder));
     enum pk_status s = read_manifest(out, path, err);
     for (int32_t i = 0; s == PK_OK && i < out->files; i++)
-        s = check_file(&out->file[i], folder, full, err);
+        s = pk_ckpt_check_file(&out->file[i], folder, full, err);
     if (s != PK_OK) pk_ckpt_close(out);
     return s;
 }

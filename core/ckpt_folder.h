@@ -21,6 +21,9 @@ enum pk_status pk_ckpt_remove(const char *folder, struct pk_err *err);
 /* The text of a manifest over these files. */
 enum pk_status pk_manifest_text(struct pk_text *out, int64_t step, const struct pk_ckpt_entry *file,
                                 int32_t files, struct pk_err *err);
+/* A file of a folder has the size that its entry says, and, with `full`, the checksum. */
+enum pk_status pk_ckpt_check_file(const struct pk_ckpt_entry *e, const char *folder, bool full,
+                                  struct pk_err *err);
 /* Reads MANIFEST.json of a folder and checks that it is intact, and that the files have the sizes
  * it says; with `full`, their checksums too. Fills path, step, files and file of *out; on failure
  * nothing is left to free. */

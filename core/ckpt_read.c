@@ -73,14 +73,73 @@ enum pk_status pk_ckpt_open(struct pk_ckpt *out, const char *path, struct pk_err
     return s;
 }
 
+/* Whether `name` is NAME-00001-of-00004.safetensors for the NAME.safetensors that `whole` is. */
+static bool is_shard(const char *name, const char *whole)
+{
+    static const char suffix[] = ".safetensors", number[] = "-00000-of-00000";
+    const size_t all = strlen(whole), stem = all - PK_MIN(all, sizeof suffix - 1);
+    if (strcmp(whole + stem, suffix) != 0 || strncmp(name, whole, stem) != 0) return false;
+    const char *p = name + stem;
+    for (const char *q = number; *q; p++, q++)
+        if (*q == '0' ? *p < '0' || *p > '9' : *p != *q) return false;
+    return !strcmp(p, suffix);
+}
+
+/* Reads those tensors that the file holds, and marks them. exact: it must hold no others. */
+static enum pk_status read_some(const char *path, const struct pk_tensor_ref *tensor, int64_t count,
+                                bool exact, bool *found, struct pk_err *err)
+{
+    struct pk_safetensors st;
+    struct pk_tensor_ref *some;
+    int64_t n = 0;
+    PK_TRY(pk_safetensors_open(&st, path, err));
+    enum pk_status s = pk_alloc(&some, (size_t)count, sizeof *some, "tensor list", err);
+    for (int64_t i = 0; s == PK_OK && i < count; i++) {
+        if (!pk_safetensors_find(&st, tensor[i].name)) continue;
+        if (found[i])
+            s = pk_fail(err, PK_EDATA, "%s: tensor '%s' is in another shard, too", path,
+                        tensor[i].name);
+        found[i] = true;
+        some[n++] = tensor[i];
+    }
+    if (s == PK_OK) s = pk_safetensors_read(&st, some, n, exact, err);
+    free(some);
+    pk_safetensors_close(&st);
+    return s;
+}
+
+static enum pk_status read_shards(const struct pk_ckpt *c, const char *whole,
+                                  const struct pk_tensor_ref *tensor, int64_t count, bool exact,
+                                  struct pk_err *err)
+{
+    char path[PK_PATH_MAX];
+    int shards = 0;
+    bool *found;
+    PK_TRY(pk_alloc(&found, (size_t)count, sizeof *found, "tensor list", err));
+    enum pk_status s = PK_OK;
+    for (int32_t i = 0; i < c->files && s == PK_OK; i++) {
+        if (!is_shard(c->file[i].name, whole)) continue;
+        shards++;
+        s = pk_path(path, err, "%s/%s", c->path, c->file[i].name);
+        if (s == PK_OK) s = read_some(path, tensor, count, exact, found, err);
+    }
+    if (s == PK_OK && !shards)
+        s = pk_fail(err, PK_EDATA, "checkpoint %s holds no %s", c->path, whole);
+    for (int64_t i = 0; i < count && s == PK_OK; i++)
+        if (!found[i])
+            s = pk_fail(err, PK_EDATA, "checkpoint %s: none of the %d shards of %s holds '%s'",
+                        c->path, shards, whole, tensor[i].name);
+    free(found);
+    return s;
+}
+
 enum pk_status pk_ckpt_read(const struct pk_ckpt *c, const char *file,
                             const struct pk_tensor_ref *tensor, int64_t count, bool exact,
                             struct pk_err *err)
 {
     struct pk_safetensors st;
     char path[PK_PATH_MAX];
-    if (!pk_ckpt_has(c, file))
-        return pk_fail(err, PK_EDATA, "checkpoint %s holds no %s", c->path, file);
+    if (!pk_ckpt_has(c, file)) return read_shards(c, file, tensor, count, exact, err);
     PK_TRY(pk_path(path, err, "%s/%s", c->path, file));
     PK_TRY(pk_safetensors_open(&st, path, err));
     enum pk_status s = pk_safetensors_read(&st, tensor, count, exact, err);

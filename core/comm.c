@@ -207,18 +207,35 @@ static int64_t part_at(int64_t count, int k, int size)
     return PK_MIN(lines * k / size * 16, count);
 }
 
-/* This rank's part of a bucket: all ranks' copies side by side in the scratch, added in the tree.
- */
-static enum pk_status sum_part(struct pk_comm *c, float *data, int64_t count, struct pk_err *err)
+/* What ranks have of an array: of a bucket [count], even parts; or, of parts of the caller's, the
+ * slices of at most `most` elements that begin `from` elements into each. */
+struct parts {
+    int64_t count;
+    const int64_t *at; // NULL: even parts
+    int64_t from, most;
+};
+
+static int64_t begin_of(const struct parts *p, int k, int size)
 {
-    const int64_t first = part_at(count, c->rank, c->size);
-    const int64_t n = part_at(count, c->rank + 1, c->size) - first;
+    return p->at ? PK_MIN(p->at[k] + p->from, p->at[k + 1]) : part_at(p->count, k, size);
+}
+
+static int64_t count_of(const struct parts *p, int k, int size)
+{
+    if (!p->at) return part_at(p->count, k + 1, size) - part_at(p->count, k, size);
+    return PK_MIN(p->at[k + 1] - begin_of(p, k, size), p->most);
+}
+
+/* This rank's part: all ranks' copies side by side in the scratch, added in the tree. */
+static enum pk_status sum_part(struct pk_comm *c, float *data, const struct parts *p,
+                               struct pk_err *err)
+{
+    const int64_t first = begin_of(p, c->rank, c->size), n = count_of(p, c->rank, c->size);
     float *copy = (float *)(void *)c->scratch; // [size][n]
     for (int step = 1; step < c->size; step++) {
         const int to = (c->rank + step) % c->size, from = (c->rank - step + c->size) % c->size;
-        const int64_t at = part_at(count, to, c->size);
-        const int64_t out = part_at(count, to + 1, c->size) - at;
-        PK_TRY(rotate(c, step, data + at, (size_t)out * sizeof *data, copy + from * n,
+        PK_TRY(rotate(c, step, data + begin_of(p, to, c->size),
+                      (size_t)count_of(p, to, c->size) * sizeof *data, copy + from * n,
                       (size_t)n * sizeof *data, err));
     }
     if (n) memcpy(copy + c->rank * n, data + first, (size_t)n * sizeof *data);
@@ -229,19 +246,23 @@ static enum pk_status sum_part(struct pk_comm *c, float *data, int64_t count, st
     return PK_OK;
 }
 
-static enum pk_status sum_bucket(struct pk_comm *c, float *data, int64_t count, struct pk_err *err)
+static enum pk_status hand_round(struct pk_comm *c, float *data, const struct parts *p,
+                                 struct pk_err *err)
 {
-    PK_TRY(sum_part(c, data, count, err));
-    const int64_t mine = part_at(count, c->rank, c->size);
-    const int64_t n = part_at(count, c->rank + 1, c->size) - mine;
+    const int64_t mine = begin_of(p, c->rank, c->size), n = count_of(p, c->rank, c->size);
     for (int step = 1; step < c->size; step++) {
         const int from = (c->rank - step + c->size) % c->size;
-        const int64_t at = part_at(count, from, c->size);
-        const int64_t in = part_at(count, from + 1, c->size) - at;
-        PK_TRY(rotate(c, step, data + mine, (size_t)n * sizeof *data, data + at,
-                      (size_t)in * sizeof *data, err));
+        PK_TRY(rotate(c, step, data + mine, (size_t)n * sizeof *data,
+                      data + begin_of(p, from, c->size),
+                      (size_t)count_of(p, from, c->size) * sizeof *data, err));
     }
     return PK_OK;
+}
+
+static enum pk_status reserve_sum(struct pk_comm *c, int64_t part, struct pk_err *err)
+{
+    return pk_grow(&c->scratch, &c->scratch_bytes, part * c->size * (int64_t)sizeof(float), 1,
+                   "buffer of a sum over ranks", err);
 }
 
 enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct pk_err *err)
@@ -249,11 +270,43 @@ enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct
     begin(c, PK_COMM_SUM);
     if (c->size == 1) return PK_OK;
     const int64_t bucket = PK_MIN(count, (int64_t)PK_COMM_BUCKET);
-    const int64_t most = ((bucket + 15) / 16 / c->size + 1) * 16 * c->size;
-    PK_TRY(pk_grow(&c->scratch, &c->scratch_bytes, most * (int64_t)sizeof *data, 1,
-                   "buffer of a sum over ranks", err));
-    for (int64_t at = 0; at < count; at += bucket)
-        PK_TRY(sum_bucket(c, data + at, PK_MIN(bucket, count - at), err));
+    PK_TRY(reserve_sum(c, ((bucket + 15) / 16 / c->size + 1) * 16, err));
+    for (int64_t at = 0; at < count; at += bucket) {
+        const struct parts p = {.count = PK_MIN(bucket, count - at)};
+        PK_TRY(sum_part(c, data + at, &p, err));
+        PK_TRY(hand_round(c, data + at, &p, err));
+    }
+    return PK_OK;
+}
+
+/* Slices of parts that make about a bucket together. */
+static struct parts first_slices(const struct pk_comm *c, const int64_t *at, int64_t *longest)
+{
+    *longest = 0;
+    for (int k = 0; k < c->size; k++) *longest = PK_MAX(*longest, at[k + 1] - at[k]);
+    const int64_t most = PK_MIN((int64_t)PK_COMM_BUCKET / c->size, *longest);
+    return (struct parts){.at = at, .most = PK_MAX(most, (int64_t)1)};
+}
+
+enum pk_status pk_comm_sum_parts(struct pk_comm *c, float *data, const int64_t *at,
+                                 struct pk_err *err)
+{
+    int64_t longest;
+    struct parts p = first_slices(c, at, &longest);
+    begin(c, PK_COMM_SUM_PARTS);
+    if (c->size == 1) return PK_OK;
+    PK_TRY(reserve_sum(c, p.most, err));
+    for (; p.from < longest; p.from += p.most) PK_TRY(sum_part(c, data, &p, err));
+    return PK_OK;
+}
+
+enum pk_status pk_comm_gather_parts(struct pk_comm *c, float *data, const int64_t *at,
+                                    struct pk_err *err)
+{
+    int64_t longest;
+    struct parts p = first_slices(c, at, &longest);
+    begin(c, PK_COMM_PARTS);
+    for (; c->size > 1 && p.from < longest; p.from += p.most) PK_TRY(hand_round(c, data, &p, err));
     return PK_OK;
 }
 

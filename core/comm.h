@@ -27,7 +27,9 @@
     X(BROADCAST, "the broadcast")                                                                  \
     X(ALL_GATHER, "the exchange of small values")                                                  \
     X(GATHER, "the gathering at one rank")                                                         \
-    X(SUM, "the sum over ranks")
+    X(SUM, "the sum over ranks")                                                                   \
+    X(SUM_PARTS, "the sum over ranks that is shared out")                                          \
+    X(PARTS, "the exchange of parts")
 
 enum pk_comm_kind {
 #define PK_X(name, text) PK_COMM_##name,
@@ -124,6 +126,15 @@ enum pk_status pk_comm_gather(struct pk_comm *c, int root, const void *mine, voi
  * sums a share of a bucket and hands the result round: 2 (size - 1) / size * 4 bytes per element
  * out of each rank, and as many in. */
 enum pk_status pk_comm_sum(struct pk_comm *c, float *data, int64_t count, struct pk_err *err);
+
+/* The two halves of pk_comm_sum, for parts of the caller's: that of rank k is data[at[k]] to
+ * data[at[k + 1]], ascending, and may be empty; at: [size + 1]. First, only this rank's part
+ * becomes the sum, by the same tree, and the rest is as it was; second, everybody gets everybody's.
+ */
+enum pk_status pk_comm_sum_parts(struct pk_comm *c, float *data, const int64_t *at,
+                                 struct pk_err *err);
+enum pk_status pk_comm_gather_parts(struct pk_comm *c, float *data, const int64_t *at,
+                                    struct pk_err *err);
 
 /* All ranks must have the same value. Else PK_ERANK on all of them, with the ranks that differ: the
  * value that most ranks have, or else rank 0's, is held for right. what: "weights". */

@@ -8,24 +8,42 @@
 #include <stdlib.h>
 #include <string.h>
 
+static enum pk_status share_out(struct pk_exec *x, struct pk_err *err)
+{
+    const struct pk_params *p = x->params;
+    const int size = x->comm->size;
+    PK_TRY(pk_alloc(&x->share, (size_t)size + 1, sizeof *x->share, "shares of the ranks", err));
+    for (int k = 0; k < size; k++) {
+        int64_t first, last;
+        pk_params_share(p, k, size, &first, &last);
+        x->share[k] = first < p->count ? p->item[first].offset : p->elements;
+    }
+    x->share[size] = p->elements;
+    x->moments = x->share[x->comm->rank + 1] - x->share[x->comm->rank];
+    return PK_OK;
+}
+
 static enum pk_status alloc_arenas(struct pk_exec *x, const struct pk_exec_spec *spec,
                                    struct pk_err *err)
 {
     const int64_t shards = x->comm ? PK_MAX(PK_SHARDS / x->comm->size, 1) : PK_SHARDS;
+    const bool grad = spec->train && !spec->backend;
+    x->moments = x->elements;
+    if (spec->zero1 && x->comm) PK_TRY(share_out(x, err));
     const struct {
         float **to;
         bool wanted;
-        size_t copies;
+        int64_t elements;
         const char *what;
-    } all[] = {{&x->weight, true, 1, "weights"},
-               {&x->ema, spec->ema, 1, "EMA weights"},
-               {&x->m, spec->train, 1, "first moments"},
-               {&x->v, spec->train, 1, "second moments"},
-               {&x->grad, spec->train && !spec->backend, (size_t)shards, "gradients"}};
+    } all[] = {{&x->weight, true, x->elements, "weights"},
+               {&x->ema, spec->ema, x->elements, "EMA weights"},
+               {&x->m, spec->train, x->moments, "first moments"},
+               {&x->v, spec->train, x->moments, "second moments"},
+               {&x->grad, grad, x->elements * shards, "gradients"}};
     for (size_t i = 0; i < PK_COUNT(all); i++)
         if (all[i].wanted)
-            PK_TRY(pk_alloc_aligned(all[i].to, (size_t)x->elements * all[i].copies, sizeof(float),
-                                    all[i].what, err));
+            PK_TRY(pk_alloc_aligned(all[i].to, (size_t)all[i].elements, sizeof(float), all[i].what,
+                                    err));
     x->shards = x->grad ? shards : 0;
     return PK_OK;
 }
@@ -42,6 +60,11 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
                           .eager = spec->eager,
                           .skip_nan = spec->skip_nan,
                           .wire = spec->wire};
+    if (spec->zero1 && spec->backend)
+        return pk_fail(err, PK_EMISSING,
+                       "train.zero1: moments are shared out over ranks on CPUs only, not on '%s' "
+                       "devices",
+                       spec->backend->name);
     x->isa = pk_isa_best();
     x->kernel = pk_cpu_table(x->isa);
     x->flat = pk_cpu_flat(x->isa);
@@ -67,6 +90,7 @@ void pk_exec_free(struct pk_exec *x)
     free(x->ema);
     free(x->m);
     free(x->v);
+    free(x->share);
     free(x->grad);
     free(x->micro_loss);
     free(x->note);
@@ -397,7 +421,9 @@ static enum pk_status join_ranks(struct pk_exec *x, struct pk_err *err)
     memcpy(mine, &x->vote, sizeof x->vote);
     memcpy(mine + 1, x->noted, (size_t)x->noted_count * sizeof *mine);
     enum pk_status s = pk_comm_all_gather(x->comm, all, (size_t)row * sizeof *all, err);
-    if (s == PK_OK) s = pk_comm_sum(x->comm, x->grad, x->params->elements, err);
+    if (s == PK_OK)
+        s = x->share ? pk_comm_sum_parts(x->comm, x->grad, x->share, err)
+                     : pk_comm_sum(x->comm, x->grad, x->params->elements, err);
     x->votes = 0;
     for (int k = 0; s == PK_OK && k < x->comm->size; k++) {
         uint32_t vote;
@@ -436,8 +462,13 @@ enum pk_status pk_exec_update(struct pk_exec *x, const struct pk_optim_step *ste
     *r = (struct pk_exec_result){.step = step->step, .loss = x->loss};
     x->has_result = true;
     if (isfinite(r->loss)) {
-        struct pk_optim_arenas a = {
-            .weight = x->weight, .m = x->m, .v = x->v, .ema = x->ema, .grad = x->grad};
+        struct pk_optim_arenas a = {.weight = x->weight,
+                                    .m = x->m,
+                                    .v = x->v,
+                                    .ema = x->ema,
+                                    .grad = x->grad,
+                                    .share = x->share,
+                                    .comm = x->comm};
         s = pk_optim_step(x->optim, x->pool, &a, step, &r->norm, &r->why);
     } else {
         pk_fail(&r->why, PK_EDIVERGED, "the loss of step %lld is not finite",
@@ -482,10 +513,11 @@ enum pk_status pk_exec_connect(struct pk_exec *x, struct pk_text *out, struct pk
 enum pk_status pk_exec_hash(struct pk_exec *x, uint64_t *out, struct pk_err *err)
 {
     const float *arena[] = {x->weight, x->ema, x->m, x->v};
+    const size_t replicas = x->share ? 2 : PK_COUNT(arena); // shares of moments have none
     struct pk_xxh64 h;
     if (x->backend) return x->backend->hash(x, out, err);
     pk_xxh64_start(&h);
-    for (size_t i = 0; i < PK_COUNT(arena); i++)
+    for (size_t i = 0; i < replicas; i++)
         if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)x->elements * sizeof(float));
     *out = pk_xxh64_value(&h);
     return PK_OK;

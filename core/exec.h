@@ -124,7 +124,10 @@ struct pk_exec { // the arenas of one model, each made once
     int64_t elements;      // params->elements when the arenas were made; must not have grown
     float *weight;         // [params->elements]
     float *ema;            // the same, or NULL
-    float *m, *v;          // moments, the same, or NULL when nothing is trained
+    float *m, *v;          // moments [moments], or NULL when nothing is trained
+    int64_t moments;       // elements of each: all, or those of this rank's share
+    int64_t *share;        // [size + 1] where ranks' parameters begin that moments are shared out
+                           // by (ZeRO stage 1), or NULL: every rank has all
     float *grad;           // CPU: [shards][params->elements]; the sum ends in shard 0; or NULL.
                            // Device: NULL, or [params->elements] for pk_exec_pull to fill
     int64_t shards;        // gradient arenas there are: PK_SHARDS, or this rank's share
@@ -151,8 +154,10 @@ struct pk_exec_spec {
     bool eager, skip_nan;             // as in struct pk_exec
     struct pk_comm *comm;             // borrowed; NULL or a world of one: no other ranks
     enum pk_dtype wire;               // PK_F32, or PK_BF16 on devices
+    bool zero1; // ranks share out moments and the update; flags of params are final. CPU
 };
-/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own. */
+/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own.
+ * Errors  PK_EMISSING moments to be shared out on a device */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 /* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then

@@ -142,12 +142,13 @@ struct pk_val pk_linear_uniform(struct pk_build *b, struct pk_val x, int64_t wid
 struct pk_val pk_gelu(struct pk_build *b, struct pk_val x); // exact, erf
 struct pk_val pk_layernorm(struct pk_build *b, struct pk_val x, float eps, const char *name);
 struct pk_val pk_add(struct pk_build *b, struct pk_val x, struct pk_val y);
-/* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0: x. */
+/* Zeroes with probability p and scales by 1 / (1 - p); keyed by (seed, site, sample). p == 0, and
+ * always in frozen and EMA scopes: x. */
 struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
                          uint64_t seed);
 /* Stochastic depth (Huang et al. 2016): the branch x [B, ...] of a residual block is zeroed for a
  * whole record with probability p, else scaled by 1 / (1 - p); keyed as pk_dropout, by a draw of
- * its own. p == 0, and always in frozen and EMA scopes: x. */
+ * its own, and left out where that is. */
 struct pk_val pk_drop_path(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
                            uint64_t seed);
 /* x [..., C] -> [..., left + C + right]: channels of zeros before and behind; where left and right
@@ -197,7 +198,8 @@ struct pk_val pk_concat_pool(struct pk_build *b, struct pk_val x);
 /* Batch norm over all axes but the last (Ioffe & Szegedy 2015), statistics with PyTorch's names.
  * train: statistics of the micro-batch at hand, over its records and samples; each step moves
  * running_mean and running_var (unbiased) to the mean of those of its micro-batches by `momentum`.
- * Else, and always in frozen and EMA scopes: the running statistics, which stay as they are. */
+ * Else, and always in frozen scopes: the running statistics, which stay as they are. In an EMA scope
+ * train takes the micro-batch's statistics, too, but what is averaged there moves with the weights. */
 struct pk_batchnorm {
     float eps, momentum; // PyTorch: 1e-5, .1
     float gain;          // where the weight starts: 0 makes a residual branch start as nothing

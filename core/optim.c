@@ -16,13 +16,9 @@ struct pk_optim {
     struct pk_optim_chunk *chunk; // [chunks]
     double *square;               // [chunks] sums of squared gradients
     int64_t chunks;
+    int64_t *part; // [size + 1] of the ranks that parameters are shared out over: floats in square
+    int parts;     // size, 0 before
 };
-
-static bool alike(const struct pk_param *a, const struct pk_param *b)
-{
-    return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema &&
-           a->state == b->state && a->keep == b->keep && a->gain == b->gain;
-}
 
 struct chunk_list {
     struct pk_optim_chunk *item;
@@ -54,7 +50,7 @@ enum pk_status pk_optim_chunks(const struct pk_params *p, int64_t size, struct p
     *count = 0;
     for (int64_t i = 0, next; i < p->count; i = next) {
         const struct pk_param *first = &p->item[i];
-        for (next = i + 1; next < p->count && alike(first, &p->item[next]);) next++;
+        for (next = i + 1; next < p->count && pk_param_alike(first, &p->item[next]);) next++;
         if (!first->trained && !first->ema) continue;
         const int64_t to = next < p->count ? p->item[next].offset : p->elements;
         enum pk_status s = cut_segment(&l, first->offset, to, first, err);
@@ -125,6 +121,7 @@ void pk_optim_free(struct pk_optim *o)
     if (!o) return;
     free(o->chunk);
     free(o->square);
+    free(o->part);
     free(o);
 }
 
@@ -139,13 +136,16 @@ struct job {
     const struct pk_optim_arenas *arenas;
     struct pk_adamw kernel; // everything but the pointers and `keep`
     float decay_keep;       // 1 - learning rate * weight decay
+    int64_t first, last;    // this rank's chunks
+    int64_t moments;        // element at which m and v begin
 };
 
 /* The chunks of a worker: a contiguous share of the list. */
 static void share(const struct job *j, int worker, int64_t *from, int64_t *to)
 {
-    *from = j->o->chunks * worker / j->workers;
-    *to = j->o->chunks * (worker + 1) / j->workers;
+    const int64_t n = j->last - j->first;
+    *from = j->first + n * worker / j->workers;
+    *to = j->first + n * (worker + 1) / j->workers;
 }
 
 static void square_chunks(void *ctx, int worker)
@@ -180,8 +180,8 @@ static void update_chunks(void *ctx, int worker)
         struct pk_adamw k = j->kernel;
         k.count = c->count;
         k.weight = a->weight + c->offset;
-        k.m = a->m + c->offset;
-        k.v = a->v + c->offset;
+        k.m = a->m + (c->offset - j->moments);
+        k.v = a->v + (c->offset - j->moments);
         k.ema = ema;
         k.grad = a->grad + c->offset;
         k.keep = c->decay ? j->decay_keep : 1;
@@ -212,16 +212,64 @@ enum pk_status pk_optim_diverged(const struct pk_params *p, int64_t step, int64_
     return pk_fail(err, PK_EINTERNAL, "step %lld: gradient padding is not finite", (long long)step);
 }
 
-static enum pk_status diverged(const struct pk_optim *o, const float *grad, int64_t step,
-                               struct pk_err *err)
+struct bad {    // a gradient that is not finite
+    int64_t at; // element of the arena, INT64_MAX for none
+    double value;
+};
+
+static struct bad find_bad(const struct pk_optim *o, const float *grad, int64_t from, int64_t to)
 {
     for (int64_t i = 0; i < o->params->count; i++) {
         const struct pk_param *p = &o->params->item[i];
-        for (int64_t k = p->offset; p->trained && !p->state && k < p->offset + p->count; k++)
-            if (!isfinite(grad[k]))
-                return pk_optim_diverged(o->params, step, k, (double)grad[k], err);
+        const int64_t end = PK_MIN(p->offset + p->count, to);
+        for (int64_t k = PK_MAX(p->offset, from); p->trained && !p->state && k < end; k++)
+            if (!isfinite(grad[k])) return (struct bad){k, (double)grad[k]};
     }
-    return pk_optim_diverged(o->params, step, -1, 0, err);
+    return (struct bad){INT64_MAX, 0};
+}
+
+/* All ranks name the same element. */
+static enum pk_status diverged(const struct pk_optim *o, const struct pk_optim_arenas *a,
+                               int64_t step, struct pk_err *err)
+{
+    struct bad first = {INT64_MAX, 0}, *all;
+    if (!a->share) {
+        first = find_bad(o, a->grad, 0, o->params->elements);
+    } else {
+        const int rank = a->comm->rank, size = a->comm->size;
+        PK_TRY(pk_alloc(&all, (size_t)size, sizeof *all, "gradients of the ranks", err));
+        all[rank] = find_bad(o, a->grad, a->share[rank], a->share[rank + 1]);
+        enum pk_status s = pk_comm_all_gather(a->comm, all, sizeof *all, err);
+        for (int k = 0; s == PK_OK && k < size; k++)
+            if (all[k].at < first.at) first = all[k];
+        free(all);
+        PK_TRY(s);
+    }
+    return pk_optim_diverged(o->params, step, first.at == INT64_MAX ? -1 : first.at, first.value,
+                             err);
+}
+
+static int64_t chunk_at(const struct pk_optim *o, int64_t element)
+{
+    int64_t i = 0;
+    while (i < o->chunks && o->chunk[i].offset < element) i++;
+    return i;
+}
+
+/* Which chunks are whose: shares are whole runs of alike parameters, hence whole chunks. */
+static enum pk_status cut_shares(struct pk_optim *o, const struct pk_optim_arenas *a,
+                                 struct pk_err *err)
+{
+    if (!a->share || o->parts == a->comm->size) return PK_OK;
+    PK_TRY(pk_alloc(&o->part, (size_t)a->comm->size + 1, sizeof *o->part, "optimizer shares", err));
+    o->parts = a->comm->size;
+    for (int k = 0; k <= o->parts; k++) {
+        const int64_t i = chunk_at(o, a->share[k]);
+        if (i > 0 && o->chunk[i - 1].offset + o->chunk[i - 1].count > a->share[k])
+            return pk_fail(err, PK_EINTERNAL, "a share begins within a chunk of the optimizer");
+        o->part[k] = 2 * i;
+    }
+    return PK_OK;
 }
 
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
@@ -230,13 +278,23 @@ enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
 {
     const struct pk_optim_spec *s = &o->spec;
     PK_TRY(pk_optim_step_check(step, err));
-    struct job j = {.o = o, .workers = pool ? pk_pool_workers(pool) : 1, .arenas = arenas};
+    struct job j = {
+        .o = o, .workers = pool ? pk_pool_workers(pool) : 1, .arenas = arenas, .last = o->chunks};
+    PK_TRY(cut_shares(o, arenas, err));
+    if (arenas->share) {
+        const int rank = arenas->comm->rank;
+        j.first = o->part[rank] / 2;
+        j.last = o->part[rank + 1] / 2;
+        j.moments = arenas->share[rank];
+    }
     run_job(pool, square_chunks, &j);
+    if (arenas->share) // doubles travel as two floats each; nothing is computed with them
+        PK_TRY(pk_comm_gather_parts(arenas->comm, (float *)(void *)o->square, o->part, err));
     double total = 0;
     for (int64_t i = 0; i < o->chunks; i++) total += o->square[i];
     total = sqrt(total);
     if (norm) *norm = total;
-    if (!isfinite(total)) return diverged(o, arenas->grad, step->step, err);
+    if (!isfinite(total)) return diverged(o, arenas, step->step, err);
 
     double scale = 1;
     if (s->clip > 0 && s->clip < total + 1e-6) scale = s->clip / (total + 1e-6);
@@ -252,5 +310,8 @@ enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                                  .ema_rate = f.ema_rate};
     j.decay_keep = f.decay_keep;
     run_job(pool, update_chunks, &j);
-    return PK_OK;
+    if (!arenas->share) return PK_OK;
+    PK_TRY(pk_comm_gather_parts(arenas->comm, arenas->weight, arenas->share, err));
+    return arenas->ema ? pk_comm_gather_parts(arenas->comm, arenas->ema, arenas->share, err)
+                       : PK_OK;
 }

@@ -6,6 +6,7 @@
 #ifndef PK_OPTIM_H
 #define PK_OPTIM_H
 
+#include "core/comm.h"
 #include "core/param.h"
 #include "core/thread.h"
 
@@ -20,6 +21,11 @@ struct pk_optim_arenas {
     float *weight, *m, *v;
     float *ema; // NULL when nothing has an EMA copy
     const float *grad;
+    /* Parameters shared out over ranks, as by pk_params_share, or NULL: element k of share is where
+     * rank k's begin, [comm->size + 1]. m and v then hold those of this rank alone; grad has to be
+     * right there alone; weight and ema are whole, and the same everywhere after the step. */
+    const int64_t *share;
+    struct pk_comm *comm;
 };
 
 struct pk_optim_step {
@@ -80,8 +86,11 @@ const struct pk_optim_spec *pk_optim_constants(const struct pk_optim *o);
  * + (1 - momentum) * weight for those with the ema flag. grad itself is left as it is. *norm (may
  * be NULL) gets the global norm before clipping; its sum of squares is in double. pool NULL runs in
  * this thread.
+ * With shares every rank calls it, and the bits are those of one that has all parameters: the sums
+ * of squares are exchanged, and added by everybody in the same order.
  * Errors  PK_EDIVERGED the norm is not finite; names a parameter, and no arena has changed
- *         PK_EINVAL    the beta1 of the step is out of range */
+ *         PK_EINVAL    the beta1 of the step is out of range
+ *         PK_ERANK     with shares; weights may have changed */
 enum pk_status pk_optim_step(struct pk_optim *o, struct pk_pool *pool,
                              const struct pk_optim_arenas *arenas, const struct pk_optim_step *step,
                              double *norm, struct pk_err *err);

@@ -27,6 +27,33 @@ int64_t pk_params_total(const struct pk_params *p, const char *prefix)
     return n;
 }
 
+bool pk_param_alike(const struct pk_param *a, const struct pk_param *b)
+{
+    return a->trained == b->trained && a->decay == b->decay && a->ema == b->ema &&
+           a->state == b->state && a->keep == b->keep && a->gain == b->gain;
+}
+
+/* The start of a run of alike parameters that is nearest to part / parts of the arena. */
+static int64_t share_at(const struct pk_params *p, int part, int parts)
+{
+    const int64_t want = p->elements / parts * part + p->elements % parts * part / parts;
+    int64_t best = 0;
+    for (int64_t i = 1; i <= p->count && part > 0; i++) {
+        if (i < p->count && pk_param_alike(&p->item[i - 1], &p->item[i])) continue;
+        const int64_t at = i < p->count ? p->item[i].offset : p->elements;
+        const int64_t old = p->count ? p->item[best].offset : 0;
+        if (llabs(at - want) < llabs(old - want) || part == parts) best = i;
+        if (at >= want && part < parts) break;
+    }
+    return best;
+}
+
+void pk_params_share(const struct pk_params *p, int rank, int ranks, int64_t *first, int64_t *last)
+{
+    *first = share_at(p, rank, ranks);
+    *last = share_at(p, rank + 1, ranks);
+}
+
 void pk_params_init(const struct pk_params *p, uint64_t seed, float *weight)
 {
     memset(weight, 0, (size_t)p->elements * sizeof *weight);

@@ -48,6 +48,12 @@ void pk_params_free(struct pk_params *p);
 int64_t pk_params_find(const struct pk_params *p, const char *name); // index or -1
 /* Sum of counts of the parameters whose name starts with prefix ("" for all). */
 int64_t pk_params_total(const struct pk_params *p, const char *prefix);
+/* Whether an optimizer step does the same with both. */
+bool pk_param_alike(const struct pk_param *a, const struct pk_param *b);
+/* What belongs to rank `rank` of `ranks` where parameters are shared out: [*first, *last), shares
+ * of all ranks tile the table in order and are as equal in elements as whole runs of alike
+ * parameters allow. A share may be empty. */
+void pk_params_share(const struct pk_params *p, int rank, int ranks, int64_t *first, int64_t *last);
 /* Fills weight[elements] from Philox keyed by (seed, parameter name): independent of order. */
 void pk_params_init(const struct pk_params *p, uint64_t seed, float *weight);
 

@@ -142,6 +142,18 @@ static void check_hidden(const struct check *c, int64_t tokens)
                 (long long)tokens, kept < 1 ? "see" : "predict");
 }
 
+static void check_drop_path(const struct check *c)
+{
+    static const char *const dropping[] = {"vit", "efficientnet1d", "net1d"};
+    if (!pk_recipe_given(c->r, "model.encoder.drop_path")) return;
+    for (size_t i = 0; i < PK_COUNT(dropping); i++)
+        if (is(c, "model.encoder.kind", dropping[i])) return;
+    pk_diag_add(
+        c->d, at(c, "model.encoder.drop_path", "model.encoder.kind"),
+        "'model.encoder.drop_path': the blocks of %s were published without stochastic depth",
+        pk_recipe_str(c->r, "model.encoder.kind"));
+}
+
 /* The family whose blocks differ, so that one number cannot name their channels. */
 static void check_channels(const struct check *c)
 {
@@ -329,13 +341,6 @@ static void check_contrastive(const struct check *c)
     check_schedule(c, "train");
     check_ema(c);
     check_augment(c);
-    if (pk_recipe_bool(c->r, "objective.momentum") &&
-        pk_recipe_bool(c->r, "objective.projection.norm")) {
-        pk_diag_add(c->d, at(c, "objective.projection.norm", "objective.momentum"),
-                    "'objective.projection.norm' does not go with 'objective.momentum': keys would "
-                    "be normalised by averages that lag behind");
-        pk_diag_help(c->d, "set 'projection: {norm: false}'");
-    }
     if (batch % parts == 0 && (batch / parts % 2 || batch / parts < 4)) {
         pk_diag_add(c->d, at(c, "train.batch_size", "train.accumulate"),
                     "%lld records at once cannot be compared: an even number of 4 or more is "
@@ -446,6 +451,7 @@ void pk_recipe_check(const struct pk_recipe *r, struct pk_diags *d)
     check_inherited(&c);
     if (is(&c, "model.encoder.kind", "vit")) check_width(&c, "model.encoder");
     check_channels(&c);
+    check_drop_path(&c);
     check_tokens(&c);
     check_batch(&c);
     if (is(&c, "objective.kind", "jepa"))

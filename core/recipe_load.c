@@ -480,7 +480,7 @@ static enum pk_status set_default(struct load *l, const struct pk_key *key, int 
 {
     struct pk_node n = {0};
     char path[256], other[256], stem[128];
-    if (!key->fallback || v->set) return PK_OK;
+    if (!key->fallback || !strcmp(key->fallback, "@published") || v->set) return PK_OK;
     show_path(path, key->path, item);
     if (!strcmp(key->fallback, "@name")) {
         file_stem(l->r->name, stem);

@@ -107,6 +107,7 @@ static const struct pk_key keys[] = {
     NUMBER("model.encoder.mlp_ratio", INT, NONE, VIT, 1, 16, "4", "hidden width of the MLP over the width"),
     BOOLEAN("model.encoder.qkv_bias", VIT, "false", "a bias on queries, keys and values, in the decoder too"),
     NUMBER("model.encoder.dropout", FLOAT, NONE, VIT, 0, 0.95, "0", "after attention and twice in the MLP, in pretraining; stages have their own"),
+    NUMBER("model.encoder.drop_path", FLOAT, NONE, ALWAYS, 0, 0.95, "@published", "stochastic depth of the last block, rising from 0 at the first; of vit, efficientnet1d (as published 0.2) and net1d"),
 
     SECTION("objective", ALWAYS, "what is learned"),
     {.path = "objective.kind", .type = PK_KEY_ENUM, .choices = "jepa|mae|contrastive|classify|regress", .required = true, .doc = "jepa, mae and contrastive pretrain; classify learns data.task, regress data.targets"},
@@ -177,6 +178,8 @@ static const struct pk_key keys[] = {
     NUMBER("train.micro_batch", INT, NONE, ALWAYS, 0, 1048576, "0", "records computed at once per rank; 0: chosen"),
     NUMBER("train.accumulate", INT, NONE, ALWAYS, 1, 65536, "1", "parts of a batch computed one after the other"),
     NUMBER("train.threads", INT, NONE, ALWAYS, 0, 1024, "0", "compute threads per rank; 0: all cores"),
+    BOOLEAN("train.zero1", PRETRAIN, "false",
+            "each CPU rank keeps moments of, and updates, its share of the parameters only (ZeRO stage 1)"),
     CHOICE("train.precision", ALWAYS, "auto|fp32|bf16", "auto",
            "storage of activations and working weights; auto is bf16 on a GPU, fp32 on the CPU"),
     CHOICE("train.wire", ALWAYS, "fp32|bf16", "fp32",

@@ -56,7 +56,8 @@ struct pk_key {
     int count_low, count_high; // elements of lists and maps
     const char *choices;       // "a|b|c" of an enum
     const char *fallback;      // default as YAML text, "@path" copies another key, NULL: none;
-                               // "a; regress: b": b where objective.kind is regress
+                               // "a; regress: b": b where objective.kind is regress;
+                               // "@published": no value, the encoder's family knows
     bool required;             // must be set somewhere when it applies
     const char *doc;           // one line
 };

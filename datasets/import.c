@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -102,6 +103,7 @@ static enum pk_status start_worker(struct pool *p, struct worker *w, struct pk_e
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0)
         return pk_fail_errno(err, PK_EINTERNAL, "cannot create a socket for a worker");
+    const pid_t parent = getpid();
     pid_t pid = fork();
     if (pid < 0) {
         pk_fail_errno(err, PK_EINTERNAL, "cannot start a worker process");
@@ -110,6 +112,10 @@ static enum pk_status start_worker(struct pool *p, struct worker *w, struct pk_e
         return PK_EINTERNAL;
     }
     if (pid == 0) {
+        // it holds copies of the parent's connections: who waits for those to close must not wait
+        // for a worker that is still at an item
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) _exit(0);
         // a copy of another worker's socket here would hide the parent's end from that worker
         for (int32_t i = 0; i < p->job->workers; i++)
             if (p->worker[i].fd >= 0) close(p->worker[i].fd);
@@ -225,6 +231,26 @@ static enum pk_status collect(struct pool *p, struct pollfd *fds, struct pk_err 
     return PK_OK;
 }
 
+static void remove_spill(const struct pool *p, int64_t item)
+{
+    char path[PK_PATH_MAX];
+    struct pk_err ignored;
+    if (p->job->spill && p->job->spill(p->job->self, item, path, &ignored) == PK_OK) remove(path);
+}
+
+static enum pk_status accept_item(const struct pool *p, int64_t item, struct pk_err *err)
+{
+    const struct pk_import *job = p->job;
+    char path[PK_PATH_MAX];
+    FILE *f = NULL;
+    if (!job->spill) return job->accept(job->self, item, result_of(p, item), NULL, err);
+    PK_TRY(job->spill(job->self, item, path, err));
+    PK_TRY(pk_open(&f, path, "rb", err));
+    enum pk_status s = job->accept(job->self, item, result_of(p, item), f, err);
+    fclose(f);
+    return s;
+}
+
 static enum pk_status take_results(struct pool *p, struct pk_err *err)
 {
     while (p->next_take < p->next_send && p->done[p->next_take % p->slots]) {
@@ -234,9 +260,10 @@ static enum pk_status take_results(struct pool *p, struct pk_err *err)
         if (head->status == PK_ENOMEM || head->status == PK_EWRITE)
             return pk_fail(err, head->status, "%s", head->message);
         if (head->status == PK_OK)
-            PK_TRY(p->job->accept(p->job->self, item, result_of(p, item), err));
+            PK_TRY(accept_item(p, item, err));
         else
             PK_TRY(p->job->reject(p->job->self, item, head->message, err));
+        remove_spill(p, item);
         p->done[item % p->slots] = false;
         p->next_take++;
     }
@@ -247,6 +274,7 @@ static enum pk_status run(struct pool *p, struct pollfd *fds, struct pk_err *err
 {
     for (int32_t i = 0; i < p->job->workers; i++) PK_TRY(start_worker(p, &p->worker[i], err));
     while (p->next_take < p->job->count) {
+        if (p->job->watch) PK_TRY(p->job->watch(p->job->self, err));
         PK_TRY(hand_out(p, err));
         PK_TRY(collect(p, fds, err));
         PK_TRY(take_results(p, err));
@@ -280,6 +308,7 @@ enum pk_status pk_import_run(const struct pk_import *job, struct pk_err *err)
         close(p.worker[i].fd); // an idle worker ends when it sees that
         wait_for(&p.worker[i], &how);
     }
+    for (int64_t i = p.next_take; s != PK_OK && i < p.next_send; i++) remove_spill(&p, i);
     free(p.worker);
     free(p.done);
     free(p.again);

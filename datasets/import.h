@@ -21,13 +21,21 @@ struct pk_import {
      * except PK_ENOMEM and PK_EWRITE, which say nothing about the item and end the import. What it
      * changes elsewhere in memory is lost. */
     enum pk_status (*convert)(void *self, int64_t item, void *slot, struct pk_err *err);
+    /* NULL, or the path of a file that convert writes for each item where a slot is too small. It
+     * is handed to accept and then removed, also after a failure. */
+    enum pk_status (*spill)(void *self, int64_t item, char path[PK_PATH_MAX], struct pk_err *err);
     /* In the parent, for item 0, 1, 2 ...: takes the result, or the reason why there is none. A
-     * failure ends the import. */
-    enum pk_status (*accept)(void *self, int64_t item, const void *slot, struct pk_err *err);
+     * failure ends the import. spill: where the item's file begins in it; NULL without the above.
+     */
+    enum pk_status (*accept)(void *self, int64_t item, const void *slot, FILE *spill,
+                             struct pk_err *err);
     enum pk_status (*reject)(void *self, int64_t item, const char *why, struct pk_err *err);
+    /* In the parent, at least every second; a failure ends the import. May be NULL. */
+    enum pk_status (*watch)(void *self, struct pk_err *err);
 };
 
-/* Runs all items. The calling process should have no other threads (workers are forked from it).
+/* Runs all items. Workers are forked from the calling thread and have no other: what convert needs
+ * must not depend on them. They end with the calling process, however it ends.
  * Errors  PK_EINVAL    workers out of range, PK_ENOMEM
  *         PK_EINTERNAL workers cannot be started or keep dying with nothing to do
  *         what accept or reject returned. All workers are gone when this returns. */

@@ -6,7 +6,7 @@
 #include "datasets/ppg_import.h"
 #include "core/json.h"
 #include "datasets/fold.h"
-#include "datasets/import.h"
+#include "datasets/import_part.h"
 #include "datasets/lead.h"
 
 #include <math.h>
@@ -35,9 +35,10 @@ struct spill { // a worker's file of windows
     size_t bytes; // of a signal
 };
 
-static enum pk_status spill_path(const struct state *st, int64_t item, char path[PK_PATH_MAX],
+static enum pk_status spill_path(void *self, int64_t item, char path[PK_PATH_MAX],
                                  struct pk_err *err)
 {
+    const struct state *st = self;
     return pk_path(path, err, "%s/recording-%lld.part", st->job->out, (long long)item);
 }
 
@@ -53,7 +54,7 @@ static enum pk_status spill_window(void *self, const struct pk_ppg_window *w, co
 
 static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_err *err)
 {
-    const struct state *st = self;
+    struct state *st = self;
     const struct pk_ppg_catalog *c = &st->catalog;
     const struct pk_ppg_item *it = &c->item[st->pick[item]];
     struct pk_recording r = {0};
@@ -173,34 +174,28 @@ static enum pk_status add_window(struct state *st, const struct pk_ppg_item *it,
     return pk_corpus_add(st->writer, &out, err);
 }
 
-static enum pk_status add_windows(struct state *st, const struct pk_ppg_item *it, const char *path,
+static enum pk_status add_windows(struct state *st, const struct pk_ppg_item *it, FILE *f,
                                   int64_t count, struct pk_err *err)
 {
     size_t n = (size_t)st->catalog.leads * (size_t)st->samples;
-    enum pk_status s = PK_OK;
-    FILE *f = NULL;
-    PK_TRY(pk_open(&f, path, "rb", err));
-    for (int64_t i = 0; i < count && s == PK_OK; i++) {
+    for (int64_t i = 0; i < count; i++) {
         struct pk_ppg_window w;
         if (fread(&w, sizeof w, 1, f) != 1 || fread(st->signal, sizeof(int16_t), n, f) != n)
-            s = pk_fail(err, PK_EIO, "%s is shorter than it was written", path);
-        else
-            s = add_window(st, it, &w, err);
+            return pk_fail(err, PK_EIO, "the windows of %s in %s are fewer than were written",
+                           it->path, st->job->out);
+        PK_TRY(add_window(st, it, &w, err));
     }
-    fclose(f);
-    return s;
+    return PK_OK;
 }
 
-static enum pk_status accept(void *self, int64_t item, const void *slot, struct pk_err *err)
+static enum pk_status accept(void *self, int64_t item, const void *slot, FILE *spill,
+                             struct pk_err *err)
 {
     struct state *st = self;
     const struct pk_ppg_counts *n = slot;
     struct pk_ppg_counts *all = &st->sum->counts;
     const struct pk_ppg_item *it = &st->catalog.item[st->pick[item]];
-    char path[PK_PATH_MAX];
-    PK_TRY(spill_path(st, item, path, err));
-    PK_TRY(add_windows(st, it, path, n->kept, err));
-    remove(path);
+    PK_TRY(add_windows(st, it, spill, n->kept, err));
     report_windows(st, it, n);
     all->windows += n->windows;
     all->kept += n->kept;
@@ -216,9 +211,7 @@ static enum pk_status accept(void *self, int64_t item, const void *slot, struct 
 static enum pk_status reject(void *self, int64_t item, const char *why, struct pk_err *err)
 {
     struct state *st = self;
-    char path[PK_PATH_MAX];
-    PK_TRY(spill_path(st, item, path, err));
-    remove(path);
+    (void)err;
     report_problem(st, &st->catalog.item[st->pick[item]], why);
     st->done++;
     tell_progress(st, false);
@@ -282,22 +275,32 @@ static enum pk_status create_corpus(struct state *st, const char *preprocessing,
     return s;
 }
 
+/* Which recordings, in which order: all ranks must find the same. */
+static uint64_t hash_plan(const struct state *st)
+{
+    const struct pk_ppg_catalog *c = &st->catalog;
+    uint64_t hash = pk_hash64(c->version, strlen(c->version), 0);
+    for (int64_t i = 0; i < c->count; i++) {
+        const struct pk_ppg_item *it = &c->item[i];
+        hash = pk_hash64(it->id, strlen(it->id) + 1, hash);
+        hash = pk_hash64(it->path, strlen(it->path) + 1, hash);
+        if (it->problem) hash = pk_hash64(it->problem, strlen(it->problem), hash);
+    }
+    return hash;
+}
+
 static enum pk_status run_pool(struct state *st, struct pk_err *err)
 {
-    char path[PK_PATH_MAX];
-    struct pk_err ignored;
     const struct pk_import pool = {.count = st->picked,
                                    .slot_bytes = sizeof(struct pk_ppg_counts),
                                    .workers = st->job->workers,
                                    .stall_seconds = 600,
                                    .self = st,
                                    .convert = convert,
+                                   .spill = spill_path,
                                    .accept = accept,
                                    .reject = reject};
-    enum pk_status s = st->picked ? pk_import_run(&pool, err) : PK_OK;
-    for (int64_t i = 0; s != PK_OK && i < st->picked; i++)
-        if (spill_path(st, i, path, &ignored) == PK_OK) remove(path);
-    return s;
+    return pk_import_share(&pool, st->job->ranks, st->job->out, hash_plan(st), err);
 }
 
 /* What an import that was killed left behind. */
@@ -312,9 +315,10 @@ static void remove_leftovers(const char *out)
             pk_path(path, &ignored, "%s/%s", out, left.name[i]) == PK_OK)
             remove(path);
     pk_file_list_free(&left);
+    pk_import_clean(out);
 }
 
-static enum pk_status import(struct state *st, struct pk_err *err)
+static enum pk_status prepare(struct state *st, struct pk_err *err)
 {
     char preprocessing[512];
     const struct pk_ppg_catalog *c = &st->catalog;
@@ -330,22 +334,30 @@ static enum pk_status import(struct state *st, struct pk_err *err)
     PK_TRY(pk_alloc(&st->signal, (size_t)c->leads * (size_t)st->samples, sizeof *st->signal,
                     "window", err));
     describe(st, preprocessing);
-    PK_TRY(create_corpus(st, preprocessing, err));
-    remove_leftovers(st->job->out);
+    if (pk_import_leads(st->job->ranks)) {
+        PK_TRY(create_corpus(st, preprocessing, err));
+        remove_leftovers(st->job->out);
+    }
     open_report(st, preprocessing);
     for (int64_t i = 0; i < c->count; i++)
         if (c->item[i].problem)
             report_problem(st, &c->item[i], c->item[i].problem);
         else
             st->pick[st->picked++] = i;
+    return PK_OK;
+}
+
+static enum pk_status import(struct state *st, struct pk_err *err)
+{
     PK_TRY(run_pool(st, err));
+    if (!pk_import_leads(st->job->ranks)) return PK_OK;
     tell_progress(st, true);
     PK_TRY(write_report(st, err)); // also of an import of which nothing was left
     if (!st->sum->counts.kept)
         return pk_fail(err, PK_EDATA,
                        "not one window could be imported from %lld recordings; "
                        "%s tells why",
-                       (long long)c->count, st->sum->report);
+                       (long long)st->sum->recordings, st->sum->report);
     struct pk_corpus_writer *w = st->writer;
     st->writer = NULL;
     return pk_corpus_finish(w, err);
@@ -365,19 +377,15 @@ static void free_catalog(struct pk_ppg_catalog *c)
     free(c->item);
 }
 
-enum pk_status pk_ppg_import(const struct pk_ppg_job *job, struct pk_ppg_summary *summary,
-                             struct pk_err *err)
+/* The catalog, and what the user has left open. */
+static enum pk_status open_source(struct state *st, struct pk_err *err)
 {
-    struct state *st;
+    const struct pk_ppg_job *job = st->job;
     const struct pk_ppg_source *source = pk_ppg_sources;
-    *summary = (struct pk_ppg_summary){0};
     while (source->name && strcmp(source->name, job->source)) source++;
     if (!source->name) return pk_fail(err, PK_EUSAGE, "unknown source '%s'", job->source);
-    PK_TRY(pk_alloc(&st, 1, sizeof *st, "import", err));
-    st->job = job;
-    st->sum = summary;
     st->options = job->options;
-    enum pk_status s = source->open(&st->catalog, job, err);
+    PK_TRY(source->open(&st->catalog, job, err));
     if (st->catalog.rate == 0) st->catalog.rate = 125;
     if (st->options.rate == 0) st->options.rate = st->catalog.rate;
     if (job->options.window > 0)
@@ -385,10 +393,27 @@ enum pk_status pk_ppg_import(const struct pk_ppg_job *job, struct pk_ppg_summary
     else // the default, in whole samples of whatever rate was chosen
         st->options.window = floor(st->catalog.window * st->options.rate + 1e-6) / st->options.rate;
     if (st->options.stride == 0) st->options.stride = st->options.window;
-    if (s == PK_OK && !st->catalog.count)
-        s = pk_fail(err, PK_EMISSING, "%s holds nothing of the source '%s' (%s)", job->folder,
-                    source->name, source->summary);
-    if (s == PK_OK) s = import(st, err);
+    if (!st->catalog.count)
+        return pk_fail(err, PK_EMISSING, "%s holds nothing of the source '%s' (%s)", job->folder,
+                       source->name, source->summary);
+    return PK_OK;
+}
+
+enum pk_status pk_ppg_import(const struct pk_ppg_job *job, struct pk_ppg_summary *summary,
+                             struct pk_err *err)
+{
+    struct state *st;
+    *summary = (struct pk_ppg_summary){0};
+    enum pk_status s = pk_alloc(&st, 1, sizeof *st, "import", err);
+    if (s == PK_OK) {
+        st->job = job;
+        st->sum = summary;
+        s = open_source(st, err);
+        if (s == PK_OK) s = prepare(st, err);
+    }
+    s = pk_import_agree(job->ranks, s, err);
+    if (s == PK_OK) s = pk_import_agree(job->ranks, import(st, err), err);
+    if (!st) return s;
     pk_corpus_abandon(st->writer);
     pk_text_free(&st->report_text);
     free_catalog(&st->catalog);

@@ -2,7 +2,7 @@
  *
  * A source lists its recordings in a catalog and reads one at a time; everything else is common:
  * windows (datasets/ppg.h), folds by subject (datasets/fold.h), workers, report. The same folder
- * and settings give the same bytes, whatever the number of workers. */
+ * and settings give the same bytes, whatever the number of workers and ranks. */
 #ifndef PK_PPG_IMPORT_H
 #define PK_PPG_IMPORT_H
 
@@ -39,6 +39,8 @@ struct pk_ppg_catalog {
     void (*close)(void *self); // may be NULL
 };
 
+struct pk_import_ranks;
+
 struct pk_ppg_job {
     const char *source; // "bidmc", ...
     const char *folder, *out;
@@ -50,6 +52,7 @@ struct pk_ppg_job {
     bool no_folds;                 // fold 0 for all
     int32_t workers;
     int64_t shard_records;
+    struct pk_import_ranks *ranks; // that share the work; NULL: this process is alone
     /* done and count are recordings; called from the importing process; may be NULL. */
     void (*progress)(void *self, int64_t done, int64_t count, int64_t rejected);
     void *progress_self;
@@ -70,9 +73,11 @@ struct pk_ppg_source {
 };
 extern const struct pk_ppg_source pk_ppg_sources[];
 
-/* Errors  PK_EUSAGE  unknown source; PK_EINVAL settings
+/* Under several ranks the summary is whole at rank 0 alone.
+ * Errors  PK_EUSAGE  unknown source; PK_EINVAL settings
  *         PK_EMISSING nothing of the source is in the folder
- *         PK_EDATA   tables damaged, or not one window is left; PK_EWRITE */
+ *         PK_EDATA   tables damaged, or not one window is left; PK_EWRITE
+ *         those of pk_import_share */
 enum pk_status pk_ppg_import(const struct pk_ppg_job *job, struct pk_ppg_summary *summary,
                              struct pk_err *err);
 

@@ -2,7 +2,7 @@
 #include "datasets/ptbxl_import.h"
 #include "core/json.h"
 #include "datasets/corpus.h"
-#include "datasets/import.h"
+#include "datasets/import_part.h"
 #include "datasets/lead.h"
 #include "datasets/ptbxl.h"
 
@@ -134,9 +134,11 @@ static void tell_progress(struct state *st, bool last)
     st->job->progress(st->job->progress_self, done, st->present, st->sum->rejected);
 }
 
-static enum pk_status accept(void *self, int64_t item, const void *slot, struct pk_err *err)
+static enum pk_status accept(void *self, int64_t item, const void *slot, FILE *spill,
+                             struct pk_err *err)
 {
     struct state *st = self;
+    (void)spill;
     const struct result *r = slot;
     const struct pk_ptbxl_row *row = &st->table.row[st->pick[item]];
     const char *file = file_of(st, st->pick[item]), *slash = strrchr(file, '/');
@@ -259,23 +261,40 @@ static enum pk_status write_report(struct state *st, struct pk_err *err)
     return pk_write_file(st->sum->report, st->report_text.s, st->report_text.len, err);
 }
 
-static enum pk_status import(struct state *st, struct pk_err *err)
+/* Which records, in which order: all ranks must find the same. */
+static uint64_t hash_plan(const struct state *st)
 {
+    uint64_t hash = pk_hash64(st->table.version, strlen(st->table.version), 0);
+    for (int64_t i = 0; i < st->present; i++) {
+        const char *file = file_of(st, st->pick[i]);
+        hash = pk_hash64(file, strlen(file) + 1, hash);
+    }
+    return hash;
+}
+
+/* Everything that comes before the first record. */
+static enum pk_status prepare(struct state *st, struct pk_err *err)
+{
+    const struct pk_ptbxl_import *job = st->job;
+    if (job->rate < 10 || job->rate > 2000)
+        return pk_fail(err, PK_EINVAL, "rate %d Hz; 10 to 2000 are possible", job->rate);
+    if (st->how.filtered)
+        PK_TRY(pk_filter_butterworth(&st->how.filter, job->band[0], job->band[1], job->rate, err));
+    PK_TRY(pk_resample_ratio(&st->how.up, &st->how.down, st->source_rate, job->rate, err));
+    PK_TRY(pk_ptbxl_open(&st->table, job->folder, err));
     st->sum->rows = st->table.count;
     memcpy(st->sum->version, st->table.version, sizeof st->sum->version);
-    st->samples = SECONDS * st->job->rate;
+    st->samples = SECONDS * job->rate;
     open_report(st);
     PK_TRY(choose_records(st, err));
+    if (!pk_import_leads(job->ranks)) return PK_OK;
     PK_TRY(create_corpus(st, err));
-    const struct pk_import pool = {.count = st->present,
-                                   .slot_bytes = sizeof(struct result) +
-                                                 (size_t)PK_LEADS_ECG * (size_t)st->samples * 2,
-                                   .workers = st->job->workers,
-                                   .self = st,
-                                   .convert = convert,
-                                   .accept = accept,
-                                   .reject = reject};
-    PK_TRY(pk_import_run(&pool, err));
+    pk_import_clean(job->out);
+    return PK_OK;
+}
+
+static enum pk_status finish(struct state *st, struct pk_err *err)
+{
     tell_progress(st, true);
     PK_TRY(write_report(st, err)); // also of an import of which nothing was left
     if (!st->sum->imported)
@@ -286,21 +305,30 @@ static enum pk_status import(struct state *st, struct pk_err *err)
     return pk_corpus_finish(w, err);
 }
 
+static enum pk_status import(struct state *st, struct pk_err *err)
+{
+    const struct pk_import pool = {.count = st->present,
+                                   .slot_bytes = sizeof(struct result) +
+                                                 (size_t)PK_LEADS_ECG * (size_t)st->samples * 2,
+                                   .workers = st->job->workers,
+                                   .self = st,
+                                   .convert = convert,
+                                   .accept = accept,
+                                   .reject = reject};
+    PK_TRY(pk_import_share(&pool, st->job->ranks, st->job->out, hash_plan(st), err));
+    return pk_import_leads(st->job->ranks) ? finish(st, err) : PK_OK;
+}
+
 enum pk_status pk_ptbxl_import(const struct pk_ptbxl_import *job, struct pk_ptbxl_summary *summary,
                                struct pk_err *err)
 {
     *summary = (struct pk_ptbxl_summary){0};
-    if (job->rate < 10 || job->rate > 2000)
-        return pk_fail(err, PK_EINVAL, "rate %d Hz; 10 to 2000 are possible", job->rate);
     struct state st = {.job = job,
                        .sum = summary,
                        .source_rate = job->rate == 100 ? 100 : 500,
                        .how = {.filtered = job->band[1] > 0, .standardised = job->standardise}};
-    if (st.how.filtered)
-        PK_TRY(pk_filter_butterworth(&st.how.filter, job->band[0], job->band[1], job->rate, err));
-    PK_TRY(pk_resample_ratio(&st.how.up, &st.how.down, st.source_rate, job->rate, err));
-    enum pk_status s = pk_ptbxl_open(&st.table, job->folder, err);
-    if (s == PK_OK) s = import(&st, err);
+    enum pk_status s = pk_import_agree(job->ranks, prepare(&st, err), err);
+    if (s == PK_OK) s = pk_import_agree(job->ranks, import(&st, err), err);
     pk_corpus_abandon(st.writer);
     pk_text_free(&st.report_text);
     free(st.label);

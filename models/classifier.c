@@ -108,17 +108,15 @@ enum pk_status pk_classifier_build(struct pk_prog *out, struct pk_params *params
                                    struct pk_err *err)
 {
     struct pk_build *b;
-    struct pk_encoder encoder = c->encoder;
     PK_TRY(pk_build_begin(&b, out, params, err));
     const struct pk_augment_range *range = train && c->augmented ? c->range : NULL;
     struct pk_signal_in in = pk_signal_augmented(b, &c->signal, records, range, c->seed);
     const struct pk_mixup mixup = {.alpha = train ? c->mixup : 0, .seed = c->seed};
     in.patches = pk_mixup(b, in.patches, in.sample, &mixup);
-    if (!train || c->frozen) encoder.vit.dropout = 0;
     bool encoder_frozen = c->frozen || !train;
     if (encoder_frozen) pk_scope_frozen(b, true);
     pk_scope(b, "encoder");
-    const struct pk_encoded x = pk_encode(b, &in, &c->signal, &encoder, train && !c->frozen);
+    const struct pk_encoded x = pk_encode(b, &in, &c->signal, &c->encoder, train && !c->frozen);
     pk_scope_end(b);
     if (encoder_frozen) pk_scope_frozen(b, false);
     struct pk_val logit = PK_NONE;

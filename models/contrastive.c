@@ -65,15 +65,14 @@ static struct pk_val online(struct pk_build *b, const struct pk_signal_in *in,
     return c->momentum ? mlp(b, z, c, true, "predictor") : z;
 }
 
-/* The EMA copies, as in evaluation. */
+/* The EMA copies, whose norms take the statistics of the batch, as those of MoCo v3 do: running
+ * averages would lag behind queries that are normalised by the batch. */
 static struct pk_val momentum_key(struct pk_build *b, const struct pk_signal_in *in,
                                   const struct pk_contrastive *c)
 {
-    struct pk_contrastive still = *c;
     struct pk_val pooled;
-    still.encoder.vit.dropout = 0;
     pk_scope_ema(b, true);
-    struct pk_val k = tower(b, in, &still, false, &pooled);
+    struct pk_val k = tower(b, in, c, true, &pooled);
     pk_scope_ema(b, false);
     return k;
 }

@@ -46,6 +46,7 @@ static struct pk_val efficientnet1d(struct pk_build *b, const struct pk_signal_i
 {
     struct pk_efficientnet1d a = pk_efficientnet1d_b0(train);
     a.seed = e->vit.seed;
+    a.drop_path = e->vit.drop_path;
     return pk_efficientnet1d_encode(b, in->patches, in->sample, &a);
 }
 
@@ -54,6 +55,7 @@ static struct pk_val net1d(struct pk_build *b, const struct pk_signal_in *in,
 {
     struct pk_net1d a = pk_net1d_ecgfounder(train);
     a.seed = e->vit.seed;
+    a.drop_path = e->vit.drop_path;
     return pk_net1d_encode(b, in->patches, in->sample, &a);
 }
 
@@ -96,6 +98,13 @@ enum pk_status pk_encoder_convolution(struct pk_encoder *out, enum pk_encoder_ki
     return PK_OK;
 }
 
+float pk_encoder_drop_path(const struct pk_recipe *r, enum pk_encoder_kind kind)
+{
+    if (pk_recipe_given(r, "model.encoder.drop_path"))
+        return (float)pk_recipe_f64(r, "model.encoder.drop_path");
+    return kind == PK_ENCODER_EFFICIENTNET1D ? pk_efficientnet1d_b0(true).drop_path : 0;
+}
+
 enum pk_status pk_encoder_config(struct pk_encoder *out, const struct pk_recipe *r,
                                  const struct pk_signal *s, struct pk_err *err)
 {
@@ -111,6 +120,7 @@ enum pk_status pk_encoder_config(struct pk_encoder *out, const struct pk_recipe 
     enum pk_status e =
         pk_encoder_convolution(out, kind, (int32_t)pk_recipe_i64(r, "model.encoder.channels"), err);
     out->vit.seed = (uint64_t)pk_recipe_i64(r, "seed");
+    out->vit.drop_path = pk_encoder_drop_path(r, kind);
     if (e != PK_OK) pk_err_context(err, "%s", pk_recipe_origin(r, "model.encoder.channels"));
     return e;
 }

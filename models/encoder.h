@@ -24,7 +24,7 @@ struct pk_encoder {
     enum pk_encoder_kind kind;
     int32_t width;     // channels that come out
     int32_t channels;  // convolutional: of the blocks
-    struct pk_vit vit; // convolutional: its seed alone, for drop path
+    struct pk_vit vit; // convolutional: its seed and drop_path alone
 };
 
 static inline bool pk_encoder_convolves(const struct pk_encoder *e)
@@ -41,13 +41,16 @@ enum pk_status pk_encoder_convolution(struct pk_encoder *out, enum pk_encoder_ki
 enum pk_status pk_encoder_config(struct pk_encoder *out, const struct pk_recipe *r,
                                  const struct pk_signal *s, struct pk_err *err);
 
+/* The recipe's model.encoder.drop_path, or what was published with the family. */
+float pk_encoder_drop_path(const struct pk_recipe *r, enum pk_encoder_kind kind);
+
 struct pk_encoded {
     struct pk_val tokens;  // [B, T, width]
     struct pk_val present; // pk_lead_present where tokens are patches of one lead, else PK_NONE
 };
 /* Parameters are those of the family, in the scope that is open. train: batch norm takes the
- * statistics of the micro-batch, unless a frozen or EMA scope is open, and EfficientNet-1D drops
- * paths; dropout is the encoder's own setting. */
+ * statistics of the micro-batch; dropout and dropped paths are the encoder's own settings. Neither
+ * is there where a frozen or EMA scope is open. */
 struct pk_encoded pk_encode(struct pk_build *b, const struct pk_signal_in *in,
                             const struct pk_signal *s, const struct pk_encoder *e, bool train);
 /* Mean over the tokens that are signal: [B, width]. */

@@ -12,8 +12,8 @@ enum pk_status pk_jepa_config(struct pk_jepa *out, const struct pk_recipe *r,
     PK_TRY(pk_signal_config(&out->signal, r, shape, err));
     for (int i = 0; i < 2; i++) out->keep[i] = pk_recipe_item_f64(r, "objective.mask.keep", i);
     out->encoder = pk_vit_config(r, out->signal.tokens);
-    out->encoder.dropout = 0;
     out->predictor = out->encoder;
+    out->predictor.dropout = out->predictor.drop_path = 0;
     out->predictor.width = (int32_t)pk_recipe_i64(r, "objective.predictor.width");
     out->predictor.depth = (int32_t)pk_recipe_i64(r, "objective.predictor.depth");
     out->predictor.heads = (int32_t)pk_recipe_i64(r, "objective.predictor.heads");
@@ -69,12 +69,12 @@ static struct pk_val encode_target(struct pk_build *b, struct pk_val patches,
     return pk_slice_tokens(b, h, 1, j->signal.tokens);
 }
 
-static struct pk_val encode_context(struct pk_build *b, struct pk_val patches, struct pk_val index,
-                                    int32_t keep, const struct pk_jepa *j)
+static struct pk_val encode_context(struct pk_build *b, const struct pk_signal_in *in,
+                                    struct pk_val index, int32_t keep, const struct pk_jepa *j)
 {
     pk_scope(b, "encoder");
-    struct pk_val seen = pk_gather_tokens(b, patches, index);
-    struct pk_val h = pk_vit_encode(b, seen, index, PK_NONE, &j->encoder);
+    struct pk_val seen = pk_gather_tokens(b, in->patches, index);
+    struct pk_val h = pk_vit_encode(b, seen, index, in->sample, &j->encoder);
     pk_scope_end(b);
     return pk_slice_tokens(b, h, 1, keep);
 }
@@ -109,7 +109,7 @@ enum pk_status pk_jepa_build(struct pk_prog *out, struct pk_params *params, cons
     struct pk_val target = pk_gather_tokens(b, all, hidden);
     pk_output(b, pk_feature_moments(b, target), "target_moments");
     pk_output(b, pk_mean_pool(b, all, 0), "embedding");
-    struct pk_val context = encode_context(b, in.patches, index, keep, j);
+    struct pk_val context = encode_context(b, &in, index, keep, j);
     struct pk_val predicted = predict(b, context, index, hidden, keep, j);
     pk_loss(b, pk_l1_loss(b, predicted, target));
     return pk_build_finish(b, err);

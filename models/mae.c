@@ -39,8 +39,8 @@ enum pk_status pk_mae_config(struct pk_mae *out, const struct pk_recipe *r,
     out->signal.layout = pk_token_layout(t);
     out->encoder = pk_vit_config(r, grid.tokens);
     out->encoder.tokenise = t;
-    out->encoder.dropout = 0;
     out->decoder = out->encoder;
+    out->decoder.dropout = out->decoder.drop_path = 0;
     out->decoder.width = (int32_t)pk_recipe_i64(r, "objective.decoder.width");
     out->decoder.depth = (int32_t)pk_recipe_i64(r, "objective.decoder.depth");
     out->decoder.heads = (int32_t)pk_recipe_i64(r, "objective.decoder.heads");
@@ -148,7 +148,7 @@ enum pk_status pk_mae_build(struct pk_prog *out, struct pk_params *params, const
         present = pk_lead_present(b, in.gain, m->signal.leads, m->signal.lead);
     pk_scope(b, "encoder");
     struct pk_val h =
-        pk_mae_encode(b, in.patches, mask.kept, present, PK_NONE, &m->signal, &m->encoder);
+        pk_mae_encode(b, in.patches, mask.kept, present, in.sample, &m->signal, &m->encoder);
     pk_scope_end(b);
     pk_output(b, pk_mae_pool(b, h, present, &m->encoder), "embedding");
     struct pk_val x = decode(b, h, &mask, records, m);

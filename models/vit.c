@@ -27,6 +27,7 @@ struct pk_vit pk_vit_config(const struct pk_recipe *r, int32_t tokens)
                        .heads = (int32_t)pk_recipe_i64(r, "model.encoder.heads"),
                        .mlp_ratio = (int32_t)pk_recipe_i64(r, "model.encoder.mlp_ratio"),
                        .dropout = (float)pk_recipe_f64(r, "model.encoder.dropout"),
+                       .drop_path = (float)pk_recipe_f64(r, "model.encoder.drop_path"),
                        .tokens = tokens,
                        .eps = 1e-6f,
                        .seed = (uint64_t)pk_recipe_i64(r, "seed")};
@@ -40,8 +41,16 @@ double pk_vit_flops(const struct pk_vit *v, double tokens)
     return v->depth * tokens * (layer + 4 * tokens * width);
 }
 
+/* The end of a branch: x + h, with what training drops of h. */
+static struct pk_val join(struct pk_build *b, struct pk_val x, struct pk_val h,
+                          struct pk_val sample, float drop_path, const struct pk_vit *v)
+{
+    h = pk_dropout(b, h, sample, v->dropout, v->seed);
+    return pk_add(b, x, pk_drop_path(b, h, sample, drop_path, v->seed));
+}
+
 static struct pk_val block(struct pk_build *b, struct pk_val x, struct pk_val sample,
-                           const struct pk_vit *v)
+                           float drop_path, const struct pk_vit *v)
 {
     struct pk_val h = pk_layernorm(b, x, v->eps, "norm1");
     h = v->qkv_bias ? pk_linear_bias(b, h, 3 * (int64_t)v->width, "attn.qkv") // [B, T, 3C]
@@ -50,14 +59,14 @@ static struct pk_val block(struct pk_build *b, struct pk_val x, struct pk_val sa
     pk_init_std(b, v->residual_std);
     h = pk_linear(b, h, v->width, "attn.proj");
     pk_init_std(b, 0.02f);
-    x = pk_add(b, x, pk_dropout(b, h, sample, v->dropout, v->seed));
+    x = join(b, x, h, sample, drop_path, v);
     h = pk_layernorm(b, x, v->eps, "norm2");
     h = pk_gelu(b, pk_linear(b, h, (int64_t)v->mlp_ratio * v->width, "mlp.fc1"));
     h = pk_dropout(b, h, sample, v->dropout, v->seed);
     pk_init_std(b, v->residual_std);
     h = pk_linear(b, h, v->width, "mlp.fc2");
     pk_init_std(b, 0.02f);
-    return pk_add(b, x, pk_dropout(b, h, sample, v->dropout, v->seed));
+    return join(b, x, h, sample, drop_path, v);
 }
 
 struct pk_val pk_vit_blocks(struct pk_build *b, struct pk_val x, struct pk_val sample,
@@ -65,7 +74,8 @@ struct pk_val pk_vit_blocks(struct pk_build *b, struct pk_val x, struct pk_val s
 {
     for (int32_t i = 0; i < v->depth; i++) {
         pk_scope(b, "blocks.%d", i);
-        x = block(b, x, sample, v);
+        const float drop_path = i ? v->drop_path * (float)i / (float)(v->depth - 1) : 0;
+        x = block(b, x, sample, drop_path, v);
         pk_scope_end(b);
     }
     return pk_layernorm(b, x, v->eps, "norm");

@@ -27,7 +27,8 @@ struct pk_vit {
     float eps;          // of the layer norms
     float residual_std; // initial std of projections that end in the residual stream
     float dropout;      // after the attention projection and twice in the MLP; 0 for none
-    uint64_t seed;      // of dropout
+    float drop_path;    // of the last block, rising from 0 at the first
+    uint64_t seed;      // of both
 };
 
 /* Reads model.encoder.* and seed. */

@@ -1,10 +1,13 @@
 /* cli.c -- parsing, help and errors of the command line, from the command table (see cli.h). */
 #include "tools/cli.h"
+#include "core/launch_env.h"
 #include "core/recipe_schema.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+
+extern char **environ;
 
 #define PK_X(name) extern const struct pk_command pk_cmd_##name;
 #include "tools/commands.def"
@@ -222,6 +225,19 @@ enum pk_status pk_print(struct pk_text *text, struct pk_err *err)
     return s;
 }
 
+/* An environment that says half of it is left to those commands that have a use for ranks. */
+static enum pk_status check_alone(const struct pk_command *c, struct pk_err *err)
+{
+    struct pk_launch l;
+    if (!c->alone || pk_launch_detect(&l, (const char *const *)environ, NULL, NULL) != PK_OK ||
+        l.size == 1)
+        return PK_OK;
+    return pk_fail(err, PK_EUSAGE,
+                   "%s runs in a single process, and this is rank %d of %d (%s): each would write "
+                   "the same files\nhelp: start it once, without the launcher",
+                   c->name, l.rank, l.size, pk_launch_source_name(l.source));
+}
+
 int pk_main(int argc, char **argv)
 {
     struct pk_err err = {0};
@@ -250,6 +266,7 @@ int pk_main(int argc, char **argv)
     if (!args.command) return no_command(argc, argv);
     enum pk_status s = pk_alloc(&args.word, (size_t)argc, sizeof *args.word, "arguments", &err);
     if (s == PK_OK) s = parse(&args, argc, argv, 1 + used, &help, &err);
+    if (s == PK_OK && !help) s = check_alone(args.command, &err);
     if (s == PK_OK && help)
         print_help(args.command);
     else if (s == PK_OK)

@@ -36,7 +36,8 @@ struct pk_command {
     const struct pk_option *options;   // ends with {0}; -h/--help -q -v are everyone's
     const struct pk_example *examples; // at least two, ends with {0}
     enum pk_status (*run)(const struct pk_args *args, struct pk_err *err);
-    bool rest; // what follows the first positional argument is not parsed: another command line
+    bool alone; // writes what it makes: as one of several ranks it would be written once by each
+    bool rest;  // what follows the first positional argument is not parsed: another command line
 };
 
 /* Value of --name ("" for a flag), or NULL when it was not given. */

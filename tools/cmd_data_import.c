@@ -1,9 +1,11 @@
 /* cmd_data_import.c -- purkinje data import: from public databases to a corpus. */
 #include "core/json.h"
+#include "datasets/import_part.h"
 #include "datasets/ptbxl_import.h"
 #include "datasets/ppg_import.h"
 #include "tools/cli.h"
 #include "tools/rows.h"
+#include "tools/world.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,23 +97,29 @@ static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char
     return pk_print(&text, err);
 }
 
-static enum pk_status run_ptbxl(const struct pk_args *args, struct progress *progress,
-                                int64_t workers, struct pk_err *err)
+static enum pk_status parse_ptbxl(const struct pk_args *args, struct pk_ptbxl_import *job,
+                                  struct pk_err *err)
 {
     struct pk_folds folds;
-    struct pk_ptbxl_import job = {.rate = 100, .progress_self = progress};
-    struct pk_ptbxl_summary *summary;
-    PK_TRY(parse_words(args, &job, err));
-    PK_TRY(pk_arg_i64(args, "shard-records", 1, 10000000, &job.shard_records, err));
+    PK_TRY(parse_words(args, job, err));
+    PK_TRY(pk_arg_i64(args, "shard-records", 1, 10000000, &job->shard_records, err));
     PK_TRY(pk_folds_parse(&folds, pk_arg(args, "folds"), 10, err));
-    job.folds = folds.all ? 0 : (uint32_t)folds.bits[0];
-    job.workers = (int32_t)workers;
-    job.allow_missing = pk_arg(args, "allow-missing") != NULL;
-    if (!args->quiet) job.progress = show_progress;
+    job->folds = folds.all ? 0 : (uint32_t)folds.bits[0];
+    return PK_OK;
+}
+
+static enum pk_status run_ptbxl(const struct pk_args *args, struct pk_ptbxl_import *job,
+                                struct progress *progress, struct pk_err *err)
+{
+    struct pk_ptbxl_summary *summary;
+    const bool leads = pk_import_leads(job->ranks);
+    job->progress_self = progress;
+    job->allow_missing = pk_arg(args, "allow-missing") != NULL;
+    if (!args->quiet && leads) job->progress = show_progress;
     PK_TRY(pk_alloc(&summary, 1, sizeof *summary, "summary", err));
-    enum pk_status s = pk_ptbxl_import(&job, summary, err);
-    if (s == PK_OK)
-        s = print_summary(summary, job.out, pk_seconds() - progress->start,
+    enum pk_status s = pk_ptbxl_import(job, summary, err);
+    if (s == PK_OK && leads)
+        s = print_summary(summary, job->out, pk_seconds() - progress->start,
                           pk_arg(args, "json") != NULL, err);
     free(summary);
     return s;
@@ -223,54 +231,101 @@ static enum pk_status print_ppg(const struct pk_ppg_summary *s, const char *out,
     return pk_print(&text, err);
 }
 
-static enum pk_status run_ppg(const struct pk_args *args, struct progress *progress,
-                              int64_t workers, struct pk_err *err)
+static enum pk_status parse_ppg(const struct pk_args *args, struct pk_ppg_job *job,
+                                struct pk_err *err)
 {
-    struct pk_ppg_job job = {.source = args->word[0],
-                             .folder = args->word[1],
-                             .out = args->word[2],
-                             .options = {.band = {0.5, 12},
-                                         .ecg_band = {0.5, 40},
-                                         .stop_db = 20,
-                                         .gap = 0.25,
-                                         .flat = 0.25,
-                                         .zscore = true},
-                             .workers = (int32_t)workers,
-                             .progress = args->quiet ? NULL : show_progress,
-                             .progress_self = progress};
-    struct pk_ppg_summary *summary;
     const char *key;
+    *job = (struct pk_ppg_job){.source = args->word[0],
+                               .folder = args->word[1],
+                               .out = args->word[2],
+                               .options = {.band = {0.5, 12},
+                                           .ecg_band = {0.5, 40},
+                                           .stop_db = 20,
+                                           .gap = 0.25,
+                                           .flat = 0.25,
+                                           .zscore = true}};
     if (pk_arg(args, "folds") || pk_arg(args, "allow-missing"))
         return pk_fail(err, PK_EUSAGE, "--folds and --allow-missing are of the source ptbxl");
     for (int i = 3; i < args->count; i++) {
-        if (ppg_setting(&job, args->word[i], &key)) continue;
+        if (ppg_setting(job, args->word[i], &key)) continue;
         return pk_fail(err, PK_EUSAGE,
                        "'%s' is not %s; 'purkinje data import --help' lists the "
                        "settings",
                        args->word[i], key ? "a value of this setting" : "a setting of this source");
     }
-    PK_TRY(pk_arg_i64(args, "shard-records", 1, 10000000, &job.shard_records, err));
+    return pk_arg_i64(args, "shard-records", 1, 10000000, &job->shard_records, err);
+}
+
+static enum pk_status run_ppg(const struct pk_args *args, struct pk_ppg_job *job,
+                              struct progress *progress, struct pk_err *err)
+{
+    struct pk_ppg_summary *summary;
+    const bool leads = pk_import_leads(job->ranks);
+    job->progress = args->quiet || !leads ? NULL : show_progress;
+    job->progress_self = progress;
     PK_TRY(pk_alloc(&summary, 1, sizeof *summary, "summary", err));
-    enum pk_status s = pk_ppg_import(&job, summary, err);
-    if (s == PK_OK)
-        s = print_ppg(summary, job.out, pk_seconds() - progress->start,
+    enum pk_status s = pk_ppg_import(job, summary, err);
+    if (s == PK_OK && leads)
+        s = print_ppg(summary, job->out, pk_seconds() - progress->start,
                       pk_arg(args, "json") != NULL, err);
     free(summary);
     return s;
 }
 
-static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+/* ---- the ranks ---- */
+
+static enum pk_status agree(void *self, enum pk_status s, struct pk_err *err)
 {
-    struct progress progress = {.terminal = isatty(STDERR_FILENO), .start = pk_seconds()};
-    int64_t workers = PK_MAX(PK_MIN(sysconf(_SC_NPROCESSORS_ONLN), 64L), 1L);
+    struct pk_job *world = self;
+    return pk_comm_agree(world->comm, s, err);
+}
+
+static enum pk_status gather(void *self, void *all, size_t bytes, struct pk_err *err)
+{
+    struct pk_job *world = self;
+    return pk_comm_all_gather(world->comm, all, bytes, err);
+}
+
+static enum pk_status watch(void *self, struct pk_err *err)
+{
+    struct pk_job *world = self;
+    if (!pk_heartbeat_verdict(world->heartbeat, 0, NULL)) return PK_OK;
+    return pk_fail(err, PK_ERANK, "another rank failed"); // pk_world_close says which
+}
+
+/* All that decides what comes out; the number of workers does not, and may differ. */
+static uint64_t hash_settings(const struct pk_args *args)
+{
+    static const char *const option[] = {"allow-missing", "folds", "shard-records"};
+    uint64_t hash = 0;
+    for (int i = 0; i < args->count; i++)
+        hash = pk_hash64(args->word[i], strlen(args->word[i]) + 1, hash);
+    for (size_t i = 0; i < PK_COUNT(option); i++) {
+        const char *given = pk_arg(args, option[i]);
+        hash = given ? pk_hash64(given, strlen(given) + 1, hash + i + 1) : hash;
+    }
+    return hash;
+}
+
+/* ---- the command ---- */
+
+struct request { // what the command line asks for
+    bool ptbxl;
+    int64_t workers; // 0: as many as there are cores
+    struct pk_ptbxl_import of_ptbxl;
+    struct pk_ppg_job of_ppg;
+};
+
+static enum pk_status parse(const struct pk_args *args, struct request *q, struct pk_err *err)
+{
     const struct pk_ppg_source *ppg = pk_ppg_sources;
-    bool ptbxl = args->count > 0 && !strcmp(args->word[0], "ptbxl");
     struct pk_text have = {0};
-    progress.last = progress.start;
+    enum pk_status s = PK_OK;
+    *q = (struct request){.of_ptbxl = {.rate = 100}};
+    q->ptbxl = args->count > 0 && !strcmp(args->word[0], "ptbxl");
     for (; ppg->name && !(args->count && !strcmp(ppg->name, args->word[0])); ppg++)
         pk_text_add(&have, ", %s", ppg->name);
-    enum pk_status s = PK_OK;
-    if (!ptbxl && !ppg->name)
+    if (!q->ptbxl && !ppg->name)
         s = pk_fail(err, PK_EUSAGE, "%s%s%s; the sources that can be imported are: ptbxl%s",
                     args->count ? "unknown source '" : "data import needs a source",
                     args->count ? args->word[0] : "", args->count ? "'" : "", have.s ? have.s : "");
@@ -280,14 +335,43 @@ static enum pk_status run(const struct pk_args *args, struct pk_err *err)
         return pk_fail(err, PK_EUSAGE,
                        "data import %s takes the folder of %s and the folder of "
                        "the corpus: purkinje data import %s DIR OUT [key=value ...]",
-                       args->word[0], ptbxl ? "PTB-XL" : "the recordings", args->word[0]);
-    PK_TRY(pk_arg_i64(args, "workers", 1, 256, &workers, err));
-    return ptbxl ? run_ptbxl(args, &progress, workers, err)
-                 : run_ppg(args, &progress, workers, err);
+                       args->word[0], q->ptbxl ? "PTB-XL" : "the recordings", args->word[0]);
+    PK_TRY(pk_arg_i64(args, "workers", 1, PK_IMPORT_WORKERS_MAX, &q->workers, err));
+    return q->ptbxl ? parse_ptbxl(args, &q->of_ptbxl, err) : parse_ppg(args, &q->of_ppg, err);
+}
+
+static enum pk_status import_as_rank(const struct pk_args *args, struct pk_job *world,
+                                     struct pk_err *err)
+{
+    struct progress progress = {.terminal = isatty(STDERR_FILENO), .start = pk_seconds()};
+    struct pk_import_ranks ranks = {.rank = world->comm->rank,
+                                    .size = world->comm->size,
+                                    .settings = hash_settings(args),
+                                    .self = world,
+                                    .agree = agree,
+                                    .gather = gather,
+                                    .watch = watch};
+    const int64_t cores = PK_MAX(PK_MIN(sysconf(_SC_NPROCESSORS_ONLN), 64L), 1L);
+    struct request q;
+    PK_TRY(pk_import_agree(&ranks, parse(args, &q, err), err));
+    if (!q.workers) q.workers = PK_MAX(cores / PK_MAX(world->world.local_size, 1), (int64_t)1);
+    progress.last = progress.start;
+    q.of_ptbxl.workers = q.of_ppg.workers = (int32_t)q.workers;
+    q.of_ptbxl.ranks = q.of_ppg.ranks = &ranks;
+    return q.ptbxl ? run_ptbxl(args, &q.of_ptbxl, &progress, err)
+                   : run_ppg(args, &q.of_ppg, &progress, err);
+}
+
+static enum pk_status run(const struct pk_args *args, struct pk_err *err)
+{
+    struct pk_job world;
+    PK_TRY(pk_world_open(&world, &(struct pk_world_options){.quiet = args->quiet}, err));
+    enum pk_status s = import_as_rank(args, &world, err);
+    return pk_world_close(&world, s, err);
 }
 
 static const struct pk_option options[] = {
-    {"workers", "N", "processes that convert records (default: one for each core)"},
+    {"workers", "N", "processes of a rank that convert records (default: its share of the cores)"},
     {"allow-missing", NULL, "import what is there; the report lists the records without files"},
     {"folds", "LIST", "take only these folds of the source, e.g. 1,2,9"},
     {"shard-records", "N", "records in a shard (default: about 2 GB)"},
@@ -322,10 +406,16 @@ const struct pk_command pk_cmd_data_import = {
         "  e4      Empatica E4 sessions: folders with BVP.csv (and HR.csv)\n"
         "  wfdb    WFDB records with PPG (PLETH) or ECG leads, also both\n"
         "  files   your own CSV or NPY files, described by a YAML file\n\n"
-        "The corpus is the same, byte for byte, whatever the number of workers. A record that "
-        "cannot\n"
-        "be read is left out and listed with its reason in OUT/import_report.json. An interrupted\n"
-        "import leaves no valid corpus: start it again, it begins from the first record.\n\n"
+        "The corpus is the same, byte for byte, whatever the number of workers and ranks. A "
+        "record\n"
+        "that cannot be read is left out and listed with its reason in OUT/import_report.json. An\n"
+        "interrupted import leaves no valid corpus: start it again, it begins from the first "
+        "record.\n\n"
+        "Several ranks (srun -N2 -n2 purkinje data import ..., mpirun, purkinje launch) share the\n"
+        "records. All take the same arguments and must see the same DIR and OUT; a rank that does\n"
+        "not see the OUT of rank 0 ends the import before it begins. Until rank 0 has taken it\n"
+        "over, what the others convert lies in OUT/import-*.part. When a rank dies, all end with\n"
+        "exit code 71 and there is no corpus.\n\n"
         "ptbxl: leads are ordered by name (I II III aVR aVL aVF V1-V6) and stored as int16 with an "
         "LSB\n"
         "of 1 uV. rate=HZ: 100 (unless told) and 500 are the source's, others are resampled from "

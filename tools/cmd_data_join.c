@@ -54,4 +54,5 @@ const struct pk_command pk_cmd_data_join = {
         "corpora give equal bytes.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

@@ -140,4 +140,5 @@ const struct pk_command pk_cmd_data_synth = {
         "and morphology labels; PPG comes from the same beats. Equal options give equal bytes.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

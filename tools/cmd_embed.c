@@ -174,4 +174,5 @@ const struct pk_command pk_cmd_embed = {
         "windows), all in the corpus's order; its attributes name model, data and windows.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

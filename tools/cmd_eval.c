@@ -214,4 +214,5 @@ const struct pk_command pk_cmd_eval = {
         "not count.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

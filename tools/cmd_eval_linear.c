@@ -213,4 +213,5 @@ const struct pk_command pk_cmd_eval_linear = {
         "Records of one subject in both training and test are refused (exit code 65).",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

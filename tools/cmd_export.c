@@ -44,4 +44,5 @@ const struct pk_command pk_cmd_export = {
         "units, normalisation, windows) and a model card. docs/examples/load_model.py reads it.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

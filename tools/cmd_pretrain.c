@@ -154,7 +154,8 @@ static enum pk_status run_finetune(const struct pk_args *a, struct pk_err *err)
     return run_recipe(a, false, err);
 }
 
-/* The recipe is the run's own; only its length may change, so that the run stays one experiment. */
+/* The recipe is the run's own; only its length may change, and what does not change a bit of it, so
+ * that the run stays one experiment. */
 static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
 {
     char path[PK_PATH_MAX], dir[PK_PATH_MAX + 16];
@@ -162,10 +163,10 @@ static enum pk_status run_resume(const struct pk_args *a, struct pk_err *err)
     char **override;
     if (a->count < 1) return pk_fail(err, PK_EUSAGE, "which run? give its folder");
     for (int i = 1; i < a->count; i++)
-        if (strncmp(a->word[i], "train.steps=", 12))
+        if (strncmp(a->word[i], "train.steps=", 12) && strncmp(a->word[i], "train.zero1=", 12))
             return pk_fail(err, PK_EUSAGE,
-                           "%s: resume changes nothing but train.steps; to start a new run from "
-                           "these weights give init_from=%s to pretrain or finetune",
+                           "%s: resume changes nothing but train.steps and train.zero1; to start a "
+                           "new run from these weights give init_from=%s to pretrain or finetune",
                            a->word[i], a->word[0]);
     PK_TRY(pk_path(path, err, "%s/recipe.yaml", a->word[0]));
     if (!pk_exists(path))
@@ -252,7 +253,7 @@ static const struct pk_example resume_examples[] = {
     {0}};
 
 const struct pk_command pk_cmd_resume = {.name = "resume",
-                                         .synopsis = "RUN [train.steps=N]",
+                                         .synopsis = "RUN [train.steps=N] [train.zero1=true]",
                                          .summary = "go on with an interrupted run",
                                          .options = resume_options,
                                          .examples = resume_examples,

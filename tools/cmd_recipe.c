@@ -267,6 +267,7 @@ static const char *default_text(const struct pk_key *k)
     if (!k->fallback) return "of init_from";
     if (!strcmp(k->fallback, "@name")) return "name of the file";
     if (!strcmp(k->fallback, "@dir")) return "runs/NAME";
+    if (!strcmp(k->fallback, "@published")) return "as published";
     return k->fallback;
 }
 

@@ -99,4 +99,5 @@ const struct pk_command pk_cmd_reconstruct = {
         "of standardised patches.",
     .options = options,
     .examples = examples,
-    .run = run};
+    .run = run,
+    .alone = true};

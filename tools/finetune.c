@@ -319,6 +319,7 @@ static enum pk_status run_stage(struct finetune *f, struct pk_err *err)
         f->since += pk_seconds() - begun;
         if (check) PK_TRY(validate(f, err));
         if (save || f->step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&f->t, err));
+        if (!(votes & PK_VOTE_WRITING)) PK_TRY(pk_trainer_settle(&f->t, err));
         if (save) pk_heartbeat_at(f->t.heartbeat, f->step, "writing a checkpoint");
         if (save) PK_TRY(pk_trainer_save(&f->t, f->step, put_state, f, err));
         if (stop) return pk_trainer_stopped(&f->t, f->step, err);

@@ -34,7 +34,6 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
                        m->patch, shape->samples);
     out->signal.layout = pk_token_layout(tokenise);
     out->encoder.vit.tokens = out->signal.tokens;
-    out->encoder.vit.dropout = 0;
     return pk_model_info_leads(&out->signal, m, err);
 }
 

@@ -280,10 +280,11 @@ enum pk_status pk_model_info_architecture(struct pk_classifier *c, const struct 
                        pk_recipe_origin(r, "objective.augment"), pk_tokenise_name(v->tokenise));
     uint64_t seed = c->encoder.vit.seed;
     c->encoder = m->encoder;
+    c->encoder.vit.seed = seed;
+    c->encoder.vit.drop_path = pk_encoder_drop_path(r, m->encoder.kind);
     if (convolves) return PK_OK;
     s->layout = pk_token_layout(v->tokenise);
     c->encoder.vit.tokens = s->tokens;
-    c->encoder.vit.seed = seed;
     c->encoder.vit.residual_std = 0.02f / sqrtf(2.0f * (float)v->depth);
     return PK_OK;
 }

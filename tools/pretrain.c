@@ -224,6 +224,7 @@ static enum pk_status loop(struct pretrain *p, int64_t *step, struct pk_err *err
         p->since += pk_seconds() - begun;
         if (log) PK_TRY(end_interval(p, *step, err));
         if (save || *step % PK_REPLICA_CHECK == 0) PK_TRY(pk_trainer_replicas(&p->t, err));
+        if (!(votes & PK_VOTE_WRITING)) PK_TRY(pk_trainer_settle(&p->t, err));
         if (save) pk_heartbeat_at(p->t.heartbeat, *step, "writing a checkpoint");
         if (save) PK_TRY(pk_trainer_save(&p->t, *step, put_state, p, err));
         if (stop) return pk_trainer_stopped(&p->t, *step, err);

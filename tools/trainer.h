@@ -2,7 +2,7 @@
 #ifndef PK_TRAINER_H
 #define PK_TRAINER_H
 
-#include "core/ckpt_async.h"
+#include "core/ckpt_ranks.h"
 #include "core/comm.h"
 #include "core/exec.h"
 #include "core/heartbeat.h"
@@ -27,7 +27,10 @@ struct pk_trainer {
     float *best;                      // fine-tuning: weights of the best validation, or NULL
     struct pk_run run;
     bool run_open;
-    struct pk_ckpt_writer *writer; // NULL before the first checkpoint
+    struct pk_ckpt_writer *writer; // of this process alone; NULL before the first checkpoint
+    struct pk_ckpt_ranks *share;   // or with all ranks
+    struct pk_ckpt source;   // train.zero1: rank 0's, from pk_trainer_load to pk_trainer_share
+    char moment_name[2][48]; // of this rank's files
     struct pk_tfevents events;
     struct pk_progress progress;
     struct pk_model_info info;
@@ -66,8 +69,9 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
                               struct pk_err *err);
 
 /* --- ranks ---------------------------------------------------------------------------------
- * Every rank trains the same weights on its share of each batch. Rank 0 leads: it alone reads and
- * writes the run's folder and shows progress; what decides is agreed. */
+ * Every rank trains the same weights on its share of each batch, and writes its share of each
+ * checkpoint. Rank 0 leads: it alone reads the run's folder, writes logs and shows progress; what
+ * decides is agreed. */
 
 /* First of all, with t->recipe set: t trains with the ranks of comm (borrowed; NULL or a world of
  * one: alone). All must run the same recipe with the same program and kernels.
@@ -99,11 +103,15 @@ enum pk_status pk_trainer_connect(struct pk_trainer *t, struct pk_err *err);
 enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, int64_t micro,
                                     bool pairs, int64_t *mine, struct pk_err *err);
 /* What ranks want after a step: to stop, as a signal asked, and, by rank 0's clock, to write a
- * checkpoint. Goes along with pk_exec_update as exec.vote; pk_trainer_votes are those of all. */
-enum { PK_VOTE_STOP = 1, PK_VOTE_SAVE = 2 };
+ * checkpoint; and whether their share of the last one is still being written. Goes along with
+ * pk_exec_update as exec.vote; pk_trainer_votes are those of all. */
+enum { PK_VOTE_STOP = 1, PK_VOTE_SAVE = 2, PK_VOTE_WRITING = 4 };
 uint32_t pk_trainer_vote(const struct pk_trainer *t, int64_t step);
 uint32_t pk_trainer_votes(const struct pk_trainer *t, int64_t step);
-/* Rank 0's weights, EMA copy, moments and best weights for all. */
+/* Rank 0's weights, EMA copy, moments and best weights for all; with train.zero1 the moments that
+ * are each rank's, from the checkpoint that rank 0 has loaded. Then finds out who can write
+ * checkpoints, so this comes before the first.
+ * Errors  PK_EWRITE train.zero1, and a rank does not see the run's folder */
 enum pk_status pk_trainer_share(struct pk_trainer *t, struct pk_err *err);
 /* The replicas are compared every so many steps, and before each checkpoint. */
 enum { PK_REPLICA_CHECK = 100 };
@@ -116,8 +124,8 @@ enum pk_status pk_trainer_precision(struct pk_trainer *t, struct pk_err *err);
 /* After the parameters are known: arenas and moments. ema: with the EMA copy. */
 enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *err);
 /* Opens the run directory and writes recipe.yaml into it; that of a resumed run is written when
- * pk_trainer_load has succeeded. Of several ranks the first alone does; saving and metrics are
- * nothing to do for the others. argv: for run.json, borrowed. */
+ * pk_trainer_load has succeeded. Of several ranks the first alone does; metrics are nothing
+ * to do for the others. argv: for run.json, borrowed. */
 enum pk_status pk_trainer_open_run(struct pk_trainer *t, enum pk_run_mode mode, int argc,
                                    char **argv, struct pk_err *err);
 /* Opens TensorBoard's log if the recipe asks for it. steps: done before, -1 for a new run. */
@@ -138,10 +146,16 @@ enum pk_status pk_trainer_pin(struct pk_trainer *t, const struct pk_loader *l, s
 
 /* One checkpoint, written in the background while training goes on; an error of the one before is
  * reported here, of the last one by pk_trainer_end: model, moments, EMA, best, and state.json with
- * the members that `put` writes. */
+ * the members that `put` writes. Collective: where all ranks see the run's folder, each writes its
+ * share of the moments, the first the weights as well, the last the EMA copy; else the first writes
+ * everything. An error is all ranks'. */
 enum pk_status pk_trainer_save(struct pk_trainer *t, int64_t step,
                                void (*put)(struct pk_json_writer *w, void *ctx), void *ctx,
                                struct pk_err *err);
+/* Whether this rank's share of a checkpoint is still being written; and, collective, after a step
+ * in which no rank votes so: has it completed. A save and pk_trainer_end do so in any case. */
+bool pk_trainer_writing(const struct pk_trainer *t);
+enum pk_status pk_trainer_settle(struct pk_trainer *t, struct pk_err *err);
 /* Restores the newest valid checkpoint of the run; *state gets its state.json (free it) and *step
  * the number of steps done. A run that was interrupted before its first checkpoint starts anew:
  * *step is 0, *state empty and no weight touched. Metrics after *step are cut off.

@@ -57,7 +57,7 @@ struct pk_val pk_batchnorm(struct pk_build *b, struct pk_val x, const struct pk_
     union pk_attr attr;
     memset(&attr, 0, sizeof attr); // hashed as bytes, so padding counts
     attr.batchnorm.eps = a->eps;
-    attr.batchnorm.train = a->train && !b->frozen && !b->ema;
+    attr.batchnorm.train = a->train && !b->frozen;
     if (b->err.status == PK_OK && x.id >= 0)
         attr.batchnorm.rows = pk_value_count(&b->prog->value[x.id]) / PK_MAX(width, 1);
     pk_scope(b, "%s", name);

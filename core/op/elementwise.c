@@ -141,7 +141,7 @@ static struct pk_val dropout(struct pk_build *b, struct pk_val x, struct pk_val 
 {
     int32_t out[PK_NODE_OUT];
     union pk_attr a;
-    if (p == 0) return x;
+    if (p == 0 || b->frozen || b->ema) return x;
     memset(&a, 0, sizeof a); // hashed as bytes, so padding counts
     a.dropout.p = p;
     a.dropout.site = b->dropout_sites++;
@@ -160,7 +160,7 @@ struct pk_val pk_dropout(struct pk_build *b, struct pk_val x, struct pk_val samp
 struct pk_val pk_drop_path(struct pk_build *b, struct pk_val x, struct pk_val sample, float p,
                            uint64_t seed)
 {
-    return b->frozen || b->ema ? x : dropout(b, x, sample, p, seed, true);
+    return dropout(b, x, sample, p, seed, true);
 }
 
 struct pk_val pk_pad_channels(struct pk_build *b, struct pk_val x, int32_t left, int32_t right)

@@ -63,8 +63,11 @@ static void fill(struct model *m, int arena, uint64_t key, double scale)
 
 static struct pk_optim_arenas arenas(const struct model *m)
 {
-    return (struct pk_optim_arenas){m->arena[0], m->arena[1], m->arena[2], m->arena[3],
-                                    m->arena[4]};
+    return (struct pk_optim_arenas){.weight = m->arena[0],
+                                    .m = m->arena[1],
+                                    .v = m->arena[2],
+                                    .ema = m->arena[3],
+                                    .grad = m->arena[4]};
 }
 
 /* Odd steps have a beta1 of their own. */
@@ -227,6 +230,34 @@ static void test_refusals(void)
     CHECK(o == NULL);
 }
 
+/* Shares tile the table, never part alike neighbours, and are as even as these allow. */
+static void test_shares(void)
+{
+    struct model m;
+    struct pk_params none = {0};
+    int64_t first, last, largest = 0;
+    model_make(&m);
+    for (int i = 0; i < PARAMS; i++) largest = PK_MAX(largest, m.item[i].count + 16);
+    for (int ranks = 1; ranks <= 9; ranks++) {
+        int64_t next = 0;
+        for (int k = 0; k < ranks; k++) {
+            pk_params_share(&m.params, k, ranks, &first, &last);
+            CHECK(first == next && last >= first);
+            CHECK(first != 1); // p0 and p1 are alike
+            const int64_t to = last < PARAMS ? m.item[last].offset : m.params.elements;
+            const int64_t from = first < PARAMS ? m.item[first].offset : m.params.elements;
+            CHECK(to - from <= m.params.elements / ranks + largest);
+            next = last;
+        }
+        CHECK(next == PARAMS);
+    }
+    pk_params_share(&m.params, 0, 2, &first, &last);
+    CHECK(first == 0 && (last == 3 || last == 4 || last == 5)); // 70,112 of 135,808 elements
+    pk_params_share(&none, 1, 2, &first, &last);
+    CHECK(first == 0 && last == 0);
+    model_free(&m);
+}
+
 /* FILE holds, as float32: weights [elements], then a gradient [elements] for each step, where the
  * elements are the parameters of `table` one after another. Prints weights and EMA after the last
  * step, one element a line. */
@@ -263,5 +294,6 @@ int main(int argc, char **argv)
     test_threads();
     test_divergence();
     test_refusals();
+    test_shares();
     return TEST_END();
 }

@@ -192,7 +192,8 @@ static void refused_values(void)
         {"seed=*a", "aliases such as '*a' are not allowed"},
         {"data.corpus=!!str x", "tags such as"},
         {"schema=2", "'schema' must be 1, found '2'"},
-        {"data.task=all", "'data.task' has no meaning when objective.kind is jepa"}};
+        {"data.task=all", "'data.task' has no meaning when objective.kind is jepa"},
+        {"model.encoder.drop_path=1", "'model.encoder.drop_path' is out of range: 0 to 0.95"}};
     for (size_t i = 0; i < PK_COUNT(cases); i++) {
         struct pk_err err;
         struct pk_recipe *r;

@@ -305,8 +305,11 @@ static void test_steps(const struct form *f)
     start(&m);
     CHECK_OK(pk_optim_create(&cpu, &m.params, &spec, &err), &err);
     CHECK_OK(pk_cuda_optim_create(&device, &m.params, &err), &err);
-    const struct pk_optim_arenas a = {m.cpu[WEIGHT], m.cpu[M], m.cpu[V], f->ema ? m.cpu[EMA] : NULL,
-                                      m.cpu[GRAD]};
+    const struct pk_optim_arenas a = {.weight = m.cpu[WEIGHT],
+                                      .m = m.cpu[M],
+                                      .v = m.cpu[V],
+                                      .ema = f->ema ? m.cpu[EMA] : NULL,
+                                      .grad = m.cpu[GRAD]};
     for (int64_t s = 0; s < STEPS; s++) {
         const struct pk_optim_step step = step_of(s);
         double norm;

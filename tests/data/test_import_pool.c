@@ -39,10 +39,12 @@ static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_er
     return PK_OK;
 }
 
-static enum pk_status accept(void *self, int64_t item, const void *slot, struct pk_err *err)
+static enum pk_status accept(void *self, int64_t item, const void *slot, FILE *spill,
+                             struct pk_err *err)
 {
     struct seen *s = self;
     const int64_t *out = slot;
+    s->wrong += spill != NULL;
     if (item == s->stop_at) return pk_fail(err, PK_EWRITE, "disk full");
     s->wrong += item != s->next++;
     for (int64_t k = 0; k <= 100; k++) s->wrong += out[k] != item * 1000 + k + 1;

@@ -58,6 +58,35 @@ static inline void check_sums(struct pk_comm *c)
     }
 }
 
+/* The halves of a sum, for even, uneven and empty parts: the same bits in the end, and in between
+ * only this rank's part has changed. */
+static inline void check_parts(struct pk_comm *c)
+{
+    struct pk_err err = {0};
+    int64_t *at = calloc((size_t)c->size + 1, sizeof *at);
+    for (int kind = 0; kind < 4; kind++) {
+        const int64_t n = kind == 3 ? 3 * (int64_t)PK_COMM_BUCKET / 2 : 1000 + 61 * kind;
+        if (kind == 3 && c->size != 3) continue; // takes its time
+        for (int k = 0; k <= c->size; k++)       // even; most at the last; all at the first
+            at[k] = kind == 1 ? (k == c->size ? n : k) : kind == 2 ? (k ? n : 0) : n * k / c->size;
+        float *x = calloc((size_t)n, sizeof *x), *want = calloc((size_t)n, sizeof *want);
+        float *own = calloc((size_t)n, sizeof *own);
+        const size_t first = (size_t)at[c->rank], last = (size_t)at[c->rank + 1];
+        rank_values(x, n, c->rank, n);
+        memcpy(own, x, (size_t)n * sizeof *own);
+        tree_sum(want, n, c->size, n);
+        CHECK_OK(pk_comm_sum_parts(c, x, at, &err), &err);
+        memcpy(own + first, want + first, (last - first) * sizeof *own);
+        CHECK(!memcmp(x, own, (size_t)n * sizeof *x));
+        CHECK_OK(pk_comm_gather_parts(c, x, at, &err), &err);
+        CHECK(!memcmp(x, want, (size_t)n * sizeof *x));
+        free(x);
+        free(want);
+        free(own);
+    }
+    free(at);
+}
+
 static inline unsigned char byte_of(int rank, size_t i)
 {
     return (unsigned char)(rank * 37 + (int)(i % 251) + 1);
@@ -126,6 +155,7 @@ static inline void check_collectives(struct pk_comm *c)
     for (int i = 0; i < 3; i++) CHECK_OK(pk_comm_barrier(c, &err), &err);
     for (size_t i = 0; i < PK_COUNT(bytes); i++) check_copies(c, bytes[i]);
     check_sums(c);
+    check_parts(c);
     check_agreement(c);
 }
 

@@ -18,12 +18,14 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(n, command, by_rank=lambda r: []):
-    """Ranks that nobody launches: their environment is set by hand, as torchrun does."""
+def start(n, command, by_rank=lambda r: [], prefix=lambda r: [], cwd=lambda r: None):
+    """Ranks that nobody launches: their environment is set by hand, as torchrun does. by_rank: more words of a
+    rank's command; prefix: a program that it runs under; cwd: the folder it runs in."""
     env = {**runs.ENV, "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
            "MASTER_PORT": str(free_port()), "PURKINJE_TIMEOUT": "30"}
-    return [subprocess.Popen([runs.PROGRAM, *command, *by_rank(r)], stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                             text=True, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(n)]
+    return [subprocess.Popen([*prefix(r), runs.PROGRAM, *command, *by_rank(r)], stderr=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True, cwd=cwd(r),
+                             env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(n)]
 
 
 def end(jobs):

@@ -17,7 +17,7 @@ SMALL = [*TINY, "data.synthetic.records=64", "train.batch_size=16", "train.learn
 MAE = ["pretrain", "mae_demo", *SMALL, "objective.decoder.width=16", "objective.decoder.depth=1",
        "objective.decoder.heads=2"]
 SIMCLR = ["pretrain", "simclr_demo", *SMALL]
-MOCO = [*SIMCLR, "objective.momentum=true", "objective.projection.norm=false"]
+MOCO = [*SIMCLR, "objective.momentum=true"]
 STEPS = "train.steps=7"
 
 

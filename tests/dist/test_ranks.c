@@ -11,6 +11,7 @@
 #include "tools/gradcache.h"
 #include "tools/trainer.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 enum { TRAIN_STEPS = 20, ALL = 48, HASHES = 4 };
@@ -32,6 +33,7 @@ struct task {
     int micros;  // of a run, over all ranks
     int threads;
     bool not_finite;      // the batch of step 3
+    bool zero1;           // moments are shared out
     struct outcome *told; // [WORLD_MAX]
 };
 
@@ -112,8 +114,12 @@ static enum pk_status start(struct net *n, const struct task *t, struct pk_comm 
 {
     const bool ema = t->kind == JEPA || t->kind == MOCO;
     PK_TRY(build(n, t, err));
-    const struct pk_exec_spec spec = {
-        .params = &n->params, .threads = t->threads, .ema = ema, .train = true, .comm = comm};
+    const struct pk_exec_spec spec = {.params = &n->params,
+                                      .threads = t->threads,
+                                      .ema = ema,
+                                      .train = true,
+                                      .comm = comm,
+                                      .zero1 = t->zero1};
     PK_TRY(pk_exec_create(&n->exec, &spec, err));
     for (int i = 0; i < (n->coupled ? 3 : 1); i++)
         PK_TRY(pk_exec_bind(&n->exec, &n->bound[i], &n->prog[i], err));
@@ -177,14 +183,51 @@ static uint64_t hash_of(const float *x, int64_t n)
     return pk_xxh64_value(&h);
 }
 
+/* Memory of the moments that this rank has: its share, but for the runs of parameters of a kind,
+ * which stay together. */
+static void check_memory(const struct net *n)
+{
+    const struct pk_params *p = &n->params;
+    int64_t longest = 0, run = 0;
+    for (int64_t i = 0; i < p->count; i++) {
+        run = i && pk_param_alike(&p->item[i - 1], &p->item[i]) ? run : 0;
+        run += (p->item[i].count + 15) / 16 * 16;
+        longest = PK_MAX(longest, run);
+    }
+    const size_t most = (size_t)(p->elements / n->exec.comm->size + longest) * sizeof(float);
+    const size_t m = malloc_usable_size(n->exec.m), v = malloc_usable_size(n->exec.v);
+    CHECK(m <= most + 256 && v <= most + 256); // the allocator rounds up
+    CHECK(n->exec.moments < p->elements / 2 || n->exec.comm->size < 4);
+    if (n->exec.comm->rank == 0)
+        fprintf(stderr, "moments of rank 0 of %d: %zu of %lld bytes\n", n->exec.comm->size, m + v,
+                (long long)p->elements * 8);
+}
+
+/* All moments, from the ranks that have them. */
+static float *whole(const struct net *n, float *moment)
+{
+    struct pk_err err = {0};
+    const struct pk_exec *x = &n->exec;
+    float *all = calloc((size_t)n->params.elements, sizeof *all);
+    memcpy(all + (x->share ? x->share[x->comm->rank] : 0), moment,
+           (size_t)x->moments * sizeof *all);
+    if (x->share) CHECK_OK(pk_comm_gather_parts(x->comm, all, x->share, &err), &err);
+    return all;
+}
+
 static void keep_outcome(const struct net *n, struct outcome *o)
 {
     const int64_t count = n->params.elements;
-    const float *arena[HASHES] = {n->exec.weight, n->exec.m, n->exec.v, n->exec.ema};
+    float *moment[2] = {whole(n, n->exec.m), whole(n, n->exec.v)};
+    const float *arena[HASHES] = {n->exec.weight, moment[0], moment[1], n->exec.ema};
+    CHECK(!n->exec.share == (n->exec.moments == count));
+    if (n->exec.share) check_memory(n);
     for (int i = 0; i < HASHES; i++) o->hash[i] = hash_of(arena[i], count);
     CHECK(count <= (int64_t)PK_COUNT(o->weight));
     o->elements = count;
     memcpy(o->weight, n->exec.weight, (size_t)count * sizeof(float));
+    free(moment[0]);
+    free(moment[1]);
 }
 
 static enum pk_status train(struct net *n, const struct task *t, struct pk_comm *c,
@@ -268,13 +311,16 @@ static void test_task(struct task t, const char *name)
     CHECK(one->loss[TRAIN_STEPS - 1] < one->loss[0]);
     CHECK(one->hash[0] && one->hash[1] && one->hash[2]);
     t.told = many;
-    for (size_t i = 0; i < PK_COUNT(sizes); i++) {
+    for (size_t i = 0; i < 2 * PK_COUNT(sizes); i++) {
+        const int size = sizes[i / 2];
         memset(many, 0, WORLD_MAX * sizeof *many);
-        t.threads = 1 + sizes[i] % 3; // 3, 2, 3
-        world_run(sizes[i], 0, 0, train_rank, &t);
-        compare(one, many, sizes[i], true);
+        t.threads = 1 + size % 3; // 3, 2, 3
+        t.zero1 = i % 2;
+        if (t.zero1 && size != 4 && (t.kind != JEPA || t.parts != 1)) continue; // takes its time
+        world_run(size, 0, 0, train_rank, &t);
+        compare(one, many, size, true);
     }
-    if (t.micros % 3 == 0) {
+    if (t.micros % 3 == 0) { // with moments shared out
         world_run(3, 0, 0, train_rank, &t);
         compare(one, many, 3, false);
     }
@@ -307,6 +353,32 @@ static void flip(struct pk_comm *c, void *ctx)
     stop(&n);
 }
 
+/* A gradient that is not finite at one rank: all name the same element of the same parameter, and
+ * none takes the step. */
+static void bad_gradient(struct pk_comm *c, void *ctx)
+{
+    const struct task *t = ctx;
+    struct pk_err err = {0};
+    struct net n = {0};
+    struct data *d = calloc(1, sizeof *d);
+    struct pk_exec_result r = {0};
+    bool have;
+    make_data(d);
+    CHECK_OK(start(&n, t, c, &err), &err);
+    const uint64_t before = hash_of(n.exec.weight, n.params.elements);
+    const struct pk_param *p = &n.params.item[n.params.count * 2 / 3];
+    CHECK_OK(run_part(&n, t, d, c->rank, c->size, 0, &err), &err);
+    if (c->rank == 1) n.exec.grad[p->offset + 3] = INFINITY;
+    const struct pk_optim_step step = {.learning_rate = 1e-3};
+    CHECK_OK(pk_exec_update(&n.exec, &step, &err), &err);
+    CHECK_OK(pk_exec_result(&n.exec, 0, &r, &have, &err), &err);
+    CHECK(have && !r.taken && strstr(r.why.message, p->name));
+    CHECK(strstr(r.why.message, "is inf at element 3;") != NULL);
+    CHECK(hash_of(n.exec.weight, n.params.elements) == before);
+    stop(&n);
+    free(d);
+}
+
 /* A rank that dies within a step ends the others' step, and no weight of theirs has changed. */
 static void dies_in_step(struct pk_comm *c, void *ctx)
 {
@@ -326,6 +398,16 @@ static void dies_in_step(struct pk_comm *c, void *ctx)
     free(d);
 }
 
+static void refused_on_device(void)
+{
+    const struct pk_params none = {0};
+    const struct pk_backend device = {.name = "cuda"};
+    const struct pk_exec_spec spec = {.params = &none, .backend = &device, .zero1 = true};
+    struct pk_err err = {0};
+    struct pk_exec x;
+    CHECK_FAILS(pk_exec_create(&x, &spec, &err), PK_EMISSING, &err, "train.zero1");
+}
+
 int main(void)
 {
     test_task((struct task){.kind = JEPA, .parts = 1, .records = 1, .micros = 24}, "JEPA");
@@ -340,5 +422,10 @@ int main(void)
     struct task t = {.kind = JEPA, .parts = 1, .records = 1, .micros = 8, .threads = 1};
     world_run(4, 0, 0, flip, &t);
     world_run(4, 0, 1U << 1, dies_in_step, &t);
+    world_run(4, 0, 0, bad_gradient, &t);
+    t.zero1 = true;
+    world_run(4, 0, 0, bad_gradient, &t);
+    world_run(4, 0, 1U << 1, dies_in_step, &t);
+    refused_on_device();
     return TEST_END();
 }

@@ -96,10 +96,16 @@ def steps_on_disk(run):
 
 
 def weights(run):
-    """Every tensor of the newest checkpoint: weights, EMA, moments, best."""
+    """Every tensor of the newest checkpoint: weights, EMA, moments, best; shards of a file as the whole."""
     folder = os.path.join(run, "checkpoints", f"step-{steps_on_disk(run)[-1]:09d}")
     files = sorted(n for n in os.listdir(folder) if n.endswith(".safetensors"))
-    return {f"{n}:{k}": v for n in files for k, v in tensors(os.path.join(folder, n)).items()}
+    out = {}
+    for n in files:
+        whole = re.sub(r"-\d{5}-of-\d{5}\.", ".", n)
+        for k, v in tensors(os.path.join(folder, n)).items():
+            expect(f"{whole}:{k}" not in out, f"{folder}: {k} is in two shards of {whole}")
+            out[f"{whole}:{k}"] = v
+    return out
 
 
 CLOCK = {"records_per_s", "data_wait", "peak_memory", "seconds", "mfu", "step_seconds"}

@@ -3,7 +3,7 @@
  * heart.
  *
  *     test_contrastive                       the checks
- *     test_contrastive dump DIR simclr|momentum|losses
+ *     test_contrastive dump DIR simclr|momentum|norm|losses       norm: momentum with batch norm
  *                                            what test_contrastive_parity.py compares with PyTorch
  */
 #include "models/contrastive.h"
@@ -313,14 +313,16 @@ static void test_refused(void)
     pk_params_free(&params);
 }
 
-static void dump_all(const char *dir, const struct batch *b, bool momentum)
+static void dump_all(const char *dir, const struct batch *b, bool momentum, bool norm)
 {
-    const struct pk_contrastive c = tiny(momentum, momentum ? 0.1f : 0);
+    struct pk_contrastive c = tiny(momentum, momentum ? 0.1f : 0);
     struct pk_err err = {0};
     struct step s;
     struct step_plan plan = case_steps();
     double loss[STEPS], first;
-    if (!step_start(&s, &c, 2, 1)) return;
+    c.norm = norm;
+    if (!step_start(&s, &c, norm ? RECORDS : 2, 1))
+        return; // statistics of all, as PyTorch has them
     struct model *x = &s.fill;
     CHECK_OK(pk_mkdirs(dir, &err), &err);
     dump_batch(dir, b);
@@ -441,7 +443,7 @@ int main(int argc, char **argv)
         return TEST_END();
     }
     if (argc == 4 && !strcmp(argv[1], "dump")) {
-        dump_all(argv[2], &b, !strcmp(argv[3], "momentum"));
+        dump_all(argv[2], &b, strcmp(argv[3], "simclr") != 0, !strcmp(argv[3], "norm"));
         return TEST_END();
     }
     test_against_whole(&b, false);

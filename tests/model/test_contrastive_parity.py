@@ -1,5 +1,6 @@
 """Contrastive losses against PyTorch, each by itself with its gradients into both sets of rows; then
-steps of a model: NT-Xent over several positives, momentum keys with a predictor and KoLeo; loss,
+steps of a model: NT-Xent over several positives, momentum keys with a predictor and KoLeo, the same with
+batch norm in the projections; loss,
 projections, their gradients as the loss program gives them, every gradient, and weights
 and EMA after ten steps of AdamW (see oracle.py for the tolerance). The losses are written from their
 papers, by log_softmax over a masked matrix, and share nothing with the C code."""
@@ -13,9 +14,16 @@ import torch.nn.functional as F
 import oracle
 
 
+def layer(w, x, linear, norm):
+    """With a bias; or with a batch norm in training mode, of keys too."""
+    if f"{norm}.weight" not in w:
+        return F.linear(x, w[f"{linear}.weight"], w[f"{linear}.bias"])
+    x = F.linear(x, w[f"{linear}.weight"])
+    return F.batch_norm(x, None, None, w[f"{norm}.weight"], w[f"{norm}.bias"], training=True)
+
+
 def mlp(w, name, x):
-    h = F.gelu(x @ w[name + ".fc1.weight"].T + w[name + ".fc1.bias"])
-    return h @ w[name + ".fc2.weight"].T + w[name + ".fc2.bias"]
+    return layer(w, F.gelu(layer(w, x, f"{name}.fc1", f"{name}.norm1")), f"{name}.fc2", f"{name}.norm2")
 
 
 def tower(w, signal, meta):
@@ -118,7 +126,7 @@ def compare(isa, kind, judge):
         w = {k: torch.from_numpy(v.copy()).to(dtype) for k, v in dump.arena("weight.f32").items()}
         key, signal = None, dump.signal(dtype)
         projected = tower(w, signal, meta)
-        if kind == "momentum":
+        if kind != "simclr":
             ema = {k: torch.from_numpy(v.copy()).to(dtype)
                    for k, v in dump.arena("ema.f32").items()}
             projected, key = mlp(w, "predictor", projected), tower(ema, signal, meta)
@@ -128,14 +136,16 @@ def compare(isa, kind, judge):
         slopes.append(mine.grad)
     judge.check("projections", kind, z, *outputs)
     judge.check("d projections", kind, dump.raw("d_projected.f32", records, -1), *slopes)
-    oracle.compare_training(judge, dump, model(dump, group))
+    # A shift that the predictor's first norm takes away.
+    oracle.compare_training(judge, dump, model(dump, group),
+                            idle=lambda name: kind == "norm" and name == "projector.norm2.bias")
 
 
 def main():
     judge = oracle.Judge()
     for isa in oracle.ISAS:
         compare_losses(isa, judge)
-        for kind in "simclr", "momentum":
+        for kind in "simclr", "momentum", "norm":
             compare(isa, kind, judge)
     return judge.finish()
 

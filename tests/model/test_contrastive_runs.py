@@ -34,7 +34,7 @@ train: {batch_size: 16}
 evaluation: {every: 2, bootstrap: 0}
 """
 OBJECTIVES = {"record": ["objective.projection.norm=false"], "normalised": [], "adjacent": ["objective.pairs=adjacent"], "participant": ["objective.pairs=participant"],
-              "moco": ["objective.momentum=true", "objective.projection.norm=false", "objective.temperature=0.2"],
+              "moco": ["objective.momentum=true", "objective.temperature=0.2"],
               "koleo": ["objective.momentum=true", "objective.projection.norm=false", "objective.koleo=0.1",
                         "objective.pairs=participant"]}
 QUIET = ["--quiet", "--device", "cpu"]
@@ -89,7 +89,7 @@ def check_averages(run, objective, encoder):
     expect(any(n.startswith("projector.") for n in ema), f"{run}: no projector in {sorted(ema)}")
     expect(not any(n.startswith("predictor.") for n in ema), f"{run}: a predictor in {sorted(ema)}")
     variances = [n for n in ema if n.endswith("running_var")]
-    expect(bool(variances) == (encoder != "vit"), f"{run}: running statistics {variances}")
+    expect(bool(variances) == (encoder != "vit" or objective == "moco"), f"{run}: running statistics {variances}")
     expect(all(ema[n][2] != model[n][2] for n in variances), f"{run}: averages of statistics are the statistics")
     expect(all(ema[n][1] == model[n][1] for n in ema), f"{run}: shapes")
 

@@ -175,6 +175,38 @@ static void test_overfit(const struct batch *b)
     model_free(&x);
 }
 
+/* Dropout and dropped paths are of the context encoder alone; paths rise over its blocks. The draws
+ * are the sample's, so that the cut of the batch does not matter. */
+static void test_dropout(const struct batch *b)
+{
+    struct pk_jepa j = tiny();
+    struct pk_err err = {0};
+    double loss[3];
+    j.encoder.dropout = 0.1f;
+    j.encoder.drop_path = 0.5f;
+    for (int i = 0; i < 3; i++) {
+        const int64_t records = i == 1 ? 2 : RECORDS;
+        const struct pk_jepa still = tiny();
+        struct model x = {.records = records};
+        int drops = 0, paths = 0;
+        CHECK_OK(pk_jepa_build(&x.prog, &x.params, i < 2 ? &j : &still, records, KEEP, &err), &err);
+        for (int64_t k = 0; k < x.prog.nodes; k++) {
+            const struct pk_node *n = &x.prog.node[k];
+            const bool path = n->op == PK_OP_DROPOUT && n->attr.dropout.record;
+            drops += n->op == PK_OP_DROPOUT && !path;
+            paths += path;
+            if (path) CHECK(n->attr.dropout.p == 0.5f); // of the last of two blocks
+        }
+        // both branches of a block, forward and backward
+        CHECK(drops == (i < 2 ? 2 * 3 * 2 : 0) && paths == (i < 2 ? 2 * 2 : 0));
+        CHECK_OK(model_start(&x, i + 1, true, &err), &err);
+        CHECK_OK(model_run(&x, b, &loss[i], NULL, 0, &err), &err);
+        model_free(&x);
+    }
+    CHECK_NEAR(loss[1], loss[0], 1e-6 * loss[0]);
+    CHECK(fabs(loss[2] - loss[0]) > 1e-5);
+}
+
 static void dump_all(const char *dir, const struct batch *b)
 {
     struct model x;
@@ -218,5 +250,6 @@ int main(int argc, char **argv)
     test_micro_batches(&b);
     test_accumulation(&b);
     test_overfit(&b);
+    test_dropout(&b);
     return TEST_END();
 }

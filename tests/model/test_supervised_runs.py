@@ -22,7 +22,7 @@ LOSSES = {"bce": [], "smooth": ["objective.smoothing=0.1"], "focal": ["objective
           "balanced": ["objective.class_weights=balanced"],
           "softmax": ["objective.loss=softmax", "objective.single_label=true", "objective.smoothing=0.1",
                       "objective.class_weights=balanced"],
-          "mixup": ["objective.mixup=0.4"],
+          "mixup": ["objective.mixup=0.4"], "drop_path": ["model.encoder.depth=2", "model.encoder.drop_path=0.2"],
           "softmax_mixup": ["objective.loss=softmax", "objective.single_label=true", "objective.mixup=0.4"],
           "concat": ["objective.head.kind=concat_pool", "objective.head.hidden=16"],
           "resnet": ["model.encoder.kind=resnet1d_wang", "model.encoder.channels=8",
@@ -90,6 +90,8 @@ def check_refusals(root):
             (["evaluation.window=1s"], "the window must be as long as data.crop"),
             (["model.encoder.kind=xresnet1d50"], "has no meaning when model.encoder.kind is xresnet1d50")):
         refused(2, [words], "finetune", *SMALL, *more, out)
+    refused(2, ["the blocks of xresnet1d50 were published without stochastic depth"], "finetune", *without_vit(SMALL),
+            "model.encoder.kind=xresnet1d50", "model.encoder.drop_path=0.1", out)
     expect(not os.path.exists(f"{root}/none"), "a refused recipe left a folder")
 
 
