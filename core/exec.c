@@ -513,10 +513,10 @@ enum pk_status pk_exec_connect(struct pk_exec *x, struct pk_text *out, struct pk
 enum pk_status pk_exec_hash(struct pk_exec *x, uint64_t *out, struct pk_err *err)
 {
     const float *arena[] = {x->weight, x->ema, x->m, x->v};
+    const size_t replicas = x->share ? 2 : PK_COUNT(arena); // shares of moments have none
     struct pk_xxh64 h;
     if (x->backend) return x->backend->hash(x, out, err);
     pk_xxh64_start(&h);
-    const size_t replicas = x->share ? 2 : PK_COUNT(arena); // moments that are shared out have none
     for (size_t i = 0; i < replicas; i++)
         if (arena[i]) pk_xxh64_add(&h, arena[i], (size_t)x->elements * sizeof(float));
     *out = pk_xxh64_value(&h);

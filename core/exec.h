@@ -157,7 +157,7 @@ struct pk_exec_spec {
     bool zero1; // ranks share out moments and the update; flags of params are final. CPU
 };
 /* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own.
- * Errors  PK_EMISSING moments to be shared out on devices */
+ * Errors  PK_EMISSING moments to be shared out on a device */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 /* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then

@@ -42,11 +42,11 @@ def with_env(**env):
 
 
 def arena(run, name):
-    """All numbers of a file of the newest checkpoint, by tensor."""
-    path = os.path.join(run, "checkpoints", f"step-{steps_on_disk(run)[-1]:09d}", name)
+    """All numbers of a file of the newest checkpoint, in the order of names."""
     out = array.array("f")
-    for _, (_, _, raw) in sorted(runs.tensors(path).items()):
-        out.frombytes(raw)
+    for key, (_, _, raw) in sorted(runs.weights(run).items()):
+        if key.startswith(name):
+            out.frombytes(raw)
     return out
 
 
