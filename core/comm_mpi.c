@@ -179,7 +179,7 @@ static void mpi_abort(struct pk_comm *c, const char *why)
  * everything when the first rank leaves like that, so the ranks wait until all have got here. */
 static void mpi_free(struct pk_comm *c)
 {
-    enum { PATIENCE = 2 }; // seconds
+    enum { PATIENCE = 5 }; // seconds, on a busy machine
     struct mpi *t = (struct mpi *)c;
     const double since = pk_seconds();
     const bool failed = t->failed.status != PK_OK;

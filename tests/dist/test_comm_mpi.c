@@ -3,6 +3,7 @@
 #include "tests/dist/collectives.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -106,7 +107,8 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < PK_COUNT(sizes); i++)
         CHECK(launch(mpirun, argv[0], sizes[i], "collectives") == 0);
     CHECK(count_good(word) == 1 + 2 + 3 + 4 + 5);
-    CHECK(launch(mpirun, argv[0], 3, "abort") == 71);
+    const int code = launch(mpirun, argv[0], 3, "abort");
+    CHECK(code == 71 || code == SIGKILL); // Hydra kills the rest, and may pass on that
     CHECK(count_good(word) == 1 + 2 + 3 + 4 + 5 + 3);
     remove(word);
     return TEST_END();
