@@ -151,7 +151,7 @@ def process_of(run, rank):
 
 
 def killed(slurm, root):
-    """kill -9 of one rank inside srun ends all of them, and one line says which."""
+    """kill -9 of one rank inside srun: the job ends with 71, and one line says which."""
     run, log = f"{root}/killed", f"{root}/killed.log"
     job = Job(slurm, run, 2, 1000000, log)
     job.until(lambda: job.steps() > 2, "steps on two ranks")
@@ -161,8 +161,7 @@ def killed(slurm, root):
     job.until(lambda: job.show()["JobState"] == "FAILED", "the job's end")
     end, said = job.show(), read(log)
     lines = [line for line in said.splitlines() if line.startswith("error:")]
-    # rank 0 ends with 71; of all codes srun passes on the largest
-    expect(end["ExitCode"] == "137:0" and "task 0: Exited with exit code 71" in said, f"{end}\n{said}")
+    expect(end["ExitCode"] == "71:0" and "task 0: Exited with exit code 71" in said, f"{end}\n{said}")
     expect(len(lines) == 1 and "rank 1 (" in lines[0] and f"process {victim})" in lines[0] and "at step" in lines[0],
            f"one line names the rank:\n{said}")
     expect(process_of(run, 0) is None, "rank 0 lives on")
