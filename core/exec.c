@@ -60,6 +60,12 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
                           .eager = spec->eager,
                           .skip_nan = spec->skip_nan,
                           .wire = spec->wire};
+    x->sync_norm = spec->sync_norm && x->comm;
+    if (x->sync_norm && spec->backend)
+        return pk_fail(err, PK_EMISSING,
+                       "train.sync_norm: batch norm goes over all ranks on CPUs only, not on '%s' "
+                       "devices; without it the statistics are those of each rank's records",
+                       spec->backend->name);
     if (spec->zero1 && spec->backend)
         return pk_fail(err, PK_EMISSING,
                        "train.zero1: moments are shared out over ranks on CPUs only, not on '%s' "
@@ -92,6 +98,7 @@ void pk_exec_free(struct pk_exec *x)
     free(x->v);
     free(x->share);
     free(x->grad);
+    free(x->joined);
     free(x->micro_loss);
     free(x->note);
     free(x->noted);
@@ -127,11 +134,26 @@ static enum pk_status check_storage(const struct pk_exec *x, const struct pk_pro
     return PK_OK;
 }
 
+/* Room for what the ranks' norms exchange: two numbers for each channel. */
+static enum pk_status join_norms(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
+{
+    const struct pk_prog *p = b->prog;
+    for (int64_t k = 0; k < p->nodes; k++) {
+        const struct pk_node *n = &p->node[k];
+        if (n->op != PK_OP_BATCHNORM || !n->attr.batchnorm.train) continue;
+        const struct pk_value *in = &p->value[n->in[0]];
+        b->joined = PK_MAX(b->joined, 2 * in->dim[in->rank - 1]);
+    }
+    return pk_grow(&x->joined, &x->joined_cap, b->joined * (x->comm->size + 1), sizeof *x->joined,
+                   "statistics of the ranks", err);
+}
+
 enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struct pk_prog *prog,
                             struct pk_err *err)
 {
     *out = (struct pk_bound){.prog = prog, .backend = x->backend};
     PK_TRY(check_storage(x, prog, err));
+    if (x->sync_norm) PK_TRY(join_norms(x, out, err));
     PK_TRY(pk_plan_make(&out->plan, prog, x->backend ? x->backend->workspace : NULL, err));
     if (x->backend) {
         enum pk_status s = x->backend->bind(x, out, err);
@@ -174,7 +196,32 @@ struct job { // one pk_exec_run, shared by its workers
     atomic_int failed;
     struct pk_err err; // of the first failure
     float seed;
+    bool joins; // norms go over all ranks
+    struct pk_joined joined;
 };
+
+static enum pk_status gather_rows(const struct pk_joined *joined, int64_t count, struct pk_err *err)
+{
+    return pk_comm_all_gather(joined->ctx, joined->all, (size_t)count * sizeof(float), err);
+}
+
+/* One micro-batch follows the other here, so only one of each rank can meet the others'. */
+static enum pk_status join_job(struct job *j, struct pk_err *err)
+{
+    const struct pk_exec *x = j->x;
+    if (!x->sync_norm || !j->b->joined) return PK_OK;
+    if (j->run->micros != 1 || j->run->shared)
+        return pk_fail(err, PK_EINTERNAL,
+                       "batch norm over all ranks in a run of %lld micro-batches at each",
+                       (long long)j->run->micros);
+    j->joins = true;
+    j->joined = (struct pk_joined){.rank = x->comm->rank,
+                                   .size = x->comm->size,
+                                   .all = x->joined,
+                                   .gather = gather_rows,
+                                   .ctx = x->comm};
+    return PK_OK;
+}
 
 static void *address(const struct job *j, int worker, int64_t micro, int64_t shard, int32_t i)
 {
@@ -206,7 +253,7 @@ static enum pk_status run_node(const struct job *j, int worker, int64_t micro, i
 {
     const struct pk_prog *p = j->b->prog;
     const struct pk_node *n = &p->node[k];
-    struct pk_call c = {.node = n};
+    struct pk_call c = {.node = n, .joined = j->joins ? &j->joined : NULL};
     for (int i = 0; i < n->n_in; i++) {
         if (n->in[i] < 0) continue;
         c.in[i] = &p->value[n->in[i]];
@@ -351,6 +398,7 @@ static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
     if (s == PK_OK)
         s = pk_alloc(&j.fetched, (size_t)run->fetches, sizeof *j.fetched, "fetches", err);
     if (s == PK_OK) s = pk_exec_resolve(b->prog, run, j.feed, j.fetched, err);
+    if (s == PK_OK) s = join_job(&j, err);
     if (s == PK_OK && trains)
         s = pk_grow(&x->micro_loss, &x->micro_cap, run->micros, sizeof *x->micro_loss, "losses",
                     err);

@@ -116,6 +116,7 @@ struct pk_exec { // the arenas of one model, each made once
     bool eager;                       // device: launch kernel by kernel, no graphs
     bool skip_nan;                    // a step that is not finite is left out; else it is the last
     enum pk_dtype wire;               // device: of gradients between ranks
+    bool sync_norm;                   // several ranks, CPU: batch norm is over all of them
     const pk_kernel *kernel;          // [PK_OP_COUNT] of the CPU
     const struct pk_cpu_flat *flat;
     enum pk_isa isa;
@@ -135,6 +136,8 @@ struct pk_exec { // the arenas of one model, each made once
     unsigned char **arena; // CPU: [threads] activations
     int64_t arena_bytes;   // of each; on a device, of the only one
     struct pk_optim *optim;
+    float *joined; // [joined_cap] what norms exchange: [ranks + 1][bound->joined]
+    int64_t joined_cap;
     float *micro_loss; // [micro_cap] of the last run
     int64_t micro_cap;
     double loss;                   // of the step so far, of this rank
@@ -155,9 +158,13 @@ struct pk_exec_spec {
     struct pk_comm *comm;             // borrowed; NULL or a world of one: no other ranks
     enum pk_dtype wire;               // PK_F32, or PK_BF16 on devices
     bool zero1; // ranks share out moments and the update; flags of params are final. CPU
+    /* Batch norm in training takes the mean and variance of all ranks' records, and its gradient
+     * goes through them (as torch.nn.SyncBatchNorm). Every run of a program that has one must be of
+     * one micro-batch at each rank, of the same program. On one rank it changes nothing. CPU */
+    bool sync_norm;
 };
 /* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own.
- * Errors  PK_EMISSING moments to be shared out on a device */
+ * Errors  PK_EMISSING moments to be shared out, or norms over ranks, on a device */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 /* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then
@@ -173,6 +180,7 @@ struct pk_bound { // a program ready to run: plan and kernels
     struct pk_plan plan;
     double *seconds;  // [nodes] time of each node on worker 0, NULL unless profiling
     int64_t profiled; // micro-batches that these times are of
+    int64_t joined;   // sync_norm: most numbers of a rank that a norm exchanges; 0: has no norm
     const struct pk_backend *backend;
     void *device; // the backend's own: addresses, graphs
 };

@@ -258,16 +258,28 @@ uint64_t pk_prog_hash(const struct pk_prog *p);
 
 struct pk_queue; // a device backend's stream and what its kernels share
 
+/* The same node of all ranks, each at its own micro-batch of as many records, at the same time. */
+struct pk_joined {
+    int rank, size;
+    float *all; // [size + 1][count], for every node's count; each rank fills its row, the last one
+                // is the kernel's
+    /* Brings the other ranks' rows of count numbers, the same bits everywhere. All must call.
+     * Errors  PK_ERANK */
+    enum pk_status (*gather)(const struct pk_joined *j, int64_t count, struct pk_err *err);
+    void *ctx; // of gather
+};
+
 /* What a kernel gets: a node with its pointers resolved, run by one thread. */
 struct pk_call {
     const struct pk_node *node;
     const struct pk_value *in[PK_NODE_IN];   // NULL where absent
     const struct pk_value *out[PK_NODE_OUT]; // NULL where absent
     const void *src[PK_NODE_IN];
-    void *dst[PK_NODE_OUT]; // never overlaps src; out[k] is added to when the
-                            // accumulate bit k is set, assigned otherwise
-    void *workspace;        // op row's workspace() bytes, 64-byte aligned
-    struct pk_queue *queue; // where a device backend enqueues it; NULL on the CPU
+    void *dst[PK_NODE_OUT];         // never overlaps src; out[k] is added to when the
+                                    // accumulate bit k is set, assigned otherwise
+    void *workspace;                // op row's workspace() bytes, 64-byte aligned
+    struct pk_queue *queue;         // where a device backend enqueues it; NULL on the CPU
+    const struct pk_joined *joined; // CPU: for norms over all ranks; NULL: over the micro-batch
 };
 typedef enum pk_status (*pk_kernel)(const struct pk_call *c, struct pk_err *err);
 

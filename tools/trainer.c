@@ -86,6 +86,7 @@ enum pk_status pk_micro_batch(const struct pk_recipe *r, int64_t batch, int32_t 
 {
     int64_t parts = pk_recipe_i64(r, "train.accumulate");
     int64_t share = batch / parts, want = pk_recipe_i64(r, "train.micro_batch");
+    whole |= pk_recipe_bool(r, "train.sync_norm");
     if (batch % parts || (want && share % want))
         return pk_fail(err, PK_ERECIPE,
                        "%s: %lld parts of micro-batches of %lld do not divide a batch of %lld",
@@ -149,13 +150,14 @@ enum pk_status pk_trainer_micro(const struct pk_trainer *t, int64_t batch, int32
                                 const struct pk_encoder *encoder, int64_t *micro,
                                 struct pk_err *err)
 {
-    const int64_t ranks = t->backend ? pk_trainer_ranks(t) : 1; // CPUs share out the micro-batches
+    const bool whole = t->backend || pk_recipe_bool(t->recipe, "train.sync_norm");
+    const int64_t ranks = whole ? pk_trainer_ranks(t) : 1; // else CPUs share out the micro-batches
     if (batch % ranks)
         return pk_fail(err, PK_ERECIPE,
                        "%s: train.batch_size is %lld records, which cannot be shared out to %lld "
-                       "ranks on GPUs\nhelp: choose a number of ranks that divides it",
+                       "ranks%s\nhelp: choose a number of ranks that divides it",
                        pk_recipe_origin(t->recipe, "train.batch_size"), (long long)batch,
-                       (long long)ranks);
+                       (long long)ranks, t->backend ? " on GPUs" : "");
     return pk_micro_batch(t->recipe, batch / ranks, tokens, encoder, t->backend != NULL, micro,
                           err);
 }
@@ -174,6 +176,14 @@ enum pk_status pk_trainer_share_out(const struct pk_trainer *t, int64_t micros, 
 {
     const int64_t ranks = pk_trainer_ranks(t), parts = pk_recipe_i64(t->recipe, "train.accumulate");
     *mine = micros / ranks;
+    if (pk_recipe_bool(t->recipe, "train.sync_norm") && micros != ranks)
+        return pk_fail(
+            err, PK_ERECIPE,
+            "%s: train.sync_norm takes statistics over what all ranks compute at the same time, so "
+            "each must compute one micro-batch, and not %.4g of %lld records\n"
+            "help: leave train.micro_batch out; fine-tuning also needs train.accumulate=1",
+            pk_recipe_origin(t->recipe, "train.sync_norm"), (double)micros / (double)ranks,
+            (long long)micro);
     const bool torn = pairs && ranks > 1 && *mine * micro % 2;
     if (micros % ranks == 0 && !torn) return PK_OK;
     return pk_fail(
@@ -256,6 +266,7 @@ enum pk_status pk_trainer_arenas(struct pk_trainer *t, bool ema, struct pk_err *
                                 .comm = t->comm,
                                 .backend = t->backend,
                                 .zero1 = pk_recipe_bool(t->recipe, "train.zero1"),
+                                .sync_norm = pk_recipe_bool(t->recipe, "train.sync_norm"),
                                 .wire = wire_of(t),
                                 .skip_nan =
                                     !strcmp(pk_recipe_str(t->recipe, "train.on_nan"), "skip")};
