@@ -394,11 +394,11 @@ static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
     bool trains = b->prog->loss >= 0;
     j.groups = trains ? PK_MIN(run->micros, x->shards) : run->micros;
     size_t slots = (size_t)PK_MAX(b->prog->inputs, 1);
-    enum pk_status s = pk_alloc(&j.feed, slots, sizeof *j.feed, "feeds", err);
+    enum pk_status s = join_job(&j, err);
+    if (s == PK_OK) s = pk_alloc(&j.feed, slots, sizeof *j.feed, "feeds", err);
     if (s == PK_OK)
         s = pk_alloc(&j.fetched, (size_t)run->fetches, sizeof *j.fetched, "fetches", err);
     if (s == PK_OK) s = pk_exec_resolve(b->prog, run, j.feed, j.fetched, err);
-    if (s == PK_OK) s = join_job(&j, err);
     if (s == PK_OK && trains)
         s = pk_grow(&x->micro_loss, &x->micro_cap, run->micros, sizeof *x->micro_loss, "losses",
                     err);

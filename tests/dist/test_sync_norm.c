@@ -155,8 +155,7 @@ static void stop(struct net *n)
     pk_params_free(&n->none);
 }
 
-/* Forward and backward of this rank's records; logits [records][CLASSES] may be NULL. micros: into
- * which they are cut, 1 but for the test of what is refused. */
+/* Forward and backward of this rank's records; logits [records][CLASSES] may be NULL. */
 static enum pk_status run(struct net *n, const struct task *t, const struct batch *b, float *logits,
                           struct pk_err *err)
 {
@@ -255,6 +254,7 @@ static struct outcome *shared_outcomes(void)
 
 struct difference {
     double loss, norm, weight, state; // largest; all but the weights' relative
+    double first;                     // of loss and norm before the first step
 };
 
 static struct difference differ(const struct net *n, const struct outcome *a,
@@ -265,6 +265,7 @@ static struct difference differ(const struct net *n, const struct outcome *a,
         d.loss = fmax(d.loss, fabs(a->loss[i] / b->loss[i] - 1));
         d.norm = fmax(d.norm, fabs(a->norm[i] / b->norm[i] - 1));
     }
+    d.first = fmax(fabs(a->loss[0] / b->loss[0] - 1), fabs(a->norm[0] / b->norm[0] - 1));
     for (int64_t i = 0; i < n->x.params.count; i++) {
         const struct pk_param *q = &n->x.params.item[i];
         double size = 0, worst = 0;
@@ -278,6 +279,9 @@ static struct difference differ(const struct net *n, const struct outcome *a,
     return d;
 }
 
+/* Later steps are wider apart than the first: one ReLU on the other side is enough. Portable
+ * kernels instead of AVX-512 ones, on one rank, move xresnet1d's weights by 2e-4 and its losses by
+ * 1e-5. */
 static void test_training(enum kind kind, const char *name)
 {
     struct outcome *one = shared_outcomes(), *many = shared_outcomes();
@@ -297,18 +301,89 @@ static void test_training(enum kind kind, const char *name)
         world_run(size, 0, 0, train_rank, &t);
         for (int k = 1; k < size; k++) CHECK(!memcmp(&many[k], &many[0], sizeof many[0]));
         const struct difference d = differ(&n, many, one);
-        fprintf(stderr, "%s, %d ranks%s: loss %.1e, norm %.1e, weights %.1e, state %.1e\n", name,
-                size, t.sync ? "" : " each for itself", d.loss, d.norm, d.weight, d.state);
+        fprintf(stderr,
+                "%s, %d ranks%s: loss %.1e, norm %.1e, weights %.1e, state %.1e, first %.1e\n",
+                name, size, t.sync ? "" : " each for itself", d.loss, d.norm, d.weight, d.state,
+                d.first);
         if (t.sync)
-            CHECK(d.loss < 1e-5 && d.norm < 1e-4 && d.weight < 1e-4 && d.state < 1e-5);
+            CHECK(d.first < 1e-5 && d.loss < 1e-4 && d.norm < 1e-2 && d.weight < 1e-3 &&
+                  d.state < 1e-3);
         else
-            CHECK(d.loss > 1e-3 && d.norm > 1e-2 && d.weight > 1e-3);
+            CHECK(d.loss > 1e-2 && d.norm > 1e-1 && d.weight > 1e-2);
         if (!t.sync && !coupled(&t)) CHECK(d.state > 1e-2);
     }
     stop(&n);
     pk_comm_free(alone);
     munmap(one, WORLD_MAX * sizeof *one);
     munmap(many, WORLD_MAX * sizeof *many);
+}
+
+/* Kernels of which one of a norm is the last thing that a rank comes to. */
+static pk_kernel mortal[PK_OP_COUNT];
+static int norms_left;
+
+static enum pk_status last_norm(const struct pk_call *c, struct pk_err *err)
+{
+    if (norms_left-- == 0) raise(SIGKILL);
+    return pk_cpu_table(pk_isa_best())[c->node->op](c, err);
+}
+
+/* A rank that dies in the middle of a pass, when others wait for its part of a norm, ends their
+ * run; all of it within world_run's patience. */
+static void dies_in_norm(struct pk_comm *c, enum pk_op op)
+{
+    static struct batch b;
+    const struct task t = {.kind = XRESNET, .sync = true};
+    struct pk_err err = {0};
+    struct net n;
+    case_batch(&b, false);
+    CHECK_OK(start(&n, &t, c, &err), &err);
+    CHECK_OK(run(&n, &t, &b, NULL, &err), &err);
+    memcpy(mortal, n.x.exec.kernel, sizeof mortal);
+    mortal[op] = last_norm;
+    norms_left = 5;
+    if (c->rank == 1) n.x.exec.kernel = mortal;
+    CHECK_FAILS(run(&n, &t, &b, NULL, &err), PK_ERANK, &err, "rank 1 closed");
+    CHECK_FAILS(run(&n, &t, &b, NULL, &err), PK_ERANK, &err, "rank 1 closed");
+    stop(&n);
+}
+
+static void dies_forward(struct pk_comm *c, void *ctx)
+{
+    (void)ctx;
+    dies_in_norm(c, PK_OP_BATCHNORM);
+}
+
+static void dies_backward(struct pk_comm *c, void *ctx)
+{
+    (void)ctx;
+    dies_in_norm(c, PK_OP_BATCHNORM_GRAD);
+}
+
+/* Two micro-batches of a rank would wait for each other. */
+static void two_at_once(struct pk_comm *c, void *ctx)
+{
+    const struct task t = {.kind = WANG, .sync = true};
+    struct pk_err err = {0};
+    struct net n;
+    const struct pk_exec_batch batch = {.micros = 2};
+    (void)ctx;
+    CHECK_OK(start(&n, &t, c, &err), &err);
+    CHECK_FAILS(pk_exec_run(&n.x.exec, &n.x.bound, &batch, &err), PK_EINTERNAL, &err,
+                "2 micro-batches");
+    stop(&n);
+}
+
+static void refused_on_device(void)
+{
+    const struct pk_params none = {0};
+    const struct pk_backend device = {.name = "cuda"};
+    struct pk_comm two = {.size = 2};
+    const struct pk_exec_spec spec = {
+        .params = &none, .backend = &device, .comm = &two, .sync_norm = true};
+    struct pk_err err = {0};
+    struct pk_exec x;
+    CHECK_FAILS(pk_exec_create(&x, &spec, &err), PK_EMISSING, &err, "train.sync_norm");
 }
 
 int main(int argc, char **argv)
@@ -325,5 +400,9 @@ int main(int argc, char **argv)
     test_training(XRESNET, "xresnet1d");
     test_training(SIMCLR, "SimCLR");
     test_training(MOCO, "MoCo");
+    world_run(4, 0, 1U << 1, dies_forward, NULL);
+    world_run(4, 0, 1U << 1, dies_backward, NULL);
+    world_run(2, 0, 0, two_at_once, NULL);
+    refused_on_device();
     return TEST_END();
 }

@@ -315,11 +315,11 @@ class Nearby:
         return lambda name: floor + 2 * (max(errors[name]) - errors[name][0])
 
 
-def compare(isa, kind, train, judge, known):
-    dump = oracle.Dump(isa, "./test_conv", kind, "t" if train else "e")
+def compare(isa, kind, train, judge, known, program="./test_conv", how=None):
+    dump = oracle.Dump(isa, program, kind, how or ("t" if train else "e"))
     meta, weights = dump.meta, dump.arena("weight.f32")
     label = torch.from_numpy(dump.raw("label.u8", meta["shape"][0], meta["classes"]))
-    name, outputs = f"{isa} {kind} {'train' if train else 'eval'}", []
+    name, outputs = f"{isa} {kind} {how or ('train' if train else 'eval')}", []
 
     # The names are PyTorch's: the module takes the whole dictionary, strictly.
     strict = small(kind, meta["classes"])
