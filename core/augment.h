@@ -37,18 +37,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum pk_augment_kind { // numbers key random streams
-    PK_AUGMENT_TIME_WARP,
-    PK_AUGMENT_CROP_RESIZE,
-    PK_AUGMENT_PERMUTE,
-    PK_AUGMENT_NEGATE,
-    PK_AUGMENT_MAGNITUDE,
-    PK_AUGMENT_WANDER,
-    PK_AUGMENT_POWERLINE,
-    PK_AUGMENT_NOISE,
-    PK_AUGMENT_LEAD_MASK,
-    PK_AUGMENT_CUT_OUT,
-    PK_AUGMENT_KINDS,
+/* X(KIND, key in recipes, highest level, what it does); a highest level of 0: it has none. The
+ * numbers of the kinds key random streams. */
+#define PK_AUGMENTS(X)                                                                             \
+    X(TIME_WARP, time_warp, 0.99, "speed varies by this share")                                    \
+    X(CROP_RESIZE, crop_resize, 1, "this share of the crop, stretched to all of it")               \
+    X(PERMUTE, permute, 0, "leads in random order; [probability]")                                 \
+    X(NEGATE, negate, 0, "the sign changes; [probability]")                                        \
+    X(MAGNITUDE, magnitude, 100, "amplitude times a smooth curve that deviates from 1 by this")    \
+    X(WANDER, wander, 100, "baseline wander of this amplitude, in standard deviations")            \
+    X(POWERLINE, powerline, 100, "50 or 60 Hz of this amplitude, in standard deviations")          \
+    X(NOISE, noise, 100, "Gaussian noise of this standard deviation")                              \
+    X(LEAD_MASK, lead_mask, 1, "this share of the leads becomes zeros")                            \
+    X(CUT_OUT, cut_out, 1, "this share of the crop, in one piece, becomes zeros")
+
+enum pk_augment_kind {
+#define PK_X(KIND, key, high, doc) PK_AUGMENT_##KIND,
+    PK_AUGMENTS(PK_X)
+#undef PK_X
+        PK_AUGMENT_KINDS,
     PK_AUGMENT_SAMPLES = 255
 };
 

@@ -38,6 +38,7 @@ struct pk_loader {
                     // (pairs of those only; single ones are not in it)
     int64_t *first; // [sources + 1] or [participants + 1] into pool
     int64_t participants; // with two rows or more
+    int64_t *of_source;   // [sources + 1] into first: a mixture's participants, by source
     int slots, threads;
     struct slot *slot;
     pthread_t thread[PK_THREADS_MAX];
@@ -107,10 +108,19 @@ static int32_t crop_start(const struct pk_loader_spec *s, int64_t g, int64_t row
     return second + (int32_t)pk_rng_below(&r, (uint64_t)room + 1);
 }
 
-/* Which of `participants` sample g is of, and which of its `rows` rows: see loader.h. */
-static int64_t pair_participant(const struct pk_loader_spec *s, int64_t participants, int64_t g)
+/* Which of all participants sample g is of, and which of its `rows` rows: see loader.h. of_source:
+ * [sources + 1] the first participant of each, for a mixture. */
+static int64_t pair_participant(const struct pk_loader_spec *s, const int64_t *of_source,
+                                int64_t participants, int64_t g)
 {
     const int64_t p = g / 2;
+    int64_t count[256];
+    int32_t source;
+    if (s->weight) {
+        for (int32_t i = 0; i < s->data->sources; i++) count[i] = of_source[i + 1] - of_source[i];
+        const int64_t k = draw_mixture(s, count, p, &source);
+        return of_source[source] + k;
+    }
     return (int64_t)pk_bijection((uint64_t)(p % participants), (uint64_t)participants,
                                  epoch_key(s->seed, p / participants));
 }
@@ -129,7 +139,7 @@ static int64_t locate_row(const struct pk_loader *l, int64_t g)
     const struct pk_loader_spec *s = &l->spec;
     int32_t source;
     if (s->pair == PK_PAIR_PARTICIPANT) {
-        const int64_t *first = l->first + pair_participant(s, l->participants, g);
+        const int64_t *first = l->first + pair_participant(s, l->of_source, l->participants, g);
         return l->pool[first[0] + pair_row(s, first[1] - first[0], g)];
     }
     if (one_record(s)) g /= 2;
@@ -142,13 +152,22 @@ static int64_t locate_row(const struct pk_loader *l, int64_t g)
     return l->pool[l->first[source] + k];
 }
 
-/* The smallest participant above `after` with two rows or more, and how many; 0: there is none. */
-static uint64_t next_participant(const struct pk_loader_spec *s, uint64_t after, int64_t *rows)
+/* A mixture takes the records of a participant in two sources for those of two people. */
+static bool in_source(const struct pk_loader_spec *s, int64_t row, int32_t source)
+{
+    return !s->weight || s->data->record[row].source == source;
+}
+
+/* The smallest participant above `after` with two rows or more (of a mixture's source), and how
+ * many; 0: there is none. */
+static uint64_t next_participant(const struct pk_loader_spec *s, int32_t source, uint64_t after,
+                                 int64_t *rows)
 {
     for (uint64_t best = after;; after = best) {
         *rows = 0;
         for (int64_t i = 0; i < count_rows(s); i++) {
             const uint64_t who = s->data->record[row_of(s, i)].patient;
+            if (!in_source(s, row_of(s, i), source)) continue;
             if (who <= after || (*rows && who > best)) continue;
             *rows = who == best && *rows ? *rows + 1 : 1;
             best = who;
@@ -160,15 +179,23 @@ static uint64_t next_participant(const struct pk_loader_spec *s, uint64_t after,
 
 static int64_t locate_pair(const struct pk_loader_spec *s, int64_t g)
 {
-    int64_t rows, participants = 0;
+    const int32_t sources = s->weight ? s->data->sources : 1;
+    int64_t rows, of_source[257] = {0}, row = -1;
     uint64_t who = 0;
-    while ((who = next_participant(s, who, &rows)) != 0) participants++;
-    int64_t k = pair_participant(s, participants, g), row = -1;
-    for (who = next_participant(s, 0, &rows); k > 0; k--) who = next_participant(s, who, &rows);
+    int32_t at = 0;
+    for (int32_t i = 0; i < sources; i++, who = 0) {
+        of_source[i + 1] = of_source[i];
+        while ((who = next_participant(s, i, who, &rows)) != 0) of_source[i + 1]++;
+    }
+    int64_t k = pair_participant(s, of_source, of_source[sources], g);
+    while (k >= of_source[at + 1]) at++;
+    k -= of_source[at];
+    for (who = next_participant(s, at, 0, &rows); k > 0; k--)
+        who = next_participant(s, at, who, &rows);
     k = pair_row(s, rows, g);
     for (int64_t i = 0; k >= 0; i++) {
         row = row_of(s, i);
-        if (s->data->record[row].patient == who) k--;
+        if (s->data->record[row].patient == who && in_source(s, row, at)) k--;
     }
     return row;
 }
@@ -411,9 +438,6 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
                        s->batch,
                        s->batch % 2 ? "one would be left over"
                                     : "a single pair has nothing to be compared with");
-    if (s->pair == PK_PAIR_PARTICIPANT && s->weight)
-        return pk_fail(err, PK_EINVAL,
-                       "pairs by participant cannot be drawn from a mixture of sources");
     if (n < (one_record(s) ? s->batch / 2 : s->batch))
         return pk_fail(err, PK_EDATA,
                        "data smaller than a batch: %lld records of %s are selected, a "
@@ -438,37 +462,47 @@ static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *
     return PK_OK;
 }
 
-/* Groups the rows by source and checks that each weight can be honoured. */
+/* first[i + 1] - first[i] of what there is to draw from (records, pairs of participants) in source
+ * i; each weight must be one that can be honoured. */
+static enum pk_status check_weights(const struct pk_loader_spec *s, const int64_t *first,
+                                    const char *what, struct pk_err *err)
+{
+    const struct pk_dataset *d = s->data;
+    double total = 0;
+    for (int32_t i = 0; i < d->sources; i++) {
+        if (!(s->weight[i] >= 0 && isfinite(s->weight[i])))
+            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s: 0 or more was expected",
+                           s->weight[i], d->source[i].name);
+        if (s->weight[i] > 0 && first[i + 1] == first[i])
+            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s, but no %s of it is selected",
+                           s->weight[i], d->source[i].name, what);
+        total += s->weight[i];
+    }
+    return total > 0 ? PK_OK : pk_fail(err, PK_EINVAL, "all mixture weights are 0");
+}
+
+/* Groups the rows by source. */
 static enum pk_status index_mixture(struct pk_loader *l, struct pk_err *err)
 {
     const struct pk_loader_spec *s = &l->spec;
     const struct pk_dataset *d = s->data;
-    double total = 0;
     int64_t at[256] = {0};
     PK_TRY(pk_alloc(&l->pool, (size_t)l->rows, sizeof *l->pool, "mixture", err));
     PK_TRY(pk_alloc(&l->first, (size_t)d->sources + 1, sizeof *l->first, "mixture", err));
     for (int64_t i = 0; i < l->rows; i++) l->first[d->record[row_of(s, i)].source + 1]++;
     for (int32_t i = 0; i < d->sources; i++) {
-        if (!(s->weight[i] >= 0 && isfinite(s->weight[i])))
-            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s: 0 or more was expected",
-                           s->weight[i], d->source[i].name);
-        if (s->weight[i] > 0 && !l->first[i + 1])
-            return pk_fail(err, PK_EINVAL,
-                           "mixture weight %g of %s, but no record of it is selected", s->weight[i],
-                           d->source[i].name);
-        total += s->weight[i];
         l->first[i + 1] += l->first[i];
         at[i] = l->first[i];
     }
-    if (!(total > 0)) return pk_fail(err, PK_EINVAL, "all mixture weights are 0");
     for (int64_t i = 0; i < l->rows; i++) {
         int64_t row = row_of(s, i);
         l->pool[at[d->record[row].source]++] = row;
     }
-    return PK_OK;
+    return check_weights(s, l->first, "record", err);
 }
 
-struct owned { // a row and whose it is
+struct owned {      // a row and whose it is
+    int32_t source; // of a mixture, whose sources share no people; else 0
     uint64_t patient;
     int64_t at, row; // at: place among the selected rows
 };
@@ -476,19 +510,22 @@ struct owned { // a row and whose it is
 static int by_patient(const void *a, const void *b)
 {
     const struct owned *x = a, *y = b;
+    if (x->source != y->source) return x->source < y->source ? -1 : 1;
     if (x->patient != y->patient) return x->patient < y->patient ? -1 : 1;
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
 /* Puts the participants with two rows or more into pool and first. */
 static enum pk_status group_participants(struct pk_loader *l, const struct owned *all,
-                                         struct pk_err *err)
+                                         int64_t count, struct pk_err *err)
 {
     const struct pk_dataset *d = l->spec.data;
     int64_t used = 0, singles = 0;
-    for (int64_t i = 0, n; i < l->rows; i += n) {
+    for (int64_t i = 0, n; i < count; i += n) {
         char id[64];
-        for (n = 1; i + n < l->rows && all[i + n].patient == all[i].patient;) n++;
+        for (n = 1; i + n < count && all[i + n].patient == all[i].patient &&
+                    all[i + n].source == all[i].source;)
+            n++;
         d->record_id(d, all[i].row, id);
         if (!all[i].patient)
             return pk_fail(err, PK_EDATA,
@@ -503,6 +540,7 @@ static enum pk_status group_participants(struct pk_loader *l, const struct owned
         singles += n == 1;
         if (n == 1) continue;
         l->first[l->participants++] = used;
+        if (l->of_source) l->of_source[all[i].source + 1]++;
         for (int64_t k = 0; k < n; k++) l->pool[used++] = all[i + k].row;
     }
     l->first[l->participants] = used;
@@ -519,15 +557,23 @@ static enum pk_status index_participants(struct pk_loader *l, struct pk_err *err
     struct owned *all;
     PK_TRY(pk_alloc(&l->pool, (size_t)l->rows, sizeof *l->pool, "participants", err));
     PK_TRY(pk_alloc(&l->first, (size_t)l->rows + 1, sizeof *l->first, "participants", err));
+    const int32_t sources = l->spec.weight ? l->spec.data->sources : 0;
+    if (sources)
+        PK_TRY(pk_alloc(&l->of_source, (size_t)sources + 1, sizeof *l->of_source, "mixture", err));
     PK_TRY(pk_alloc(&all, (size_t)l->rows, sizeof *all, "participants", err));
+    int64_t n = 0;
     for (int64_t i = 0; i < l->rows; i++) {
         const int64_t row = row_of(&l->spec, i);
-        all[i] = (struct owned){l->spec.data->record[row].patient, i, row};
+        const struct pk_record *r = &l->spec.data->record[row];
+        if (sources && !(l->spec.weight[r->source] > 0)) continue; // never drawn from
+        all[n++] = (struct owned){sources ? r->source : 0, r->patient, i, row};
     }
-    qsort(all, (size_t)l->rows, sizeof *all, by_patient);
-    const enum pk_status s = group_participants(l, all, err);
+    qsort(all, (size_t)n, sizeof *all, by_patient);
+    const enum pk_status s = group_participants(l, all, n, err);
     free(all);
-    return s;
+    for (int32_t i = 0; i < sources; i++) l->of_source[i + 1] += l->of_source[i];
+    if (s != PK_OK || !sources) return s;
+    return check_weights(&l->spec, l->of_source, "participant with two records", err);
 }
 
 static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *slot,
@@ -554,8 +600,10 @@ static enum pk_status start(struct pk_loader *l, struct pk_err *err)
 {
     PK_TRY(check_spec(&l->spec, err));
     l->rows = count_rows(&l->spec);
-    if (l->spec.weight) PK_TRY(index_mixture(l, err));
-    if (l->spec.pair == PK_PAIR_PARTICIPANT) PK_TRY(index_participants(l, err));
+    if (l->spec.pair == PK_PAIR_PARTICIPANT)
+        PK_TRY(index_participants(l, err));
+    else if (l->spec.weight)
+        PK_TRY(index_mixture(l, err));
     l->slots = l->spec.ahead + 2;
     PK_TRY(pk_alloc(&l->slot, (size_t)l->slots, sizeof *l->slot, "batches", err));
     for (int i = 0; i < l->slots; i++) PK_TRY(alloc_slot(&l->spec, &l->slot[i], err));
@@ -615,6 +663,7 @@ void pk_loader_close(struct pk_loader *l)
     free(l->slot);
     free(l->pool);
     free(l->first);
+    free(l->of_source);
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->work);
     pthread_cond_destroy(&l->done);

@@ -13,7 +13,8 @@
  *     are numbered by that hash and permuted as records are, afresh every epoch of one pair each;
  *     which two of the participant's c rows is drawn from Philox(seed, p), all c (c - 1) ordered
  *     pairs alike. A participant with a single row cannot make a pair and is left out, or refused
- *     with pair_all. Crops are drawn for each record by itself.
+ *     with pair_all. Crops are drawn for each record by itself. Of a mixture the source is drawn by
+ *     weight for pair p, then one of its participants; pairs never cross sources.
  * PK_PAIR_ADJACENT: two windows of one record, the second where the first ends (CMSC); record and
  *     first start are drawn as without pairs, for p in place of g.
  * Negatives that are no negatives: a batch may hold a participant twice, at the end of an epoch or
@@ -72,8 +73,8 @@ void pk_batch_free(struct pk_batch *b);
 struct pk_loader;
 /* Checks everything that can be known before reading, allocates ahead + 2 batches and starts the
  * threads, which read from step 0 on.
- * Errors  PK_EINVAL a field out of range, or a mixture without rows to draw from, or pairs
- *                   by participant with a mixture, or a batch that is odd or a single pair
+ * Errors  PK_EINVAL a field out of range, or a mixture without rows (or pairs) to draw from,
+ *                   or a batch in pairs that is odd or a single pair
  *         PK_EDATA  fewer rows than a batch, or a record shorter than the crop (named), or too few
  *                   participants with two records, or one unknown
  *         PK_ENOMEM */

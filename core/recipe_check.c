@@ -1,6 +1,7 @@
 /* recipe_check.c -- the checks that look at more than one key: sizes that must divide, schedules
  * that must fit, folds that must not meet (see recipe_internal.h). Runs when every key on its own
  * is good. */
+#include "core/augment.h"
 #include "core/recipe_internal.h"
 
 #include <math.h>
@@ -314,11 +315,11 @@ static void check_augment(const struct check *c)
     static const struct {
         const char *path;
         double high; // 0: no range
-    } all[] = {{"objective.augment.time_warp", 0.99}, {"objective.augment.crop_resize", 1},
-               {"objective.augment.permute", 0},      {"objective.augment.negate", 0},
-               {"objective.augment.magnitude", 100},  {"objective.augment.wander", 100},
-               {"objective.augment.powerline", 100},  {"objective.augment.noise", 100},
-               {"objective.augment.lead_mask", 1},    {"objective.augment.cut_out", 1}};
+    } all[] = {
+#define PK_X(KIND, key, high, doc) {"objective.augment." #key, high},
+        PK_AUGMENTS(PK_X)
+#undef PK_X
+    };
     for (size_t i = 0; i < PK_COUNT(all); i++) {
         const int64_t n = pk_recipe_count(c->r, all[i].path);
         const double p = n ? pk_recipe_item_f64(c->r, all[i].path, 0) : 0;

@@ -1,6 +1,7 @@
 /* recipe_schema.c -- the table of all recipe keys (see recipe_schema.h). Rows are in the order in
  * which a resolved recipe is printed; a section stands before its keys. */
 #include "core/recipe_schema.h"
+#include "core/augment.h"
 
 #include <math.h>
 #include <string.h>
@@ -137,16 +138,10 @@ static const struct pk_key keys[] = {
     NUMBER("objective.projection.width", INT, NONE, CONTRASTIVE, 2, 4096, "128", "numbers that are compared"),
     BOOLEAN("objective.projection.norm", CONTRASTIVE, "false", "batch norm behind both layers, by micro-batch, as SimCLR and MoCo v3 have it"),
     SECTION("objective.augment", AUGMENT, "random changes of training signals, each [probability, low, high]; [] is off; docs/augmentations.svg shows them"),
-    LIST("objective.augment.time_warp", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "speed varies by this share"),
-    LIST("objective.augment.crop_resize", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the crop, stretched to all of it"),
-    LIST("objective.augment.permute", FLOATS, AUGMENT, 0, 1, 0, 1, "[]", "leads in random order; [probability]"),
-    LIST("objective.augment.negate", FLOATS, AUGMENT, 0, 1, 0, 1, "[]", "the sign changes; [probability]"),
-    LIST("objective.augment.magnitude", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "amplitude times a smooth curve that deviates from 1 by this"),
-    LIST("objective.augment.wander", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "baseline wander of this amplitude, in standard deviations"),
-    LIST("objective.augment.powerline", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "50 or 60 Hz of this amplitude, in standard deviations"),
-    LIST("objective.augment.noise", FLOATS, AUGMENT, 0, 100, 0, 3, "[]", "Gaussian noise of this standard deviation"),
-    LIST("objective.augment.lead_mask", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the leads becomes zeros"),
-    LIST("objective.augment.cut_out", FLOATS, AUGMENT, 0, 1, 0, 3, "[]", "this share of the crop, in one piece, becomes zeros"),
+#define PK_X(KIND, key, high, doc)                                                                 \
+    LIST("objective.augment." #key, FLOATS, AUGMENT, 0, (high) > 1 ? (high) : 1, 0, (high) > 0 ? 3 : 1, "[]", doc),
+    PK_AUGMENTS(PK_X)
+#undef PK_X
     SECTION("objective.head", SUPERVISED, "from tokens to classes or targets"),
     CHOICE("objective.head.kind", SUPERVISED, "attentive|register_linear|mean_linear|concat_pool", "attentive", "one query attending to all tokens, the register, the mean of the patches, or their maximum and mean through a hidden layer"),
     NUMBER("objective.head.hidden", INT, NONE, SUPERVISED, 0, 65536, "128", "width of the hidden layer of concat_pool; 0: none"),

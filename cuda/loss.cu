@@ -11,7 +11,7 @@
  *     feature_moments  1 S read                     252 MB   59 us
  * The sums cost a conversion to double for every value, 16 per clock and SM: 34 us on 132 SMs,
  * hidden behind the loads. */
-#include "cuda/device.h"
+#include "cuda/entry.h"
 
 extern "C" {
 #include "core/view.h"
@@ -263,21 +263,9 @@ template <typename S> enum pk_status l1_loss_grad(const struct pk_call *c, struc
 
 extern "C" {
 
-/* The kernels and their scratch; `work` is what holds one partial number per block. */
-#define PK_LOSS_OP(name, work)                                                                     \
-    enum pk_status pk_cuda_##name(const struct pk_call *c, struct pk_err *err);                    \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n);           \
-    enum pk_status pk_cuda_##name(const struct pk_call *c, struct pk_err *err)                     \
-    {                                                                                              \
-        return c->in[0]->dtype == PK_BF16 ? name<bf16>(c, err) : name<float>(c, err);              \
-    }                                                                                              \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *, const struct pk_node *)              \
-    {                                                                                              \
-        return work;                                                                               \
-    }
-PK_LOSS_OP(l1_loss, SUM_PARTS * sizeof(double))
-PK_LOSS_OP(l1_loss_grad, 0)
-#undef PK_LOSS_OP
+/* Scratch: one partial number per block for the loss. */
+PK_CUDA_ENTRY(l1_loss, SUM_PARTS)
+PK_CUDA_ENTRY(l1_loss_grad, 0)
 
 enum pk_status pk_cuda_feature_moments(const struct pk_call *c, struct pk_err *err);
 size_t pk_cuda_feature_moments_workspace(const struct pk_prog *p, const struct pk_node *n);

@@ -4,6 +4,7 @@
  * some 5 us, so all is in double as on the CPU. Sums are taken in an order that depends on the
  * shape alone: each block leaves its loss and its divisor in the workspace, and a last small kernel
  * adds those. */
+#include "cuda/entry.h"
 #include "cuda/fault.h"
 #include "cuda/rng.h" // PK_INLINE
 
@@ -322,24 +323,12 @@ enum pk_status regression_loss_grad(const struct pk_call *c, struct pk_err *err)
 
 extern "C" {
 
-/* The kernels and their scratch: two partial numbers per block for a loss. */
-#define PK_SUPERVISED_OP(name, numbers)                                                            \
-    enum pk_status pk_cuda_##name(const struct pk_call *c, struct pk_err *err);                    \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n);           \
-    enum pk_status pk_cuda_##name(const struct pk_call *c, struct pk_err *err)                     \
-    {                                                                                              \
-        return c->in[0]->dtype == PK_BF16 ? name<bf16>(c, err) : name<float>(c, err);              \
-    }                                                                                              \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *, const struct pk_node *)              \
-    {                                                                                              \
-        return (numbers) * sizeof(double);                                                         \
-    }
-PK_SUPERVISED_OP(multilabel_loss, 2 * PARTS)
-PK_SUPERVISED_OP(multilabel_loss_grad, 0)
-PK_SUPERVISED_OP(multiclass_loss, 2 * PARTS)
-PK_SUPERVISED_OP(multiclass_loss_grad, 0)
-PK_SUPERVISED_OP(regression_loss, 2 * PARTS)
-PK_SUPERVISED_OP(regression_loss_grad, 0)
-#undef PK_SUPERVISED_OP
+/* Scratch: two partial numbers per block for a loss. */
+PK_CUDA_ENTRY(multilabel_loss, 2 * PARTS)
+PK_CUDA_ENTRY(multilabel_loss_grad, 0)
+PK_CUDA_ENTRY(multiclass_loss, 2 * PARTS)
+PK_CUDA_ENTRY(multiclass_loss_grad, 0)
+PK_CUDA_ENTRY(regression_loss, 2 * PARTS)
+PK_CUDA_ENTRY(regression_loss_grad, 0)
 
 } // extern "C"

@@ -101,22 +101,19 @@ struct pk_signal_in pk_signal_augmented(struct pk_build *b, const struct pk_sign
 
 bool pk_signal_ranges(struct pk_augment_range range[PK_AUGMENT_KINDS], const struct pk_recipe *r)
 {
-    static const char *const name[PK_AUGMENT_KINDS] = {
-        [PK_AUGMENT_TIME_WARP] = "time_warp", [PK_AUGMENT_CROP_RESIZE] = "crop_resize",
-        [PK_AUGMENT_PERMUTE] = "permute",     [PK_AUGMENT_NEGATE] = "negate",
-        [PK_AUGMENT_MAGNITUDE] = "magnitude", [PK_AUGMENT_WANDER] = "wander",
-        [PK_AUGMENT_POWERLINE] = "powerline", [PK_AUGMENT_NOISE] = "noise",
-        [PK_AUGMENT_LEAD_MASK] = "lead_mask", [PK_AUGMENT_CUT_OUT] = "cut_out"};
+    static const char *const path[PK_AUGMENT_KINDS] = {
+#define PK_X(KIND, key, high, doc) "objective.augment." #key,
+        PK_AUGMENTS(PK_X)
+#undef PK_X
+    };
     bool any = false;
     for (int k = 0; k < PK_AUGMENT_KINDS; k++) {
-        char path[64];
-        snprintf(path, sizeof path, "objective.augment.%s", name[k]);
-        const int64_t n = pk_recipe_count(r, path); // 0, or 1 and 3 as recipe_check.c demands
+        const int64_t n = pk_recipe_count(r, path[k]); // 0, or 1 and 3 as recipe_check.c demands
         range[k] = (struct pk_augment_range){0, 0, 0};
-        if (n) range[k].probability = (float)pk_recipe_item_f64(r, path, 0);
+        if (n) range[k].probability = (float)pk_recipe_item_f64(r, path[k], 0);
         if (n == 3) {
-            range[k].low = (float)pk_recipe_item_f64(r, path, 1);
-            range[k].high = (float)pk_recipe_item_f64(r, path, 2);
+            range[k].low = (float)pk_recipe_item_f64(r, path[k], 1);
+            range[k].high = (float)pk_recipe_item_f64(r, path[k], 2);
         }
         any |= range[k].probability > 0;
     }

@@ -1,9 +1,8 @@
 /* cmd_pretrain.c -- purkinje pretrain and purkinje resume. */
 #include "tools/device.h"
-#include "tools/finetune.h"
 #include "tools/objective.h"
-#include "tools/pretrain.h"
 #include "tools/shape.h"
+#include "tools/training.h"
 #include "tools/world.h"
 
 #include <stdlib.h>
@@ -42,25 +41,14 @@ static enum pk_status train_as_rank(const struct pk_recipe *r, enum pk_run_mode 
     const struct pk_backend *backend;
     const int size = job->comm->size;
     PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
-    if (pretrains(r))
-        return pk_pretrain(r,
-                           &(struct pk_pretrain_options){.mode = mode,
-                                                         .quiet = a->quiet,
-                                                         .backend = backend,
-                                                         .comm = size > 1 ? job->comm : NULL,
-                                                         .heartbeat = job->heartbeat,
-                                                         .argc = a->argc,
-                                                         .argv = a->argv},
-                           err);
-    return pk_finetune(r,
-                       &(struct pk_finetune_options){.mode = mode,
-                                                     .quiet = a->quiet,
-                                                     .backend = backend,
-                                                     .comm = size > 1 ? job->comm : NULL,
-                                                     .heartbeat = job->heartbeat,
-                                                     .argc = a->argc,
-                                                     .argv = a->argv},
-                       err);
+    const struct pk_training_options options = {.mode = mode,
+                                                .quiet = a->quiet,
+                                                .backend = backend,
+                                                .comm = size > 1 ? job->comm : NULL,
+                                                .heartbeat = job->heartbeat,
+                                                .argc = a->argc,
+                                                .argv = a->argv};
+    return (pretrains(r) ? pk_pretrain : pk_finetune)(r, &options, err);
 }
 
 /* The run that --or-resume goes on with has to be the one that was asked for; only its length may

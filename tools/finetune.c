@@ -1,12 +1,12 @@
-/* finetune.c -- supervised training in stages (see finetune.h).
+/* finetune.c -- supervised training in stages (see training.h).
  *
  * The step number counts through all stages, so the loader's order and the checkpoints go on.
  * `best` holds the weights of the best validation of the current stage; a stage ends with them. */
-#include "tools/finetune.h"
 #include "core/stop.h"
 #include "tools/goal.h"
 #include "tools/objective.h"
 #include "tools/trainer.h"
+#include "tools/training.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -448,7 +448,7 @@ static enum pk_status prepare_rank(struct finetune *f, const char *own, struct p
 
 /* Rank 0: the run's folder. A new run's is touched only now that nothing of the recipe can be
  * refused any more. */
-static enum pk_status begin(struct finetune *f, const struct pk_finetune_options *o,
+static enum pk_status begin(struct finetune *f, const struct pk_training_options *o,
                             struct pk_err *err)
 {
     const bool resume = o->mode == PK_RUN_RESUME;
@@ -480,7 +480,7 @@ static enum pk_status share_state(struct finetune *f, struct pk_err *err)
     return PK_OK;
 }
 
-static enum pk_status start(struct finetune *f, const struct pk_finetune_options *o,
+static enum pk_status start(struct finetune *f, const struct pk_training_options *o,
                             struct pk_err *err)
 {
     char dir[PK_PATH_MAX], path[128];
@@ -510,7 +510,7 @@ static enum pk_status start(struct finetune *f, const struct pk_finetune_options
     return PK_OK;
 }
 
-enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_finetune_options *o,
+enum pk_status pk_finetune(const struct pk_recipe *r, const struct pk_training_options *o,
                            struct pk_err *err)
 {
     struct finetune *f;

@@ -1,10 +1,10 @@
-/* pretrain.c -- the loop of pretraining (see pretrain.h): data, logs and checkpoints around the
+/* pretrain.c -- the loop of pretraining (see training.h): data, logs and checkpoints around the
  * steps of tools/step.c. */
-#include "tools/pretrain.h"
 #include "core/stats.h"
 #include "core/stop.h"
 #include "tools/inputs.h"
 #include "tools/step.h"
+#include "tools/training.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -275,7 +275,7 @@ static enum pk_status prepare(struct pretrain *p, struct pk_err *err)
 
 /* Rank 0: weights, from a checkpoint or new ones, and the run's folder. A new run's is touched only
  * now that nothing of the recipe can be refused any more. */
-static enum pk_status begin(struct pretrain *p, const struct pk_pretrain_options *o,
+static enum pk_status begin(struct pretrain *p, const struct pk_training_options *o,
                             const char *dir, int64_t *step, struct pk_err *err)
 {
     const bool resume = o->mode == PK_RUN_RESUME;
@@ -293,7 +293,7 @@ static enum pk_status begin(struct pretrain *p, const struct pk_pretrain_options
     return PK_OK;
 }
 
-static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options *o, int64_t *step,
+static enum pk_status start(struct pretrain *p, const struct pk_training_options *o, int64_t *step,
                             struct pk_err *err)
 {
     char dir[PK_PATH_MAX];
@@ -315,7 +315,7 @@ static enum pk_status start(struct pretrain *p, const struct pk_pretrain_options
     return PK_OK;
 }
 
-enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_pretrain_options *o,
+enum pk_status pk_pretrain(const struct pk_recipe *r, const struct pk_training_options *o,
                            struct pk_err *err)
 {
     struct pretrain *p;

@@ -392,6 +392,46 @@ static void test_participants(struct fake *f)
     }
 }
 
+/* Pairs of a mixture: sources by their weights, participants of a source alike, and two sources'
+ * participants of one number are two people. A source of weight 0 may hold anything. */
+static void test_participants_of_mixture(struct fake *f)
+{
+    enum { STEPS = 4000, PAIRS = 8 };
+    static const double weight[3] = {2, 0, 5};
+    struct pk_err err = {0};
+    struct pk_loader *l;
+    const struct pk_batch *b;
+    struct pk_loader_spec s = make_spec(f);
+    int64_t rows[3] = {0}, wrong = 0;
+    double drawn[3] = {0}, of[RECORDS] = {0};
+    s.pair = PK_PAIR_PARTICIPANT;
+    s.weight = weight;
+    for (int i = 0; i < RECORDS; i++) {
+        const int32_t source = f->record[i].source;
+        f->record[i].patient = source == 1 ? 0 : 5000 + (uint64_t)(rows[source]++ / 2);
+    }
+    CHECK_OK(pk_loader_open(&l, &s, &err), &err);
+    for (int64_t step = 0; l && step < STEPS; step++) {
+        CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
+        if (b && step < 20) check_batch(f, &s, b, step); // also against pk_loader_locate
+        for (int32_t i = 0; b && i < b->n; i += 2) {
+            const struct pk_record *x = &f->record[b->row[i]], *y = &f->record[b->row[i + 1]];
+            wrong += x == y || x->source != y->source || x->patient != y->patient;
+            drawn[x->source]++;
+            of[x->source * 40 + (int64_t)(x->patient - 5000)]++;
+        }
+    }
+    pk_loader_close(l);
+    const double total = drawn[0] + drawn[2];
+    CHECK(wrong == 0 && drawn[1] == 0 && total == STEPS * PAIRS);
+    CHECK_NEAR(drawn[0], total * 2 / 7, 4.5 * sqrt(total * 2 / 7 * 5 / 7));
+    for (int k = 0; k < 3; k += 2) {
+        const double each = drawn[k] / (double)(rows[k] / 2);
+        for (int64_t i = 0; i < rows[k] / 2; i++)
+            CHECK_NEAR(of[k * 40 + i], each, 4.5 * sqrt(each));
+    }
+}
+
 /* The second window begins where the first ends. */
 static void test_adjacent(struct fake *f)
 {
@@ -499,7 +539,12 @@ static void test_pair_errors(struct fake *f)
     s = make_spec(f);
     s.pair = PK_PAIR_PARTICIPANT;
     s.weight = weight;
-    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err, "mixture of sources");
+    for (int i = 0; i < RECORDS; i++) // the second source has single records only
+        f->record[i].patient =
+            f->record[i].source == 1 ? 1000 + (uint64_t)i : 77 + (uint64_t)i / 20;
+    CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EINVAL, &err,
+                "but no participant with two records of it is selected");
+    make_participants(f, 5);
     s.weight = NULL;
     s.pair_all = true;
     CHECK_FAILS(pk_loader_open(&l, &s, &err), PK_EDATA, &err, "the only one of its participant");
@@ -526,6 +571,7 @@ int main(void)
     test_mixture(&f);
     test_errors(&f);
     test_participants(&f);
+    test_participants_of_mixture(&f);
     test_adjacent(&f);
     test_record_pairs(&f);
     test_pair_errors(&f);

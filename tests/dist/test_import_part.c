@@ -115,7 +115,7 @@ static enum pk_status gather(void *self, void *all, size_t bytes, struct pk_err 
     if (damages) list_parts(t->folder, part);
     if (damages && t->mode == FLIPPED) {
         struct stat st;
-        unsigned char byte;
+        unsigned char byte = 0;
         int fd = open(part, O_RDWR);
         CHECK(fd >= 0 && fstat(fd, &st) == 0 && pread(fd, &byte, 1, st.st_size / 2) == 1);
         byte ^= 16;

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -121,6 +122,19 @@ def metrics(run):
 def state(run):
     with open(os.path.join(run, "run.json")) as f:
         return json.load(f)["state"]
+
+
+def same_from(root, step, *later):
+    """ROOT/whole, cut back to a checkpoint and gone on with, has the bits that it had: weights, moments, best."""
+    shutil.copytree(f"{root}/whole", f"{root}/cut")
+    for gone in later:
+        shutil.rmtree(f"{root}/cut/checkpoints/step-{gone:09d}", ignore_errors=True)
+    expect(steps_on_disk(f"{root}/cut")[-1] == step, f"checkpoints {steps_on_disk(root + '/cut')}")
+    good("resume", f"{root}/cut", "--quiet")
+    for file in ("model", "moment1", "moment2", "best"):
+        path = f"checkpoints/step-{later[-1]:09d}/{file}.safetensors"
+        a, b = open(f"{root}/whole/{path}", "rb").read(), open(f"{root}/cut/{path}", "rb").read()
+        expect(a == b, f"a resumed run differs in {file}")
 
 
 def same(run, reference, what):

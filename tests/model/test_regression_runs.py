@@ -4,7 +4,6 @@ eval, embed, an export and PyTorch repeat its predictions; what cannot be learne
 import json
 import math
 import os
-import shutil
 import sys
 
 import h5py
@@ -124,14 +123,7 @@ def check_torch(root, exported):
 def check_resume(root):
     more = ["output.checkpoint.every=4", "output.checkpoint.keep_last=9", "objective.head.kind=concat_pool"]
     train(f"{root}/whole", *more)
-    shutil.copytree(f"{root}/whole", f"{root}/cut")
-    for step in (12, 16):
-        shutil.rmtree(f"{root}/cut/checkpoints/step-{step:09d}", ignore_errors=True)
-    good("resume", f"{root}/cut", "--quiet")
-    for file in ("model", "moment1", "moment2", "best"):
-        path = f"checkpoints/step-{STEPS:09d}/{file}.safetensors"
-        a, b = open(f"{root}/whole/{path}", "rb").read(), open(f"{root}/cut/{path}", "rb").read()
-        expect(a == b, f"a resumed run differs in {file}")
+    runs.same_from(root, 8, 12, 16)
 
 
 def check_two_stages(root):

@@ -2,7 +2,6 @@
 augmentation and one-cycle resume to the same bits, and settings that a loss would not read are refused."""
 import math
 import os
-import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
@@ -67,14 +66,7 @@ def check_cycle(root):
 
 def check_resume(root):
     train(f"{root}/whole", *ALL)
-    shutil.copytree(f"{root}/whole", f"{root}/cut")
-    for step in (8, 12):
-        shutil.rmtree(f"{root}/cut/checkpoints/step-{step:09d}", ignore_errors=True)
-    good("resume", f"{root}/cut", "--quiet")
-    for file in ("model", "moment1", "moment2", "best"):
-        path = f"checkpoints/step-{STEPS:09d}/{file}.safetensors"
-        a, b = open(f"{root}/whole/{path}", "rb").read(), open(f"{root}/cut/{path}", "rb").read()
-        expect(a == b, f"a resumed run differs in {file}")
+    runs.same_from(root, 4, 8, 12)
 
 
 def check_refusals(root):
