@@ -106,6 +106,22 @@ static enum pk_status choose_records(struct state *st, struct pk_err *err)
     return s;
 }
 
+/* An imported record in which not every lead has a signal: absent from its file, without a sample,
+ * or constant where leads are standardised. */
+static void report_leads(struct state *st, int64_t row, const struct pk_lead_rows *rows)
+{
+    char why[160];
+    size_t used = (size_t)snprintf(why, sizeof why, "no signal in");
+    if (rows->lead_mask == (1 << PK_LEADS_ECG) - 1) return;
+    for (int l = 0; l < PK_LEADS_ECG; l++)
+        if (!(rows->lead_mask >> l & 1))
+            used += (size_t)snprintf(why + used, sizeof why - used, " %s", pk_lead_ecg[l]);
+    if (rows->quality & PK_QUALITY_FLAT)
+        snprintf(why + used, sizeof why - used, " (a lead is constant)");
+    report_record(st, row, "leads", why);
+    st->sum->incomplete++;
+}
+
 /* ---- the three steps of a record ---- */
 
 static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_err *err)
@@ -167,6 +183,7 @@ static enum pk_status accept(void *self, int64_t item, const void *slot, FILE *s
         label += t->classes;
     }
     PK_TRY(pk_corpus_add(st->writer, &out, err));
+    report_leads(st, st->pick[item], &r->rows);
     st->sum->imported++;
     tell_progress(st, false);
     return PK_OK;
@@ -254,6 +271,7 @@ static enum pk_status write_report(struct state *st, struct pk_err *err)
     pk_json_put_i64(w, "missing", st->sum->missing);
     pk_json_put_i64(w, "rejected", st->sum->rejected);
     pk_json_put_i64(w, "imported", st->sum->imported);
+    pk_json_put_i64(w, "incomplete", st->sum->incomplete);
     pk_json_close(w);
     pk_text_add(&st->report_text, "\n");
     if (st->report_text.failed) return pk_fail(err, PK_ENOMEM, "out of memory: import report");

@@ -33,7 +33,9 @@ struct pk_ptbxl_summary {
     int64_t missing;  // of these, without header or signal file
     int64_t rejected; // with files that cannot be used
     int64_t imported;
-    char report[PK_PATH_MAX]; // OUT/import_report.json: every missing and rejected record, and why
+    int64_t incomplete;       // of these, without a signal in some lead
+    char report[PK_PATH_MAX]; // OUT/import_report.json: every missing, rejected and incomplete one,
+                              // and why
 };
 
 /* Under several ranks the summary is whole at rank 0 alone.

@@ -78,7 +78,11 @@ static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char
                (long long)s->imported, (long long)s->selected, out, seconds);
         if (s->missing) printf("missing:  %lld records have no files\n", (long long)s->missing);
         if (s->rejected) printf("rejected: %lld records\n", (long long)s->rejected);
-        if (s->missing || s->rejected) printf("each is in %s, with the reason\n", s->report);
+        if (s->incomplete)
+            printf("leads:    %lld records without a signal in some lead\n",
+                   (long long)s->incomplete);
+        if (s->missing || s->rejected || s->incomplete)
+            printf("each is in %s, with the reason\n", s->report);
         return PK_OK;
     }
     struct pk_text text = {0};
@@ -91,6 +95,7 @@ static enum pk_status print_summary(const struct pk_ptbxl_summary *s, const char
     pk_json_put_i64(&w, "imported", s->imported);
     pk_json_put_i64(&w, "missing", s->missing);
     pk_json_put_i64(&w, "rejected", s->rejected);
+    pk_json_put_i64(&w, "incomplete", s->incomplete);
     pk_json_put_f64(&w, "seconds", seconds);
     pk_json_put_string(&w, "report", s->report);
     pk_json_close(&w);

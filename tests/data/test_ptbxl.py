@@ -272,7 +272,14 @@ def odd_records(tmp):
                              (15, "rejected", "has 1001 samples, at most 1000 were expected")):
         got = why.get(f"{i:05d}", ("", "", 0))
         check(got[0] == problem and text in got[1], f"report of record {i}: {got}")
-    check(len(why) == 8 and c.report["missing"] == 1 and c.report["rejected"] == 7, "report: counts")
+    check(len(why) == 10 and c.report["missing"] == 1 and c.report["rejected"] == 7 and
+          c.report["incomplete"] == 2, "report: counts")
+    check(why["00004"][:2] == ("leads", "no signal in III") and why["00005"][:2] == ("leads", "no signal in V6"),
+          f"report: leads {why['00004']} {why['00005']}")
+    code, text, err = run("data", "import", "ptbxl", folder, f"{tmp}/odd_z", "norm=record", "--allow-missing")
+    z = {p["record"][-8:-3]: p["why"] for p in Corpus(f"{tmp}/odd_z").report["problems"]}
+    check(code == 0 and "leads:    3 records without a signal" in text and
+          z["00006"] == "no signal in aVR (a lead is constant)", f"a constant lead is reported: {text}{z.get('00006')}")
     check(why["00008"][2] == 16, "report: line of the table (each row has a line break in it)")
     for i in range(1, 16):
         for suffix in (".hea", ".dat"):
