@@ -3,6 +3,7 @@
  * All are bound by memory; bytes per element with storage S: activate 2 S, its gradient 3 S, the
  * gate 2 S (it stays in the caches), its gradient 3 S. Two vectors of 16 bytes per thread and
  * operand are in flight where the shape allows. */
+#include "cuda/entry.h"
 #include "cuda/device.h"
 
 extern "C" {
@@ -190,12 +191,6 @@ enum pk_status pk_cuda_channel_scale_grad(const struct pk_call *c, struct pk_err
                                       : run_gate_gradient<float>(c, err);
 }
 
-#define PK_NO_WORKSPACE(name)                                                                      \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n)            \
-    {                                                                                              \
-        (void)p, (void)n;                                                                          \
-        return 0;                                                                                  \
-    }
 PK_NO_WORKSPACE(activate)
 PK_NO_WORKSPACE(activate_grad)
 PK_NO_WORKSPACE(channel_scale)

@@ -24,4 +24,12 @@ extern "C" {
         return (doubles) * sizeof(double);                                                         \
     }
 
+/* Within extern "C": an op that needs no scratch. */
+#define PK_NO_WORKSPACE(name)                                                                      \
+    size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n)            \
+    {                                                                                              \
+        (void)p, (void)n;                                                                          \
+        return 0;                                                                                  \
+    }
+
 #endif

@@ -3,6 +3,7 @@
  * With the own GEMM every op of the family is one launch (LINEAR_DW two or three: its parts are
  * summed). With cuBLASLt, which has no erf GELU and no float bias for bf16 output, what it lacks
  * follows in one elementwise pass. */
+#include "cuda/entry.h"
 #include "cuda/gelu.h"
 #include "cuda/matmul.h"
 #include "cuda/reduce.h"
@@ -248,12 +249,6 @@ size_t pk_cuda_linear_dw_workspace(const struct pk_prog *p, const struct pk_node
     return parts > sums ? parts : sums;
 }
 
-#define PK_NO_WORKSPACE(name)                                                                      \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n)            \
-    {                                                                                              \
-        (void)p, (void)n;                                                                          \
-        return 0;                                                                                  \
-    }
 PK_NO_WORKSPACE(linear)
 PK_NO_WORKSPACE(linear_dx)
 PK_NO_WORKSPACE(linear_gelu)

@@ -4,6 +4,7 @@
  * it whether it is the first of its largest: no atomics, no stored index. Neighbouring threads have
  * neighbouring channels; a sample is read by kernel / stride threads, from the caches but for the
  * first time. Whole records: a block has 32 channels of one record, 8 lanes over time. */
+#include "cuda/entry.h"
 #include "cuda/device.h"
 
 extern "C" {
@@ -245,12 +246,6 @@ enum pk_status pk_cuda_concat_pool_grad(const struct pk_call *c, struct pk_err *
                      : records<float>(c->queue, p, BACKWARD, err);
 }
 
-#define PK_NO_WORKSPACE(name)                                                                      \
-    size_t pk_cuda_##name##_workspace(const struct pk_prog *p, const struct pk_node *n)            \
-    {                                                                                              \
-        (void)p, (void)n;                                                                          \
-        return 0;                                                                                  \
-    }
 PK_NO_WORKSPACE(pool1d)
 PK_NO_WORKSPACE(pool1d_grad)
 PK_NO_WORKSPACE(concat_pool)
