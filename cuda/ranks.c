@@ -238,12 +238,13 @@ static enum pk_status sum(struct pk_cuda *c, const struct pk_cuda_part *part, bo
             .data = low ? (void *)((uint16_t *)c->ranks.low.memory + part->range[n].first)
                         : (void *)((float *)c->grad.memory + part->range[n].first),
             .count = part->range[n].count,
-            .type = low ? PK_NCCL_BF16 : PK_NCCL_F32};
+            .type = low ? PK_NCCL_BF16 : PK_NCCL_F32,
+            .kind = PK_NCCL_SUM};
     if (last)
         range[n++] = (struct pk_nccl_range){&((struct pk_cuda_small *)c->small.memory)->report.loss,
-                                            1, PK_NCCL_F64};
+                                            1, PK_NCCL_F64, PK_NCCL_SUM, 0};
     const enum pk_status s =
-        pk_nccl_sum(c->ranks.nccl, range, n, c->ranks.stream, "the gradient sum", err);
+        pk_nccl_collect(c->ranks.nccl, range, n, c->ranks.stream, "the gradient sum", err);
     free(range);
     return s;
 }

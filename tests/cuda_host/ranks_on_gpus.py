@@ -92,7 +92,7 @@ def check_finetuning(root):
 
 def trace(path):
     with open(path) as f:
-        return [(kind, int(count), int(kernels)) for _, kind, count, kernels in (line.split() for line in f)]
+        return [(type_, int(count), int(kernels), kind) for _, type_, count, kernels, kind, _ in (line.split() for line in f)]
 
 
 def check_buckets(root, one):
@@ -106,11 +106,11 @@ def check_buckets(root, one):
         for word in ("rank 0    GPU 0 of ", "rank 1    GPU 0 of ", "NCCL 2.27.3", "micro-batches of 8 on each of 2 ranks"):
             expect(word in r.stderr, f"nothing says '{word}': {r.stderr}")
     sums = trace(os.path.join(root, "trace-early"))
-    step = sums[:[kind for kind, _, _ in sums].index("f64") + 1]
+    step = sums[:[s[0] for s in sums].index("f64") + 1]
     expect(len(step) >= 3 and len(sums) == STEPS * len(step), f"{len(sums)} sums in {STEPS} steps of {len(step)}")
     expect([s[:2] for s in sums] == STEPS * [s[:2] for s in step], "steps do not send the same")
     trained = sum(len(raw) // 4 for key, (_, _, raw) in runs.weights(one).items() if key.startswith("moment1"))
-    sent = sum(count for kind, count, _ in step if kind == "f32")
+    sent = sum(s[1] for s in step if s[0] == "f32")
     expect(trained <= sent <= 1.2 * trained, f"{sent} gradients of {trained} are sent")  # and padding
     # what else runs before a sum is a matter of chance; in no step would mean that all wait for the end
     spread = [sums[k + len(step) - 1][2] - sums[k][2] for k in range(0, len(sums), len(step))]
@@ -126,7 +126,7 @@ def check_rounding(root, one, sums):
     back = with_env(FAKE_NCCL_TRACE=path)
     good(*ranks(2), *JEPA, *FP32, "train.wire=bf16", f"output.dir={wire}", "--quiet")
     near(wire, one, "bf16", "2 ranks, gradients as bf16")
-    expect({kind for kind, _, _ in trace(path)} == {"bf16", "f64"}, f"sent {trace(path)[:9]}")
+    expect({s[0] for s in trace(path)} == {"bf16", "f64"}, f"sent {trace(path)[:9]}")
     os.unlink(path)
     good(*ranks(2), *JEPA, *FP32, "train.precision=bf16", "train.accumulate=2", f"output.dir={parts}", "--quiet")
     back()
