@@ -43,8 +43,8 @@ enum pk_status pk_nccl_open(struct pk_nccl **out, struct pk_comm *host, struct p
 /* Waits for what is under way, at most some seconds, or aborts it where something has failed, so
  * that the device can be synchronised afterwards. NULL is fine. */
 void pk_nccl_close(struct pk_nccl *n);
-/* Before somebody waits for the device without polling: waits for the stream that sums were put
- * into, at most some seconds, or aborts where something has failed. */
+/* Before somebody waits for the device without polling: waits for a stream that collectives were
+ * put into, at most some seconds, or aborts where something has failed. */
 void pk_nccl_settle(struct pk_nccl *n, cudaStream_t stream);
 
 /* Every range's collective, after all that the stream holds so far, as one group. Enqueued when

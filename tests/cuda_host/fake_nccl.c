@@ -174,7 +174,7 @@ static void *drive(void *user)
     struct ncclComm *c = user;
     while (!atomic_load(&c->quit)) {
         for (int i = 0; atomic_load(&c->pending) && i < atomic_load(&c->streams); i++)
-            cudaStreamQuery(c->stream[i]);
+            pk_host_progress(c->stream[i]);
         usleep(100);
     }
     return NULL;
