@@ -476,7 +476,10 @@ static enum pk_status enqueue_update(struct pk_exec *x, struct pk_err *err)
     if (x->share) PK_TRY(pk_cuda_join_norms(x, err));
     PK_TRY(
         pk_cuda_optim_apply(c->optim, &c->q, &a, &small_of(c)->scalars, &small_of(c)->report, err));
-    return x->share ? pk_cuda_share_weights(x, err) : PK_OK;
+    if (!x->share) return PK_OK;
+    PK_TRY(pk_cuda_share_weights(x, err));
+    return pk_cuda_optim_follow(c->optim, &c->q, &a, &small_of(c)->scalars, &small_of(c)->report,
+                                err);
 }
 
 static enum pk_status launch_update(struct pk_exec *x, struct pk_err *err)

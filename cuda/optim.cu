@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(DECIDERS) decide(const decider a)
 
 struct update_args {
     struct pk_cuda_optim_arenas at;
-    const struct pk_optim_chunk *chunk; // the first of this rank's
+    const struct pk_optim_chunk *chunk; // that of block 0
     const struct pk_cuda_scalars *scalars;
     const struct pk_cuda_report *report;
     const float *grad_scale;
@@ -236,6 +236,24 @@ __global__ void add_loss(struct pk_cuda_report *report, const float *loss, const
     report->loss = (add ? report->loss : 0) + (double)*loss * (double)*seed;
 }
 
+/* Block b: the b-th chunk that is another rank's, whose new weights have come. Its EMA copy moves
+ * as at the owner, and nobody need send it. */
+__global__ void __launch_bounds__(THREADS)
+    follow_chunks(const update_args a, int64_t own, int64_t end)
+{
+    if (!a.report->taken) return;
+    const int64_t b = blockIdx.x;
+    const struct pk_optim_chunk c = a.chunk[b < own ? b : b + end - own];
+    const struct rates s = {a.scalars->factors, 1.0f, 1.0f, 0};
+    const bool ema = c.ema && a.at.ema;
+    for (int64_t k = threadIdx.x; k < c.count; k += THREADS) {
+        const int64_t i = c.offset + k;
+        const vec<float, 1> w = load<float, 1>(a.at.weight + i);
+        if (c.trained) put_low<1>(a.at.weight_low, i, w);
+        if (ema) blend<1>(a.at, s, i, w, load<float, 1>(a.at.ema + i));
+    }
+}
+
 enum pk_status device_alloc(void *out, size_t bytes, const char *what, struct pk_err *err)
 {
     return pk_cuda_check(cudaMalloc((void **)out, bytes), what, err);
@@ -331,6 +349,16 @@ enum pk_status pk_cuda_optim_apply(struct pk_cuda_optim *o, const struct pk_queu
                            report,  o->grad_scale,       o->moments};
     PK_TRY(PK_LAUNCH(decide, 1, DECIDERS, sizeof(decider_scratch), q, err, d));
     return grid ? PK_LAUNCH(update_chunks, grid, THREADS, 0, q, err, u) : PK_OK;
+}
+
+enum pk_status pk_cuda_optim_follow(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                    const struct pk_cuda_optim_arenas *arenas,
+                                    const struct pk_cuda_scalars *scalars,
+                                    const struct pk_cuda_report *report, struct pk_err *err)
+{
+    const unsigned grid = (unsigned)(o->chunks - (o->last - o->first));
+    const update_args a = {*arenas, o->chunk, scalars, report, o->grad_scale, 0};
+    return grid ? PK_LAUNCH(follow_chunks, grid, THREADS, 0, q, err, a, o->first, o->last) : PK_OK;
 }
 
 enum pk_status pk_cuda_optim_clear(const struct pk_queue *q, struct pk_cuda_report *report,

@@ -83,6 +83,12 @@ enum pk_status pk_cuda_optim_apply(struct pk_cuda_optim *o, const struct pk_queu
                                    const struct pk_cuda_optim_arenas *arenas,
                                    const struct pk_cuda_scalars *scalars,
                                    struct pk_cuda_report *report, struct pk_err *err);
+/* After the weights of the other shares have come: their EMA copies and bf16 values, as if updated
+ * here. One kernel; nothing where all is one share, or after a step that was not taken. */
+enum pk_status pk_cuda_optim_follow(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                    const struct pk_cuda_optim_arenas *arenas,
+                                    const struct pk_cuda_scalars *scalars,
+                                    const struct pk_cuda_report *report, struct pk_err *err);
 /* Enqueues the end of a stop. */
 enum pk_status pk_cuda_optim_clear(const struct pk_queue *q, struct pk_cuda_report *report,
                                    struct pk_err *err);

@@ -24,40 +24,22 @@ enum pk_status pk_cuda_join_norms(struct pk_exec *x, struct pk_err *err)
     return pk_nccl_collect(c->ranks.nccl, &sums, 1, c->q.stream, "the gradient norm", err);
 }
 
-/* Elements [first, last) of the bf16 copy, which the update has left alone. */
-static enum pk_status lower_again(struct pk_cuda *c, const struct pk_cuda_block *low,
-                                  const struct pk_cuda_block *from, int64_t first, int64_t last,
-                                  struct pk_err *err)
-{
-    if (!low->memory || !from->memory || first >= last) return PK_OK;
-    return pk_cuda_cast(&c->q, (uint16_t *)low->memory + first, (float *)from->memory + first,
-                        last - first, err);
-}
-
 enum pk_status pk_cuda_share_weights(struct pk_exec *x, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
-    const struct pk_cuda_block *const all[2] = {&c->weight, &c->ema};
-    const struct pk_cuda_block *const low[2] = {&c->weight_low, &c->ema_low};
-    const int64_t own = x->share[x->comm->rank], end = x->share[x->comm->rank + 1];
     struct pk_nccl_range *range;
     int n = 0;
-    PK_TRY(pk_alloc(&range, 2 * (size_t)x->comm->size, sizeof *range, "shares", err));
-    for (int i = 0; i < 2; i++)
-        for (int k = 0; all[i]->memory && k < x->comm->size; k++)
-            if (x->share[k] < x->share[k + 1])
-                range[n++] = (struct pk_nccl_range){.data = (float *)all[i]->memory + x->share[k],
-                                                    .count = x->share[k + 1] - x->share[k],
-                                                    .type = PK_NCCL_F32,
-                                                    .kind = PK_NCCL_SHARE,
-                                                    .root = k};
-    enum pk_status s =
+    PK_TRY(pk_alloc(&range, (size_t)x->comm->size, sizeof *range, "shares", err));
+    for (int k = 0; k < x->comm->size; k++)
+        if (x->share[k] < x->share[k + 1])
+            range[n++] = (struct pk_nccl_range){.data = (float *)c->weight.memory + x->share[k],
+                                                .count = x->share[k + 1] - x->share[k],
+                                                .type = PK_NCCL_F32,
+                                                .kind = PK_NCCL_SHARE,
+                                                .root = k};
+    const enum pk_status s =
         pk_nccl_collect(c->ranks.nccl, range, n, c->q.stream, "handing weights round", err);
     free(range);
-    for (int i = 0; s == PK_OK && i < 2; i++) {
-        s = lower_again(c, low[i], all[i], 0, own, err);
-        if (s == PK_OK) s = lower_again(c, low[i], all[i], end, x->elements, err);
-    }
     return s;
 }
 

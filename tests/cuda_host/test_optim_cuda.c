@@ -453,6 +453,12 @@ static void test_repeats(void)
     model_free(&m);
 }
 
+/* Where a parameter begins, or the arena ends. */
+static int64_t at(const struct model *m, int64_t param)
+{
+    return param < PARAMS ? m->item[param].offset : m->params.elements;
+}
+
 /* The sums of squares of all ranks meet at each, as they do over NCCL. */
 static void join(struct pk_cuda_optim *const *o, int ranks)
 {
@@ -478,10 +484,11 @@ static void join(struct pk_cuda_optim *const *o, int ranks)
     free(part);
 }
 
-/* Every rank its share, one after the other on the same arenas. */
-static void step_by_shares(struct model *m, int ranks, struct pk_cuda_report *told)
+/* Every rank its share, one after the other on the same arenas. o: [ranks], the caller's to free.
+ */
+static void step_by_shares(struct model *m, struct pk_cuda_optim **o, int ranks,
+                           struct pk_cuda_report *told)
 {
-    struct pk_cuda_optim *o[PARAMS + 1] = {NULL};
     int64_t from[PARAMS + 1];
     const struct pk_optim_step step = step_of(3);
     const struct pk_cuda_optim_arenas whole = arenas(m, &full);
@@ -492,9 +499,8 @@ static void step_by_shares(struct model *m, int ranks, struct pk_cuda_report *to
     for (int k = 0; k < ranks; k++) {
         int64_t first, last;
         pk_params_share(&m->params, k, ranks, &first, &last);
-        from[k] = first < PARAMS ? m->item[first].offset : m->params.elements;
-        const int64_t to = last < PARAMS ? m->item[last].offset : m->params.elements;
-        CHECK_OK(pk_cuda_optim_create(&o[k], &m->params, from[k], to, &err), &err);
+        from[k] = at(m, first);
+        CHECK_OK(pk_cuda_optim_create(&o[k], &m->params, from[k], at(m, last), &err), &err);
         CHECK_OK(pk_cuda_optim_measure(o[k], &m->queue, whole.grad, &err), &err);
     }
     CHECK(cudaStreamSynchronize(m->queue.stream) == cudaSuccess);
@@ -507,23 +513,48 @@ static void step_by_shares(struct model *m, int ranks, struct pk_cuda_report *to
         CHECK_OK(pk_cuda_optim_apply(o[k], &m->queue, &a, m->scalars, m->report, &err), &err);
         CHECK(cudaStreamSynchronize(m->queue.stream) == cudaSuccess);
         copy(&told[k], m->report, sizeof told[k]);
-        pk_cuda_optim_free(o[k]);
     }
+}
+
+static void free_all(struct pk_cuda_optim **o, int ranks)
+{
+    for (int k = 0; k < ranks; k++) pk_cuda_optim_free(o[k]);
+}
+
+/* Rank k after the step: it has all weights, and its own share's EMA and bf16 copies. */
+static void check_follower(struct model *m, struct pk_cuda_optim *o, const struct snapshot *before,
+                           const struct snapshot *after, int64_t from, int64_t to)
+{
+    const struct pk_cuda_optim_arenas a = arenas(m, &full);
+    const size_t n = (size_t)m->params.elements, first = (size_t)from, own = (size_t)(to - from);
+    struct pk_err err = {0};
+    copy(m->device[EMA], before->arena[EMA], n * sizeof(float));
+    copy(m->device[EMA] + first, after->arena[EMA] + first, own * sizeof(float));
+    for (int k = 0; k < 2; k++) {
+        copy(m->device_low[k], before->low[k], n * sizeof(uint16_t));
+        copy((uint16_t *)m->device_low[k] + first, after->low[k] + first, own * sizeof(uint16_t));
+    }
+    CHECK_OK(pk_cuda_optim_follow(o, &m->queue, &a, m->scalars, m->report, &err), &err);
+    CHECK(changed(after, m) == 0);
 }
 
 /* ZeRO stage 1: shares take the step of the whole, bit for bit, and one alone names a bad element.
  */
 static void test_shares(void)
 {
+    struct pk_err err = {0};
     struct model m;
-    struct snapshot all = {{NULL}, {NULL}};
+    struct snapshot all = {{NULL}, {NULL}}, before;
+    struct pk_cuda_optim *o[PARAMS + 1] = {NULL};
     struct pk_cuda_report told[PARAMS + 1], one = {0};
     model_make(&m);
+    start(&m);
+    snapshot_make(&before, &m);
     for (int ranks = 1; ranks <= PARAMS + 1; ranks++) { // more ranks than runs: empty shares
         start(&m);
         fill(&m, GRAD, 9, 1);
         push(&m, GRAD);
-        step_by_shares(&m, ranks, told);
+        step_by_shares(&m, o, ranks, told);
         if (ranks == 1) {
             one = told[0];
             snapshot_make(&all, &m);
@@ -531,7 +562,14 @@ static void test_shares(void)
         CHECK(changed(&all, &m) == 0);
         for (int k = 0; k < ranks; k++)
             CHECK(told[k].taken && told[k].norm == one.norm && told[k].bad == -1);
+        for (int k = 0; k < ranks; k++) {
+            int64_t first, last;
+            pk_params_share(&m.params, k, ranks, &first, &last);
+            check_follower(&m, o[k], &before, &all, at(&m, first), at(&m, last));
+        }
+        free_all(o, ranks);
     }
+    snapshot_free(&before);
     snapshot_free(&all);
     start(&m);
     fill(&m, GRAD, 9, 1);
@@ -539,8 +577,13 @@ static void test_shares(void)
     m.cpu[GRAD][bad] = NAN;
     push(&m, GRAD);
     snapshot_make(&all, &m);
-    step_by_shares(&m, 4, told);
+    step_by_shares(&m, o, 4, told);
+    for (int k = 0; k < 4; k++) {
+        const struct pk_cuda_optim_arenas a = arenas(&m, &full);
+        CHECK_OK(pk_cuda_optim_follow(o[k], &m.queue, &a, m.scalars, m.report, &err), &err);
+    }
     CHECK(changed(&all, &m) == 0);
+    free_all(o, 4);
     int named = 0;
     for (int k = 0; k < 4; k++) {
         CHECK(!told[k].taken && (told[k].bad == -1 || told[k].bad == bad));
