@@ -347,6 +347,48 @@ void pk_exec_resident_free(struct pk_exec *x, struct pk_resident *r)
     if (r->memory) x->backend->resident_free(x, r);
 }
 
+enum pk_status pk_exec_rows(struct pk_exec *x, struct pk_exec_rows *r, int64_t count,
+                            const char *what, struct pk_err *err)
+{
+    *r = (struct pk_exec_rows){.count = count, .backend = x->backend};
+    if (!x->backend) return pk_alloc_aligned(&r->data, (size_t)count, sizeof *r->data, what, err);
+    return x->backend->rows(x, r, what, err);
+}
+
+void pk_exec_rows_free(struct pk_exec *x, struct pk_exec_rows *r)
+{
+    if (!r->backend)
+        free(r->data);
+    else if (r->data)
+        r->backend->rows_free(x, r);
+    *r = (struct pk_exec_rows){0};
+}
+
+enum pk_status pk_exec_rows_gather(struct pk_exec *x, const struct pk_exec_rows *r,
+                                   struct pk_err *err)
+{
+    if (!x->comm) return PK_OK;
+    if (x->backend) return x->backend->rows_gather(x, r, err);
+    const int64_t own = r->count / x->comm->size;
+    return pk_comm_all_gather(x->comm, r->data, (size_t)own * sizeof *r->data, err);
+}
+
+enum pk_status pk_exec_rows_scale(struct pk_exec *x, const struct pk_exec_rows *r, int64_t first,
+                                  int64_t count, float factor, struct pk_err *err)
+{
+    if (x->backend) return x->backend->rows_scale(x, r, first, count, factor, err);
+    for (int64_t i = first; i < first + count; i++) r->data[i] *= factor;
+    return PK_OK;
+}
+
+enum pk_status pk_exec_rows_read(struct pk_exec *x, const struct pk_exec_rows *r, float *out,
+                                 struct pk_err *err)
+{
+    if (x->backend) return x->backend->rows_read(x, r, out, err);
+    memcpy(out, r->data, (size_t)r->count * sizeof *out);
+    return PK_OK;
+}
+
 void pk_exec_choices(const struct pk_exec *x, struct pk_text *out)
 {
     if (x->backend) x->backend->choices(x, out);

@@ -33,6 +33,7 @@ struct pk_exec;
 struct pk_bound;
 struct pk_exec_batch;
 struct pk_resident;
+struct pk_exec_rows;
 
 struct pk_exec_result { // of one optimizer step
     int64_t step;
@@ -47,6 +48,7 @@ struct pk_exec_need { // what decides how much memory a device will hold
     enum pk_dtype storage;
     bool ema, train;
     int64_t inputs; // bytes of IN of the largest program
+    int64_t rows;   // floats of pk_exec_rows, of all
     int64_t arena, constants;
 };
 
@@ -98,6 +100,15 @@ struct pk_backend {
     enum pk_status (*resident_write)(struct pk_exec *x, const struct pk_resident *r, int64_t first,
                                      int64_t count, const int16_t *signal, struct pk_err *err);
     void (*resident_free)(struct pk_exec *x, struct pk_resident *r);
+    enum pk_status (*rows)(struct pk_exec *x, struct pk_exec_rows *r, const char *what,
+                           struct pk_err *err);
+    void (*rows_free)(struct pk_exec *x, struct pk_exec_rows *r);
+    enum pk_status (*rows_gather)(struct pk_exec *x, const struct pk_exec_rows *r,
+                                  struct pk_err *err);
+    enum pk_status (*rows_scale)(struct pk_exec *x, const struct pk_exec_rows *r, int64_t first,
+                                 int64_t count, float factor, struct pk_err *err);
+    enum pk_status (*rows_read)(struct pk_exec *x, const struct pk_exec_rows *r, float *out,
+                                struct pk_err *err);
     /* Bytes that an executor will allocate, one line of table for each; needs no device. */
     int64_t (*predict)(const struct pk_exec_need *need, struct pk_text *table);
 };
@@ -196,9 +207,14 @@ struct pk_resident { // records of int16 that live in a device's memory
     int64_t records;
     int32_t leads, samples;
 };
+struct pk_exec_rows { // numbers that programs hand to each other, on a device without leaving it
+    float *data;      // [count] where the programs run: only on the CPU may the host look
+    int64_t count;
+    const struct pk_backend *backend; // whose memory it is; NULL: the host's
+};
 struct pk_feed { // where an input of each micro-batch is
     const char *name;
-    const void *data; // micro-batch i starts at data + i * stride bytes
+    const void *data; // the host's, or in rows; micro-batch i starts at data + i * stride bytes
     size_t stride;    // 0: all share it
 };
 struct pk_cut { // an input [n, leads, crop] of int16 that a device cuts from its residents
@@ -209,13 +225,14 @@ struct pk_cut { // an input [n, leads, crop] of int16 that a device cuts from it
 };
 struct pk_fetch { // an output to be copied out after each micro-batch
     const char *name;
-    void *data; // micro-batch i goes to data + i * elements; bf16 comes out as float
+    void *data; // the host's, or in rows; micro-batch i goes to data + i * elements; bf16 comes out
+                // as float
 };
 struct pk_exec_batch {
     const struct pk_feed *feed; // all inputs of the program but "seed"
     int feeds;
     struct pk_cut cut;            // overrides the feed of its name, whose data may be NULL
-    const struct pk_fetch *fetch; // a device waits for them, so ask rarely
+    const struct pk_fetch *fetch; // the host waits for a device's unless they go to rows
     int fetches;
     int64_t micros;    // micro-batches; of this rank, where there are several
     double loss_scale; // d objective / d loss of one micro-batch, e.g. 1 / micros of all ranks
@@ -266,6 +283,23 @@ bool pk_exec_resident(struct pk_exec *x, struct pk_resident *r, int64_t reserve)
 enum pk_status pk_exec_resident_write(struct pk_exec *x, const struct pk_resident *r, int64_t first,
                                       int64_t count, const int16_t *signal, struct pk_err *err);
 void pk_exec_resident_free(struct pk_exec *x, struct pk_resident *r); // after all steps
+/* Memory of `count` floats for feeds and fetches. All that is done to it takes place in the order
+ * of the calls; on a device it is enqueued, and nobody waits. what: for the message.
+ * Errors  PK_ENOMEM, PK_EDEVICE */
+enum pk_status pk_exec_rows(struct pk_exec *x, struct pk_exec_rows *r, int64_t count,
+                            const char *what, struct pk_err *err);
+void pk_exec_rows_free(struct pk_exec *x, struct pk_exec_rows *r); // before or after pk_exec_free
+/* Each rank has its own of r->count / ranks numbers, in the order of ranks, and gets the others'.
+ * A collective; on devices it is one of theirs. Without ranks there is nothing to do.
+ * Errors  PK_ERANK, on a device perhaps later, as the step's */
+enum pk_status pk_exec_rows_gather(struct pk_exec *x, const struct pk_exec_rows *r,
+                                   struct pk_err *err);
+/* data[i] *= factor for i in [first, first + count), rounded to float. */
+enum pk_status pk_exec_rows_scale(struct pk_exec *x, const struct pk_exec_rows *r, int64_t first,
+                                  int64_t count, float factor, struct pk_err *err);
+/* Copies all to host memory [r->count] when everything enqueued so far is over. */
+enum pk_status pk_exec_rows_read(struct pk_exec *x, const struct pk_exec_rows *r, float *out,
+                                 struct pk_err *err);
 /* Program inputs by slot -> feed, and outputs -> value index; shared by the backends. feed has
  * room for the program's inputs, fetched for run->fetches.
  * Errors  PK_EINTERNAL a name the program does not have, or an input not given */

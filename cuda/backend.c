@@ -1,6 +1,7 @@
 /* backend.c -- the GPU as a place to run: is there one, its memory, and the arenas to and fro. */
 #include "cuda/state.h"
 #include "cuda/matmul.h"
+#include "cuda/rows.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +77,7 @@ struct row { // of the table of allocations
     const char *what;
     int64_t bytes;
 };
-enum { ROWS = 13 };
+enum { ROWS = 14 };
 
 static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 {
@@ -94,6 +95,8 @@ static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
 {
     const struct pk_cuda *c = x->device;
+    int64_t rows = 0;
+    for (int i = 0; i < PK_CUDA_ROWS; i++) rows += c->rows[i].bytes;
     const struct row row[ROWS] = {{"weights, fp32 masters", c->weight.bytes},
                                   {"weights, bf16", c->weight_low.bytes},
                                   {"EMA weights, fp32", c->ema.bytes},
@@ -103,6 +106,7 @@ int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
                                   {"gradients on the wire", c->ranks.low.bytes},
                                   {"inputs, twice", c->input.bytes + c->staging.bytes},
                                   {"activations", c->arena.bytes},
+                                  {"projections", rows},
                                   {"constants", c->constants},
                                   {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
                                   {"corpus", c->resident},
@@ -123,6 +127,7 @@ static int64_t predict(const struct pk_exec_need *n, struct pk_text *table)
                                   {"gradients on the wire", 0},
                                   {"inputs, twice", 2 * n->inputs},
                                   {"activations", n->arena},
+                                  {"projections", n->rows * (int64_t)sizeof(float)},
                                   {"constants", n->constants},
                                   {"GEMM workspace", PK_MATMUL_WORKSPACE},
                                   {"corpus", 0},
@@ -240,6 +245,7 @@ static void close_device(struct pk_exec *x)
                                    &c->m,      &c->v,          &c->grad, &c->arena,
                                    &c->input,  &c->staging,    &c->small};
     for (size_t i = 0; i < PK_COUNT(all); i++) pk_cuda_release(all[i]);
+    for (int i = 0; i < PK_CUDA_ROWS; i++) pk_cuda_release(&c->rows[i]);
     cudaFreeHost(c->fetch.memory);
     cudaFreeHost(c->host);
     if (c->copied) cudaEventDestroy(c->copied);
@@ -431,6 +437,11 @@ const struct pk_backend *pk_cuda_backend(void)
                                               .resident = resident,
                                               .resident_write = resident_write,
                                               .resident_free = resident_free,
+                                              .rows = pk_cuda_rows,
+                                              .rows_free = pk_cuda_rows_free,
+                                              .rows_gather = pk_cuda_rows_gather,
+                                              .rows_scale = pk_cuda_rows_scale,
+                                              .rows_read = pk_cuda_rows_read,
                                               .predict = predict};
     return &backend;
 }

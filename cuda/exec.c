@@ -13,6 +13,7 @@
  * Eager mode launches the same kernels with the same arguments in the same order. */
 #include "cuda/matmul.h"
 #include "cuda/resident.h"
+#include "cuda/rows.h"
 #include "cuda/state.h"
 
 #include <math.h>
@@ -303,12 +304,14 @@ static enum pk_status upload(struct pk_cuda *c, int64_t at, const void *from, si
                          name, err);
 }
 
-/* One input to the staging area; of records that live on the device, their numbers and starts. */
+/* One input to the staging area, unless it is on the device; of records that live there, their
+ * numbers and starts. */
 static enum pk_status stage(struct pk_cuda *c, const struct bound *d, const struct pk_value *v,
                             const struct pk_cut *cut, int64_t micro, struct pk_err *err)
 {
     const struct pk_feed *f = d->feed[v->input];
     const int64_t at = d->input[v->input], n = v->dim[0];
+    if (pk_cuda_in_rows(c, f->data)) return PK_OK;
     if (!is_cut(cut, v))
         return upload(c, at, (const char *)f->data + (size_t)micro * f->stride, pk_value_bytes(v),
                       f->name, err);
@@ -317,9 +320,9 @@ static enum pk_status stage(struct pk_cuda *c, const struct bound *d, const stru
                   (size_t)n * sizeof *cut->start, f->name, err);
 }
 
-/* From the staging area to where the program reads it. */
+/* From the staging area, or from rows, to where the program reads it. */
 static enum pk_status place(struct pk_cuda *c, const struct bound *d, const struct pk_value *v,
-                            const struct pk_cut *cut, struct pk_err *err)
+                            const struct pk_cut *cut, int64_t micro, struct pk_err *err)
 {
     const struct pk_feed *f = d->feed[v->input];
     char *to = (char *)c->input.memory + d->input[v->input];
@@ -329,6 +332,7 @@ static enum pk_status place(struct pk_cuda *c, const struct bound *d, const stru
         return pk_cuda_cut_batch(&c->q, cut->resident, (int16_t *)(void *)to, record,
                                  (const int32_t *)(const void *)(record + v->dim[0]), v->dim[0],
                                  v->dim[2], err);
+    if (pk_cuda_in_rows(c, f->data)) from = (const char *)f->data + (size_t)micro * f->stride;
     return pk_cuda_check(
         cudaMemcpyAsync(to, from, pk_value_bytes(v), cudaMemcpyDeviceToDevice, c->q.stream),
         f->name, err);
@@ -349,7 +353,7 @@ static enum pk_status feed_inputs(struct pk_exec *x, struct pk_bound *b, const s
     PK_TRY(pk_cuda_check(cudaStreamWaitEvent(c->q.stream, c->copied, 0), "inputs", err));
     for (int64_t v = 0; v < p->values; v++)
         if (p->value[v].storage == PK_STORE_IN && v != p->seed)
-            PK_TRY(place(c, d, &p->value[v], cut, err));
+            PK_TRY(place(c, d, &p->value[v], cut, micro, err));
     return pk_cuda_check(cudaEventRecord(c->consumed, c->q.stream), "inputs", err);
 }
 
@@ -359,10 +363,7 @@ static enum pk_status set_seed(struct pk_cuda *c, double scale, bool counts, str
     const float seed[2] = {(float)scale, counts ? (float)scale : 0};
     if (seed[0] == c->seed[0] && seed[1] == c->seed[1]) return PK_OK;
     memcpy(c->seed, seed, sizeof seed);
-    // from pageable memory: the runtime has read it when the call returns
-    return pk_cuda_check(
-        cudaMemcpyAsync(&small_of(c)->seed, seed, sizeof seed, cudaMemcpyHostToDevice, c->q.stream),
-        "seed", err);
+    return pk_cuda_put_pair(&c->q, &small_of(c)->seed, seed[0], seed[1], err); // and counted
 }
 
 static float bf16_to_float(uint16_t x)
@@ -375,13 +376,14 @@ static float bf16_to_float(uint16_t x)
 
 /* From the pinned area, where the micro-batches of each output lie behind each other, to the
  * caller, as float. */
-static void deliver(const struct pk_cuda *c, const struct pk_prog *p, const int32_t *fetched,
+static void deliver(struct pk_cuda *c, const struct pk_prog *p, const int32_t *fetched,
                     const struct pk_exec_batch *run)
 {
     const char *at = c->fetch.memory;
     for (int i = 0; i < run->fetches; i++) {
         const struct pk_value *v = &p->value[fetched[i]];
         const size_t bytes = pk_value_bytes(v) * (size_t)run->micros;
+        if (pk_cuda_in_rows(c, run->fetch[i].data)) continue;
         if (v->dtype == PK_BF16)
             for (size_t k = 0; k < bytes / sizeof(uint16_t); k++)
                 ((float *)run->fetch[i].data)[k] =
@@ -399,7 +401,13 @@ static enum pk_status fetch_outputs(struct pk_exec *x, struct pk_bound *b, const
     struct pk_cuda *c = x->device;
     char *at = c->fetch.memory;
     for (int i = 0; i < run->fetches; i++) {
-        const size_t bytes = pk_value_bytes(&b->prog->value[fetched[i]]);
+        const struct pk_value *v = &b->prog->value[fetched[i]];
+        const size_t bytes = pk_value_bytes(v);
+        if (pk_cuda_in_rows(c, run->fetch[i].data)) {
+            PK_TRY(pk_cuda_to_rows(c, (float *)run->fetch[i].data + micro * pk_value_count(v), v,
+                                   address(c, b, fetched[i]), err));
+            continue;
+        }
         PK_TRY(pk_cuda_check(cudaMemcpyAsync(at + (size_t)micro * bytes, address(c, b, fetched[i]),
                                              bytes, cudaMemcpyDeviceToHost, c->q.stream),
                              run->fetch[i].name, err));
@@ -408,13 +416,16 @@ static enum pk_status fetch_outputs(struct pk_exec *x, struct pk_bound *b, const
     return PK_OK;
 }
 
+/* *waits: some go to the host. */
 static enum pk_status reserve_fetch(struct pk_cuda *c, const struct pk_prog *p,
                                     const int32_t *fetched, const struct pk_exec_batch *run,
-                                    struct pk_err *err)
+                                    bool *waits, struct pk_err *err)
 {
     int64_t bytes = 0;
     for (int i = 0; i < run->fetches; i++)
-        bytes += aligned((int64_t)pk_value_bytes(&p->value[fetched[i]]) * run->micros);
+        if (!pk_cuda_in_rows(c, run->fetch[i].data))
+            bytes += aligned((int64_t)pk_value_bytes(&p->value[fetched[i]]) * run->micros);
+    *waits = bytes > 0;
     if (bytes <= c->fetch.bytes) return PK_OK;
     cudaFreeHost(c->fetch.memory);
     c->fetch = (struct pk_cuda_block){0};
@@ -429,10 +440,11 @@ enum pk_status pk_cuda_run(struct pk_exec *x, struct pk_bound *b, const struct p
     struct pk_cuda *c = x->device;
     const struct bound *d = b->device;
     int32_t fetched[16];
+    bool waits;
     if (run->fetches > (int)PK_COUNT(fetched))
         return pk_fail(err, PK_EINTERNAL, "more than %d outputs asked for", (int)PK_COUNT(fetched));
     PK_TRY(pk_exec_resolve(b->prog, run, d->feed, fetched, err));
-    PK_TRY(reserve_fetch(c, b->prog, fetched, run, err));
+    PK_TRY(reserve_fetch(c, b->prog, fetched, run, &waits, err));
     const bool trains = b->prog->loss >= 0, counts = !run->shared || !x->comm || !x->comm->rank;
     if (trains) PK_TRY(set_seed(c, run->loss_scale, counts, err));
     c->prog = b->prog;
@@ -442,7 +454,7 @@ enum pk_status pk_cuda_run(struct pk_exec *x, struct pk_bound *b, const struct p
         PK_TRY(launch(x, b, run->add || m > 0, send, err));
         PK_TRY(fetch_outputs(x, b, fetched, run, m, err));
     }
-    if (!run->fetches) return PK_OK;
+    if (!waits) return PK_OK;
     PK_TRY(pk_cuda_finish(x, err));
     deliver(c, b->prog, fetched, run);
     return PK_OK;

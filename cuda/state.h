@@ -8,7 +8,8 @@
 #include "cuda/queue.h"
 
 enum {
-    PK_CUDA_RING = 4 // optimizer steps whose records may be under way; the lag is smaller
+    PK_CUDA_RING = 4, // optimizer steps whose records may be under way; the lag is smaller
+    PK_CUDA_ROWS = 8  // blocks of pk_exec_rows
 };
 
 struct pk_cuda_block { // one allocation of device memory
@@ -49,6 +50,7 @@ struct pk_cuda { // pk_exec.device
     struct pk_cuda_block arena;                   // activations of the largest program
     struct pk_cuda_block input, staging;          // of the step at work; of the next one
     struct pk_cuda_block small;                   // struct pk_cuda_small
+    struct pk_cuda_block rows[PK_CUDA_ROWS];      // of pk_exec_rows; those without memory are free
     struct pk_cuda_small *host;                   // [PK_CUDA_RING] pinned
     int64_t resident;                             // bytes of records that live here
     int64_t constants;                            // bytes, of all bound programs

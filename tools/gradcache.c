@@ -1,7 +1,6 @@
 /* gradcache.c -- a loss over a whole batch, micro-batch by micro-batch (see gradcache.h). */
 #include "tools/gradcache.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { FEEDS = 16, FETCHES = 8 };
@@ -9,25 +8,22 @@ enum { FEEDS = 16, FETCHES = 8 };
 enum pk_status pk_gradcache_create(struct pk_gradcache *out, const struct pk_gradcache *spec,
                                    struct pk_err *err)
 {
-    const size_t count = (size_t)(spec->records * spec->micros * spec->width);
+    const int64_t count = spec->records * spec->micros * spec->width;
     enum pk_status s;
     *out = *spec;
-    out->projected = out->gradient = out->key = NULL;
-    s = pk_alloc_aligned(&out->projected, count, sizeof(float), "projections", err);
-    if (s == PK_OK)
-        s = pk_alloc_aligned(&out->gradient, count, sizeof(float), "their gradients", err);
-    if (s == PK_OK && spec->keys)
-        s = pk_alloc_aligned(&out->key, count, sizeof(float), "keys", err);
+    out->projected = out->gradient = out->key = (struct pk_exec_rows){0};
+    s = pk_exec_rows(out->x, &out->projected, count, "projections", err);
+    if (s == PK_OK) s = pk_exec_rows(out->x, &out->gradient, count, "their gradients", err);
+    if (s == PK_OK && spec->keys) s = pk_exec_rows(out->x, &out->key, count, "keys", err);
     if (s != PK_OK) pk_gradcache_free(out);
     return s;
 }
 
 void pk_gradcache_free(struct pk_gradcache *g)
 {
-    free(g->projected);
-    free(g->gradient);
-    free(g->key);
-    g->projected = g->gradient = g->key = NULL;
+    pk_exec_rows_free(g->x, &g->projected);
+    pk_exec_rows_free(g->x, &g->gradient);
+    pk_exec_rows_free(g->x, &g->key);
 }
 
 static int64_t ranks(const struct pk_gradcache *g)
@@ -35,19 +31,24 @@ static int64_t ranks(const struct pk_gradcache *g)
     return g->x->comm ? g->x->comm->size : 1;
 }
 
-/* The first number of this rank's rows. */
+/* Numbers of this rank's rows, and the first of them. */
+static int64_t own_count(const struct pk_gradcache *g)
+{
+    return g->micros / ranks(g) * g->records * g->width;
+}
+
 static int64_t own(const struct pk_gradcache *g)
 {
-    return g->x->comm ? g->x->comm->rank * (g->micros / ranks(g)) * g->records * g->width : 0;
+    return g->x->comm ? g->x->comm->rank * own_count(g) : 0;
 }
 
 /* Rows [records * micros, width], of which each rank has its own, become complete. */
-static enum pk_status gather(const struct pk_gradcache *g, float *rows, struct pk_err *err)
+static enum pk_status gather(const struct pk_gradcache *g, const struct pk_exec_rows *rows,
+                             struct pk_err *err)
 {
     if (!g->x->comm) return PK_OK;
-    const int64_t count = g->micros / ranks(g) * g->records * g->width;
     pk_heartbeat_at(g->heartbeat, g->step, "gathering projections");
-    PK_TRY(pk_comm_all_gather(g->x->comm, rows, (size_t)count * sizeof *rows, err));
+    PK_TRY(pk_exec_rows_gather(g->x, rows, err));
     pk_heartbeat_at(g->heartbeat, g->step, "computing");
     return PK_OK;
 }
@@ -65,24 +66,24 @@ static enum pk_status embed(struct pk_gradcache *g, const struct pk_exec_batch *
     forward.micros = g->micros / ranks(g);
     forward.loss_scale = 1;
     forward.add = false;
-    out[forward.fetches++] = (struct pk_fetch){"projected", g->projected + own(g)};
-    if (g->keys) out[forward.fetches++] = (struct pk_fetch){"key", g->key + own(g)};
+    out[forward.fetches++] = (struct pk_fetch){"projected", g->projected.data + own(g)};
+    if (g->keys) out[forward.fetches++] = (struct pk_fetch){"key", g->key.data + own(g)};
     PK_TRY(pk_exec_run(g->x, g->embed, &forward, err));
-    PK_TRY(gather(g, g->projected, err));
-    return g->keys ? gather(g, g->key, err) : PK_OK;
+    PK_TRY(gather(g, &g->projected, err));
+    return g->keys ? gather(g, &g->key, err) : PK_OK;
 }
 
 static enum pk_status lose(struct pk_gradcache *g, const int64_t *group,
                            const struct pk_exec_batch *run, double *loss, struct pk_err *err)
 {
-    float value;
+    float value = 0;
     const struct pk_feed feed[] = {
-        {"projected", g->projected, 0}, {"group", group, 0}, {"key", g->key, 0}};
-    const struct pk_fetch fetch[] = {{"d_projected", g->gradient}, {"loss", &value}};
+        {"projected", g->projected.data, 0}, {"group", group, 0}, {"key", g->key.data, 0}};
+    const struct pk_fetch fetch[] = {{"d_projected", g->gradient.data}, {"loss", &value}};
     const struct pk_exec_batch once = {.feed = feed,
                                        .feeds = g->keys ? 3 : 2,
                                        .fetch = fetch,
-                                       .fetches = 2,
+                                       .fetches = loss ? 2 : 1,
                                        .micros = 1,
                                        .loss_scale = run->loss_scale,
                                        .add = run->add,
@@ -101,11 +102,10 @@ static enum pk_status back(struct pk_gradcache *g, const struct pk_exec_batch *r
 {
     struct pk_feed in[FEEDS];
     struct pk_exec_batch again = *run;
-    const int64_t count = g->records * g->micros * g->width;
     const float raise = (float)((double)g->micros / run->loss_scale);
-    for (int64_t i = 0; i < count; i++) g->gradient[i] *= raise;
+    PK_TRY(pk_exec_rows_scale(g->x, &g->gradient, own(g), own_count(g), raise, err));
     memcpy(in, run->feed, (size_t)run->feeds * sizeof *in);
-    in[run->feeds] = (struct pk_feed){"d_projected", g->gradient + own(g),
+    in[run->feeds] = (struct pk_feed){"d_projected", g->gradient.data + own(g),
                                       (size_t)(g->records * g->width) * sizeof(float)};
     again.feed = in;
     again.feeds = run->feeds + 1;

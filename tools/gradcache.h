@@ -11,6 +11,9 @@
  * Ranks: each has its micro-batches' rows of the projections and gets the others'; all compute the
  * same loss and go back through their own records.
  *
+ * On a device the rows stay in its memory, between devices they go over what joins these, and the
+ * three programs are enqueued one behind the other: the host waits for none of them.
+ *
  * Batch norm in its training mode takes the statistics of a micro-batch, which both passes cut
  * alike, so this holds for it too; its running statistics move once, with the third program. */
 #ifndef PK_GRADCACHE_H
@@ -27,9 +30,9 @@ struct pk_gradcache {
     bool keys;                            // embed has "key" and loss wants it
     struct pk_heartbeat *heartbeat;       // is told when this rank waits for the others, or NULL
     int64_t step;                         // of the batch, for the heartbeat
-    /* [records * micros, width]; key NULL without keys. gradient: by the projections, as the third
-     * program takes it, which is raised by micros. */
-    float *projected, *gradient, *key;
+    /* [records * micros, width]; no key without keys. gradient: by the projections; this rank's
+     * rows as the third program takes them, which is raised by micros. */
+    struct pk_exec_rows projected, gradient, key;
 };
 
 /* Allocates the rows of a batch. PK_ENOMEM. */
@@ -39,9 +42,9 @@ void pk_gradcache_free(struct pk_gradcache *g);
 /* run->feed, cut: inputs of embed, for micro-batch i at i * stride; also those of back, but
  * "d_projected". fetch: further outputs of embed, filled like pk_exec_run does. loss_scale: of this
  * batch in the step. add: the gradients are added to those of the run before. micros is ignored.
- * more: as in struct pk_exec_batch. group: as the loss program has it, of all ranks. Afterwards the
- * gradient sum is where pk_exec_run leaves it, and *loss (may be NULL) is the batch's, unscaled. On
- * a device this waits twice. */
+ * more: as in struct pk_exec_batch. group: as the loss program has it, of all ranks; to be kept
+ * like the feeds. Afterwards the gradient sum is where pk_exec_run leaves it. loss: NULL, or gets
+ * the batch's, unscaled, for which the host waits for a device. */
 enum pk_status pk_gradcache_run(struct pk_gradcache *g, const struct pk_exec_batch *run,
                                 const int64_t *group, double *loss, struct pk_err *err);
 

@@ -110,6 +110,7 @@ static enum pk_status plan_coupled(struct pk_recipe_plan *out, struct pk_plan_pa
     struct pk_prog prog[3] = {{0}};
     struct pk_params none = {0};
     const int64_t total = out->batch / out->parts;
+    const int arrays = out->objective->ema(&out->model) ? 3 : 2; // as tools/gradcache.c has them
     const struct pk_contrastive_progs progs = {&prog[0], &prog[1], &prog[2]};
     enum pk_status s = out->objective->build_coupled(&progs, &out->params, &none, &out->model,
                                                      out->micro, total, err);
@@ -122,6 +123,7 @@ static enum pk_status plan_coupled(struct pk_recipe_plan *out, struct pk_plan_pa
         part->program_bytes += one.program_bytes;
         part->nodes += one.nodes;
     }
+    out->need.rows = arrays * total * out->model.contrastive.width;
     for (int i = 0; i < 3; i++) pk_prog_free(&prog[i]);
     pk_params_free(&none);
     return s;

@@ -42,7 +42,7 @@ static enum pk_status bind_programs(struct pk_step *s, struct pk_err *err)
                                       .width = s->model.contrastive.width,
                                       .keys = s->ema};
     PK_TRY(pk_gradcache_create(&s->cache, &spec, err));
-    return pk_alloc(&s->group, (size_t)(s->batch / s->parts), sizeof *s->group, "pairs", err);
+    return pk_alloc(&s->group, 2 * (size_t)s->batch, sizeof *s->group, "pairs", err);
 }
 
 /* Parameter table, programs, arenas, optimizer. */
@@ -120,15 +120,18 @@ void pk_step_free(struct pk_step *s)
 /* Which rows are positives: crops of one record, or records of one participant. With keys from a
  * moving average pairs are compared as a whole. */
 static enum pk_status fill_groups(struct pk_step *s, const struct pk_batch *b, int64_t first,
-                                  struct pk_err *err)
+                                  const int64_t **out, struct pk_err *err)
 {
     const bool record = s->objective->pairs(s->t->recipe) == PK_PAIR_RECORD;
     const int64_t every = s->ema ? 2 : 1, n = s->batch / s->parts / s->ranks / every;
-    int64_t *group = s->group + pk_trainer_rank(s->t) * n;
+    int64_t *all = s->group + s->group_turn * (s->batch / s->parts);
+    int64_t *group = all + pk_trainer_rank(s->t) * n;
+    s->group_turn = (s->group_turn + 1) % (2 * s->parts);
+    *out = all;
     for (int64_t i = 0; i < n; i++) group[i] = (record ? b->row : b->group)[first + every * i];
     if (!s->t->comm) return PK_OK;
     pk_heartbeat_at(s->t->heartbeat, s->cache.step, "gathering the pairs");
-    PK_TRY(pk_comm_all_gather(s->t->comm, s->group, (size_t)n * sizeof *group, err));
+    PK_TRY(pk_comm_all_gather(s->t->comm, all, (size_t)n * sizeof *all, err));
     pk_heartbeat_at(s->t->heartbeat, s->cache.step, "computing");
     return PK_OK;
 }
@@ -140,6 +143,7 @@ static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
 {
     const int64_t first = part * (s->batch / s->parts / s->ranks);
     const bool coupled = s->objective->coupled;
+    const int64_t *group;
     struct pk_feed feed[PK_BATCH_FEEDS];
     pk_batch_feed(feed, b, first, s->micro, s->start);
     struct pk_fetch fetch[] = {{"embedding", s->embedding}, {"target_moments", s->moments}};
@@ -155,13 +159,20 @@ static enum pk_status run_part(struct pk_step *s, struct pk_step_program *v,
                                 .more = part + 1 < s->parts};
     run.loss_scale = 1.0 / (double)((coupled ? 1 : s->micros * s->ranks) * s->parts);
     if (!coupled) return pk_exec_run(&s->t->exec, &v->bound, &run, err);
-    PK_TRY(fill_groups(s, b, first, err));
-    return pk_gradcache_run(&s->cache, &run, s->group, NULL, err);
+    PK_TRY(fill_groups(s, b, first, &group, err));
+    return pk_gradcache_run(&s->cache, &run, group, NULL, err);
 }
 
 enum pk_status pk_step_pairs(const struct pk_step *s, struct pk_pair_stats *out, struct pk_err *err)
 {
-    return pk_pair_stats(out, s->cache.projected, s->batch / s->parts, s->cache.width, err);
+    const struct pk_exec_rows *rows = &s->cache.projected;
+    float *projected;
+    PK_TRY(pk_alloc(&projected, (size_t)rows->count, sizeof *projected, "projections", err));
+    enum pk_status status = pk_exec_rows_read(s->cache.x, rows, projected, err);
+    if (status == PK_OK)
+        status = pk_pair_stats(out, projected, s->batch / s->parts, s->cache.width, err);
+    free(projected);
+    return status;
 }
 
 enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,

@@ -29,7 +29,9 @@ struct pk_step {
     int32_t programs;
     struct pk_params none;     // of the loss by itself, which has no parameters
     struct pk_gradcache cache; // of a coupled objective
-    int64_t *group;            // its positives, [records of a part]
+    int64_t *group;            // its positives, [2][parts][records of a part]: of this step and of
+                               // the one before, which a device may still be at
+    int64_t group_turn;        // which of these are to be filled next
     int64_t batch, parts;      // records of a step, computed in `parts` one after the other
     int64_t micro, micros;     // records of a micro-batch, this rank's micro-batches of a part
     int64_t ranks;             // that share each part
@@ -64,7 +66,8 @@ enum pk_status pk_step_gather(struct pk_step *s, struct pk_err *err);
  * device at its best shape. */
 enum pk_status pk_step_ceiling(const struct pk_step *s, int32_t keep, double seconds,
                                double *flops_per_s, struct pk_err *err);
-/* Alignment and uniformity of the projections of the last part, of a coupled objective. */
+/* Alignment and uniformity of the projections of the last part, of a coupled objective. Waits for
+ * the step, on a device. */
 enum pk_status pk_step_pairs(const struct pk_step *s, struct pk_pair_stats *out,
                              struct pk_err *err);
 /* Mean over channels of the variance of the targets over records and hidden tokens, of the last

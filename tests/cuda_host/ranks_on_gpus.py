@@ -108,6 +108,36 @@ def check_zero1(root):
         shutil.rmtree(run)
 
 
+def check_contrastive(root):
+    """Projections and keys meet on the devices, ahead of the sums of their step; two parts; who dies there."""
+    late, parts, path = (os.path.join(root, f"gathers-{x}") for x in ("moco", "parts", "trace"))
+    back = with_env(FAKE_NCCL_TRACE=path)
+    good(*ranks(2), *MOCO, *FP32, *HALVES, f"train.log_every={STEPS}", f"output.dir={late}", "--quiet")
+    back()
+    expect(runs.weights(late) == runs.weights(os.path.join(root, "moco-1")), "steps that nobody waits for: other weights")
+    kinds = [op[3] for op in trace(path)]
+    step = len(kinds) // STEPS
+    expect(kinds == STEPS * (2 * ["gather"] + (step - 2) * ["sum"]) and step > 4, f"messages in steps of {step}: {kinds}")
+    expect({op[1] for op in trace(path)[:2]} == {8 * 64}, f"of 8 records {trace(path)[:2]} are sent")
+    # without batch norm, which magnifies rounding from step to step
+    two = ["train.accumulate=2", "train.micro_batch=4", "objective.projection.norm=false", "train.steps=2"]
+    good(*ranks(2), *SIMCLR, *FP32, *two, f"output.dir={parts}", "--quiet")
+    good(*SIMCLR, *FP32, *two, f"output.dir={parts}-1", "--quiet")
+    near(parts, f"{parts}-1", "fp32", "2 ranks, 2 contrastive parts")
+    for fault, n, words in (("die", 4, ["rank 1", "SIGKILL"]),
+                            ("stall", 2, ["no progress"]),
+                            ("call", 2, ["rank 1 of 2: gathering projections", "says the test"])):
+        run = os.path.join(root, f"gathers-{fault}")
+        back = with_env(FAKE_NCCL_FAULT=fault, FAKE_NCCL_RANK="1", FAKE_NCCL_AT=str(2 * step),
+                        **({"PURKINJE_WATCHDOG": "4"} if fault == "stall" else {}))
+        begun = time.time()
+        refused(71, words, *ranks(n), *MOCO, "train.precision=fp32", "train.steps=200", "train.log_every=100",
+                f"output.dir={run}", "--quiet")
+        expect(time.time() - begun < 60, f"{fault} in a gather: {time.time() - begun:.0f} s until all had ended")
+        back()
+        expect(state(run) != "done" and not steps_on_disk(run), f"{fault} in a gather: {steps_on_disk(run)}")
+
+
 def check_finetuning(root):
     """A probe, then everything: another program, with other gradients, after the first stage."""
     out = {}
@@ -245,6 +275,7 @@ with scratch() as root:
     check_bits(root, "simclr", SIMCLR)
     check_bits(root, "moco", MOCO)
     check_zero1(root)
+    check_contrastive(root)
     check_finetuning(root)
     check_resume(root)
     expect(not os.listdir(os.path.join(root, "tmp")), f"left behind: {os.listdir(os.path.join(root, 'tmp'))}")

@@ -179,6 +179,7 @@ cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, 
                        to_device ? "device memory" : "no device memory of that size"));
         return cudaErrorInvalidValue;
     }
+    if (from_device && !to_device) ctx().copies_out++;
     const bool pageable =
         (!to_device && !is_pinned(to, bytes)) || (!from_device && !is_pinned(from, bytes));
     if (s->capture) {

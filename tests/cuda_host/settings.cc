@@ -105,6 +105,11 @@ uint64_t pk_host_launches(void)
     std::lock_guard<std::recursive_mutex> hold(ctx().lock);
     return ctx().launches;
 }
+uint64_t pk_host_copies_out(void)
+{
+    std::lock_guard<std::recursive_mutex> hold(ctx().lock);
+    return ctx().copies_out;
+}
 size_t pk_host_pending(void)
 {
     std::lock_guard<std::recursive_mutex> hold(ctx().lock);

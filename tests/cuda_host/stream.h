@@ -86,7 +86,7 @@ struct context {
         cudaError_t error;
     };
     std::map<std::string, planned> failures;
-    uint64_t launches = 0, random = 1;
+    uint64_t launches = 0, copies_out = 0, random = 1;
     enum pk_host_order order = PK_HOST_ALTERNATE;
     enum pk_host_schedule schedule = PK_HOST_SCHEDULE_RANDOM;
     context();

@@ -15,6 +15,7 @@ struct model { // one linear layer that learns a target
     struct pk_prog prog;
     struct pk_exec exec;
     struct pk_bound bound;
+    struct pk_exec_rows rows; // [ROWS, COLS]
 };
 
 static enum pk_status build(struct model *m, struct pk_err *err)
@@ -33,16 +34,45 @@ static void finish(struct model *m)
 {
     pk_bound_free(&m->bound);
     pk_exec_free(&m->exec);
+    pk_exec_rows_free(&m->exec, &m->rows); // which are gone with it
     pk_prog_free(&m->prog);
     pk_params_free(&m->params);
+}
+
+/* Two steps: what comes out of the first is the target of the second, scaled, on the device. */
+static enum pk_status learn(struct model *m, const float *x, const float *target,
+                            struct pk_err *err)
+{
+    static float y[ROWS * COLS], kept[ROWS * COLS];
+    struct pk_exec_result t;
+    bool have = false;
+    PK_TRY(pk_exec_rows(&m->exec, &m->rows, ROWS * COLS, "outputs", err));
+    for (int i = 0; i < 2; i++) {
+        const struct pk_optim_step step = {.step = i, .learning_rate = 1e-3};
+        const struct pk_feed feed[] = {{"x", x, 0}, {"target", i ? m->rows.data : target, 0}};
+        const struct pk_fetch fetch[] = {{"y", m->rows.data}, {"y", y}};
+        const struct pk_exec_batch run = {.feed = feed,
+                                          .feeds = 2,
+                                          .fetch = fetch,
+                                          .fetches = 1 + i,
+                                          .micros = 1,
+                                          .loss_scale = 1};
+        PK_TRY(pk_exec_run(&m->exec, &m->bound, &run, err));
+        PK_TRY(pk_exec_rows_scale(&m->exec, &m->rows, COLS, 2 * COLS, 0.7f, err));
+        PK_TRY(pk_exec_update(&m->exec, &step, err));
+        PK_TRY(pk_exec_result(&m->exec, 0, &t, &have, err));
+        CHECK(have && t.taken && t.step == i);
+    }
+    PK_TRY(pk_exec_rows_read(&m->exec, &m->rows, kept, err));
+    for (int i = 0; i < ROWS * COLS; i++)
+        CHECK(kept[i] == (i >= COLS && i < 3 * COLS ? y[i] * 0.7f : y[i]));
+    return PK_OK;
 }
 
 /* Everything from opening to two steps and back. */
 static enum pk_status use(struct model *m, struct pk_err *err)
 {
-    static float x[ROWS * COLS], target[ROWS * COLS], y[ROWS * COLS];
-    struct pk_exec_result t;
-    bool have = false;
+    static float x[ROWS * COLS], target[ROWS * COLS];
     memset(m, 0, sizeof *m);
     for (int i = 0; i < ROWS * COLS; i++) {
         x[i] = (float)(i * 7 % 13) / 13;
@@ -57,18 +87,7 @@ static enum pk_status use(struct model *m, struct pk_err *err)
     PK_TRY(pk_exec_bind(&m->exec, &m->bound, &m->prog, err));
     pk_params_init(&m->params, 1, m->exec.weight);
     PK_TRY(pk_exec_push(&m->exec, err));
-    const struct pk_feed feed[] = {{"x", x, 0}, {"target", target, 0}};
-    const struct pk_fetch fetch = {"y", y};
-    struct pk_exec_batch run = {
-        .feed = feed, .feeds = 2, .fetch = &fetch, .micros = 1, .loss_scale = 1};
-    for (int i = 0; i < 2; i++) {
-        struct pk_optim_step step = {.step = i, .learning_rate = 1e-3};
-        run.fetches = i;
-        PK_TRY(pk_exec_run(&m->exec, &m->bound, &run, err));
-        PK_TRY(pk_exec_update(&m->exec, &step, err));
-        PK_TRY(pk_exec_result(&m->exec, 0, &t, &have, err));
-        CHECK(have && t.taken && t.step == i);
-    }
+    PK_TRY(learn(m, x, target, err));
     return pk_exec_pull(&m->exec, err);
 }
 

@@ -1,10 +1,15 @@
 /* test_cuda_contrastive.c -- gradient caching through the CUDA backend, on the host executor and,
  * the same source, on a GPU: loss and gradients against the CPU backend in float and bf16, the same
- * bits run after run, and a step of the optimizer with the loss that it reports. */
+ * bits run after run, and a step of the optimizer with the loss that it reports. A step of which
+ * nobody asks the loss is enqueued as a whole, and so is the one behind it. */
 #include "models/contrastive.h"
 #include "cuda/backend.h"
 #include "tests/model/case.h"
 #include "tools/gradcache.h"
+
+#ifdef PK_CUDA_HOST
+#include <pk_host.h>
+#endif
 
 enum { OUT = 16 };
 
@@ -90,10 +95,10 @@ static bool start(struct step *s, bool cuda, enum pk_dtype storage, bool momentu
     return err.status == PK_OK;
 }
 
-static double run(struct step *s, const struct batch *b, bool add)
+/* loss may be NULL. */
+static void run_step(struct step *s, const struct batch *b, bool add, double *loss)
 {
     struct pk_err err = {0};
-    double loss = NAN;
     const size_t n = (size_t)s->cache.records;
     const struct pk_feed feed[] = {{"signal", b->signal, n * sizeof b->signal[0]},
                                    {"gain", b->gain, n * sizeof b->gain[0]},
@@ -102,9 +107,25 @@ static double run(struct step *s, const struct batch *b, bool add)
                                    {"sample", b->sample, n * sizeof b->sample[0]}};
     const struct pk_exec_batch run = {
         .feed = feed, .feeds = (int)PK_COUNT(feed), .loss_scale = 1, .add = add};
-    CHECK_OK(pk_gradcache_run(&s->cache, &run, s->group, &loss, &err), &err);
+    CHECK_OK(pk_gradcache_run(&s->cache, &run, s->group, loss, &err), &err);
+}
+
+static double run(struct step *s, const struct batch *b, bool add)
+{
+    double loss = NAN;
+    run_step(s, b, add, &loss);
     return loss;
 }
+
+/* d loss / d projections of the last run, [RECORDS, OUT]. */
+static void slope_of(struct step *s, float *out)
+{
+    struct pk_err err = {0};
+    CHECK(s->cache.gradient.count == RECORDS * OUT);
+    CHECK_OK(pk_exec_rows_read(&s->exec, &s->cache.gradient, out, &err), &err);
+}
+
+static const struct pk_optim_step moves = {.learning_rate = 1e-3, .ema_momentum = 0.9};
 
 /* One step from the gradients that are there; the loss it reports. */
 static double update(struct step *s)
@@ -112,8 +133,7 @@ static double update(struct step *s)
     struct pk_err err = {0};
     struct pk_exec_result r = {0};
     bool have = false;
-    const struct pk_optim_step step = {.learning_rate = 1e-3, .ema_momentum = 0.9};
-    CHECK_OK(pk_exec_update(&s->exec, &step, &err), &err);
+    CHECK_OK(pk_exec_update(&s->exec, &moves, &err), &err);
     CHECK_OK(pk_exec_result(&s->exec, 0, &r, &have, &err), &err);
     CHECK(have && r.taken);
     CHECK_OK(pk_exec_pull(&s->exec, &err), &err);
@@ -145,18 +165,20 @@ static void test_step(const struct batch *b, enum pk_dtype storage, bool momentu
         return;
     const double want = run(&host, b, false), got = run(&device, b, false);
     const int64_t rows = RECORDS * OUT, n = host.params.elements;
-    float kept[RECORDS * OUT];
+    float kept[RECORDS * OUT], again[RECORDS * OUT];
     CHECK(isfinite(want) && want > 0);
     CHECK_NEAR(got, want, allowed.loss * want);
     float exact[RECORDS * OUT]; // as the device's: both are raised by their micro-batches
+    slope_of(&host, exact);
+    slope_of(&device, kept);
     for (int64_t i = 0; i < rows; i++)
-        exact[i] = host.cache.gradient[i] * (float)device.cache.micros / (float)host.cache.micros;
-    const double slope = apart(device.cache.gradient, exact, rows);
+        exact[i] = exact[i] * (float)device.cache.micros / (float)host.cache.micros;
+    const double slope = apart(kept, exact, rows);
     CHECK(slope <= allowed.slope);
-    memcpy(kept, device.cache.gradient, sizeof kept);
     for (int i = 0; i < 3; i++) { // graphs from the third run of a program on
         CHECK(run(&device, b, false) == got);
-        CHECK(!memcmp(kept, device.cache.gradient, sizeof kept));
+        slope_of(&device, again);
+        CHECK(!memcmp(kept, again, sizeof kept));
     }
     // the executor's loss: that of the batch and the rounding of <z, dz> = 0
     CHECK_NEAR(update(&device), got, 5e-6 * got);
@@ -168,6 +190,60 @@ static void test_step(const struct batch *b, enum pk_dtype storage, bool momentu
             weights);
     finish(&host);
     finish(&device);
+}
+
+/* Enqueues a step. On the host executor nothing runs but what somebody waits for. */
+static void enqueue(struct step *s, const struct batch *b, bool parts)
+{
+    struct pk_err err = {0};
+#ifdef PK_CUDA_HOST
+    pk_host_schedule(PK_HOST_SCHEDULE_LATE);
+    const uint64_t launches = pk_host_launches(), copies = pk_host_copies_out();
+#endif
+    run_step(s, b, false, NULL);
+    if (parts) run_step(s, b, true, NULL);
+#ifdef PK_CUDA_HOST
+    CHECK(pk_host_launches() == launches && pk_host_copies_out() == copies);
+    CHECK(pk_host_pending() > 0);
+    pk_host_schedule(PK_HOST_SCHEDULE_RANDOM);
+#endif
+    CHECK_OK(pk_exec_update(&s->exec, &moves, &err), &err);
+}
+
+/* Steps that are enqueued behind each other give the bits of steps that are waited for. */
+static void test_ahead(const struct batch *b, enum pk_dtype storage, bool momentum, bool parts)
+{
+    enum { STEPS = 3 };
+    struct step waits, goes;
+    double loss[STEPS];
+    int told = 0;
+    if (!start(&waits, true, storage, momentum, 0) || !start(&goes, true, storage, momentum, 0))
+        return;
+    for (int i = 0; i < STEPS; i++) {
+        run(&waits, b, false);
+        if (parts) run(&waits, b, true);
+        loss[i] = update(&waits);
+        CHECK(!i || loss[i] != loss[i - 1]);
+    }
+    for (int i = 0; i < STEPS; i++) {
+        struct pk_err err = {0};
+        bool have = true;
+        enqueue(&goes, b, parts);
+        while (have) {
+            struct pk_exec_result r;
+            const int lag = i < STEPS - 1 ? pk_exec_lag(&goes.exec) : 0;
+            CHECK_OK(pk_exec_result(&goes.exec, lag, &r, &have, &err), &err);
+            if (have) CHECK(r.taken && r.loss == loss[told++]);
+        }
+    }
+    CHECK(told == STEPS);
+    struct pk_err err = {0};
+    const size_t bytes = (size_t)goes.params.elements * sizeof(float);
+    CHECK_OK(pk_exec_pull(&goes.exec, &err), &err);
+    CHECK(!memcmp(goes.exec.weight, waits.exec.weight, bytes));
+    CHECK(!memcmp(goes.exec.v, waits.exec.v, bytes));
+    finish(&waits);
+    finish(&goes);
 }
 
 int main(void)
@@ -184,5 +260,7 @@ int main(void)
     test_step(&b, PK_F32, true, 0.05f, (struct allowed){2e-6, 3e-5});
     test_step(&b, PK_BF16, false, 0, (struct allowed){2e-3, 0.05});
     test_step(&b, PK_BF16, true, 0, (struct allowed){2e-3, 0.05});
+    test_ahead(&b, PK_F32, false, true);
+    test_ahead(&b, PK_BF16, true, false);
     return TEST_END();
 }

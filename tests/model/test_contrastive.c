@@ -224,7 +224,7 @@ static void test_views(const struct batch *b)
     if (!step_start(&s, &c, 2, 1)) return;
     CHECK_OK(step_run(&s, &twice, false, NULL, &err), &err);
     for (int i = 0; i < RECORDS; i += 2) {
-        const float *z = s.cache.projected + i * OUT;
+        const float *z = s.cache.projected.data + i * OUT;
         CHECK((memcmp(z, z + OUT, OUT * sizeof *z) == 0) == (i == 0));
     }
     step_free(&s);
@@ -330,9 +330,9 @@ static void dump_all(const char *dir, const struct batch *b, bool momentum, bool
     dump_arena(dir, x, "weight.f32", s.exec.weight);
     if (momentum) dump_arena(dir, x, "ema.f32", s.exec.ema);
     CHECK_OK(step_run(&s, b, false, &first, &err), &err);
-    dump(dir, "projected.f32", s.cache.projected, sizeof(float) * RECORDS * OUT);
+    dump(dir, "projected.f32", s.cache.projected.data, sizeof(float) * RECORDS * OUT);
     float d[RECORDS * OUT];
-    for (int i = 0; i < RECORDS * OUT; i++) d[i] = s.cache.gradient[i] / (float)s.cache.micros;
+    for (int i = 0; i < RECORDS * OUT; i++) d[i] = s.cache.gradient.data[i] / (float)s.cache.micros;
     dump(dir, "d_projected.f32", d, sizeof d);
     dump_arena(dir, x, "grad.f32", s.exec.grad);
     CHECK_OK(train(&s, b, STEPS, &plan, loss, &err), &err);

@@ -66,6 +66,8 @@ size_t pk_host_pinned_bytes(void);
 size_t pk_host_live_handles(void);
 /* Kernels run since the start. */
 uint64_t pk_host_launches(void);
+/* Copies from the device's memory to the host's that were asked for since then. */
+uint64_t pk_host_copies_out(void);
 /* Work that is queued and has not run. */
 size_t pk_host_pending(void);
 
