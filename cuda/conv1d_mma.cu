@@ -20,13 +20,19 @@
  * of the weights by the same kernel. The order of every sum depends on the shape only, not on the
  * tile.
  *
- * A CTA makes one tile with 4 warps. For Hopper (arithmetic, not measured): a step of 128 x 64 x 32
- * brings 12 KiB for 524,288 FLOP, 43 per byte from L2: at some 5.5 TB/s that is 235 TFLOP/s, so L2
- * rather than mma.sync is the limit, and taps of one sample, which are read K times from L2, are
- * what a faster kernel would keep in shared memory. In flight per SM: 4 CTAs x 3 slots x 12 KiB =
- * 144 KiB, where 5.5 TB/s x 700 ns / 132 SMs ask for 29 KiB. Tiles that run together are neighbours
- * in column, then group, then row, so that x is read from memory about once. Groups of 16 or 32
- * channels get tiles as narrow as they are (Net1D), which L2 limits to 14 and 26 FLOP per byte. */
+ * A CTA makes one tile with 4 warps. Where it reads from, for Hopper (arithmetic, not measured): a
+ * step of 128 x 64 x 32 copies 12 KiB for 524,288 FLOP, 43 per byte; all of it from L2, at some
+ * 5.5 TB/s, would be 235 TFLOP/s, well below what mma.sync gives. But the next tap reads the same
+ * samples moved by one, so copies go through L1 (a product's bypass it): between a tap and the next
+ * lie 4 CTAs x 16 KiB of 64 channels and 8 KiB of weights that all of them read, and 3 slots in
+ * shared memory, 4 x (36 + 1) KiB, leave L1 92 KiB. A sample read once from L2 is, for 64 to 64
+ * channels under 5 taps, 58 KB for 5.2 MFLOP: 90 per byte. In flight per SM: 4 CTAs x 2 slots x
+ * 12 KiB = 96 KiB, where 5.5 TB/s x 700 ns / 132 SMs ask for 29 KiB. Tiles that run together are
+ * neighbours in column, then group, then phase, then row, so that x (dx: dy) is read from memory
+ * about once. Groups of 16 or 32 channels get tiles as narrow as they are (Net1D).
+ *
+ * Registers as ptxas (CUDA 13.0) says for sm_80 and sm_90a, without spills: 122 to 127 for 128 x 64, 90 to 96
+ * for 64 x 64 and 32 wide, 76 to 80 for 16 wide, which is what PER_SM CTAs leave each. */
 #include "cuda/conv1d.h"
 #include "cuda/gemm_tile.h"
 #include "cuda/mma_tile.h"
@@ -37,7 +43,7 @@ extern "C" {
 
 namespace
 {
-enum { THREADS = 128, DEPTH = 32, STAGES = 4, CHUNKS = DEPTH / 8 };
+enum { THREADS = 128, DEPTH = 32, STAGES = 3, CHUNKS = DEPTH / 8 };
 enum { FORWARD = PK_CONV_FORWARD, DX = PK_CONV_DX, DW = PK_CONV_DW };
 enum { SUM_COLS = 32, SUM_LANES = 8 }; // of the kernel that adds the parts of dw
 
@@ -90,11 +96,13 @@ template <int PASS, int ROWS, int COLS> __device__ __forceinline__ place locate(
     place p = {};
     p.col = tile % v.col_tiles * COLS, tile /= v.col_tiles;
     p.group = tile % v.groups, tile /= v.groups;
-    p.row = tile % v.row_tiles * ROWS, p.part = tile / v.row_tiles;
-    if constexpr (PASS == DX)
+    if constexpr (PASS == DX) {
+        p.part = tile % v.stride, p.row = tile / v.stride * ROWS;
         open_phase(v, p);
-    else
+    } else {
+        p.row = tile % v.row_tiles * ROWS, p.part = tile / v.row_tiles;
         p.rows = PASS == FORWARD ? v.batch * v.out : v.ng, p.taps = v.kernel;
+    }
     return p;
 }
 
@@ -133,8 +141,8 @@ __device__ __forceinline__ void fetch_rows(bf16 *slot, row_lines<LINES> &r, cons
         const int l = (int)threadIdx.x / CHUNKS + i * (THREADS / CHUNKS);
         const int32_t t = PASS == FORWARD ? r.first[i] + r.tap.turn : r.first[i] - r.tap.turn;
         const bool valid = t >= 0 && t < length && r.tap.turn < p.taps;
-        copy_async_16(slot + gemm_chunk<CHUNKS>(l, (int)threadIdx.x % CHUNKS),
-                      valid ? from + (int64_t)(r.record[i] + t) * width : v.from, valid);
+        copy_async_16_cached(slot + gemm_chunk<CHUNKS>(l, (int)threadIdx.x % CHUNKS),
+                             valid ? from + (int64_t)(r.record[i] + t) * width : v.from, valid);
     }
     advance(r.tap, step, inner);
 }
@@ -183,7 +191,7 @@ __device__ __forceinline__ void fetch_steps(bf16 *slot, step_lines<COLS> &s, con
             valid = at.turn * v.out + at.at < end && s.tap < v.kernel && t >= 0 && t < v.in;
             from = v.from + ((int64_t)at.turn * v.in + t) * v.c + p.group * v.cg + s.channel;
         }
-        copy_async_16(slot + gemm_chunk<L::WIDE>(l, chunk), valid ? from : v.from, valid);
+        copy_async_16_cached(slot + gemm_chunk<L::WIDE>(l, chunk), valid ? from : v.from, valid);
         advance(s.at[i], step, PASS == DX ? v.ng : v.out);
     }
 }
@@ -277,7 +285,7 @@ __global__ void __launch_bounds__(THREADS, PER_SM) conv_mma(conv v)
             if constexpr (B_K)
                 fetch_steps<PASS, COLS>(s.b[slot], lines, v, p, end, A_K ? row_step : step);
             else
-                gemm_fetch<COLS, B_CHUNKS, THREADS, true>(
+                gemm_fetch<COLS, B_CHUNKS, THREADS, true, true>(
                     s.b[slot], v.other + (int64_t)p.group * v.ng * end, end, p.col, v.ng, k, end);
         }
         copy_async_commit();
@@ -287,17 +295,18 @@ __global__ void __launch_bounds__(THREADS, PER_SM) conv_mma(conv v)
     const int warp = (int)threadIdx.x / PK_WARP;
     const int row = warp / WARPS_N * (ROWS / WARPS_M), col = warp % WARPS_N * (COLS / WARPS_N);
     float d[MI][NJ][4] = {};
+    int slot = 0;
     for (int32_t i = 0; i < steps; i++) {
-        const int slot = i % STAGES;
         copy_async_wait<STAGES - 2>();
         __syncthreads(); // this step's slot is full; the one before it is free again
-        fetch((i + STAGES - 1) % STAGES, i + STAGES - 1);
+        fetch(slot == 0 ? STAGES - 1 : slot - 1, i + STAGES - 1);
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
             uint32_t fa[MI][4];
             gemm_multiply<A_K, B_K, A_CHUNKS, B_CHUNKS, MI, NJ>(d, fa, s.a[slot], s.b[slot], row,
                                                                 col, k);
         }
+        slot = slot + 1 == STAGES ? 0 : slot + 1;
     }
     copy_async_wait<0>();
     finish<PASS, MI, NJ>(v, p, p.row + row, p.col + col, d);

@@ -26,8 +26,9 @@ template <int CHUNKS> __device__ __forceinline__ int gemm_chunk(int line, int ch
 }
 
 /* Fills a slot with LINES lines of CHUNKS chunks from [line, line_end) x [col, col_end) of a
- * row-major matrix with `width` columns; zeros beyond. ALIGNED: width is a multiple of 8. */
-template <int LINES, int CHUNKS, int THREADS, bool ALIGNED>
+ * row-major matrix with `width` columns; zeros beyond. ALIGNED: width is a multiple of 8. CACHED:
+ * other CTAs of the SM are likely to read the same. */
+template <int LINES, int CHUNKS, int THREADS, bool ALIGNED, bool CACHED = false>
 __device__ __forceinline__ void gemm_fetch(bf16 *slot, const bf16 *from, int32_t width,
                                            int32_t line, int32_t line_end, int32_t col,
                                            int32_t col_end)
@@ -42,7 +43,10 @@ __device__ __forceinline__ void gemm_fetch(bf16 *slot, const bf16 *from, int32_t
         bf16 *to = slot + gemm_chunk<CHUNKS>(l, c);
         if constexpr (ALIGNED) {
             const bool valid = y < line_end && x < col_end;
-            copy_async_16(to, valid ? from + source : from, valid);
+            if constexpr (CACHED)
+                copy_async_16_cached(to, valid ? from + source : from, valid);
+            else
+                copy_async_16(to, valid ? from + source : from, valid);
         } else {
             vec<bf16, 8> v;
 #pragma unroll
