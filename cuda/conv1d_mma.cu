@@ -31,8 +31,9 @@
  * neighbours in column, then group, then phase, then row, so that x (dx: dy) is read from memory
  * about once. Groups of 16 or 32 channels get tiles as narrow as they are (Net1D).
  *
- * Registers as ptxas (CUDA 13.0) says for sm_80 and sm_90a, without spills: 122 to 127 for 128 x 64, 90 to 96
- * for 64 x 64 and 32 wide, 76 to 80 for 16 wide, which is what PER_SM CTAs leave each. */
+ * Registers as ptxas (CUDA 13.0) says for sm_80 and sm_90a, without spills: 122 to 127 for
+ * 128 x 64, 90 to 96 for 64 x 64 and 128 x 32, 76 to 80 for 128 x 16 and 64 x 32, which is what
+ * PER_SM CTAs leave each. */
 #include "cuda/conv1d.h"
 #include "cuda/gemm_tile.h"
 #include "cuda/mma_tile.h"
@@ -399,13 +400,14 @@ enum pk_status launch(const struct pk_queue *q, conv *v, int32_t rows, int32_t c
                      sizeof(gemm_slots<ROWS, COLS, DEPTH, STAGES>), q, err, *v);
 }
 
-/* Tiles as narrow as the groups; tall ones once they fill the device. rows: of the largest phase.
- */
+/* Tiles as narrow as the groups; the tallest that fill the device, and small ones where none do: a
+ * layer of 128 records of 16 samples has 2,048 rows. rows: of the largest phase. */
 template <int PASS>
 enum pk_status choose(const struct pk_queue *q, conv *v, int32_t rows, int32_t cols, int32_t parts,
                       struct pk_err *err)
 {
-    const int64_t tall = (int64_t)((rows + 127) / 128) * ((cols + 63) / 64) * v->groups * parts;
+    const int64_t across = (int64_t)((cols + 63) / 64) * v->groups * parts;
+    const int64_t tall = (rows + 127) / 128 * across, low = (rows + 63) / 64 * across;
     if constexpr (PASS == DW) {
         if (rows <= 16) return launch<DW, 16, 128, 1, 6>(q, v, rows, cols, parts, err);
         if (rows <= 32) return launch<DW, 32, 128, 1, 5>(q, v, rows, cols, parts, err);
@@ -415,6 +417,7 @@ enum pk_status choose(const struct pk_queue *q, conv *v, int32_t rows, int32_t c
         if (cols <= 16) return launch<PASS, 128, 16, 4, 6>(q, v, rows, cols, parts, err);
         if (cols <= 32) return launch<PASS, 128, 32, 4, 5>(q, v, rows, cols, parts, err);
         if (tall >= q->sms) return launch<PASS, 128, 64, 2, 4>(q, v, rows, cols, parts, err);
+        if (low < q->sms) return launch<PASS, 64, 32, 4, 6>(q, v, rows, cols, parts, err);
     }
     return launch<PASS, 64, 64, 2, 5>(q, v, rows, cols, parts, err);
 }
