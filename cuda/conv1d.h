@@ -30,7 +30,7 @@ struct pk_cuda_conv {
     int32_t kernel, stride, left, groups;
     int32_t cg, ng;     // channels of one group: c / groups, n / groups
     int32_t parts;      // dw: most ranges of the sum over (b, u)
-    void *workspace;    // dw by float FMA: [parts][n cg kernel]
+    void *workspace;    // pk_cuda_conv_mma_workspace; float FMA, dw only: [parts][n cg kernel]
     enum pk_dtype type; // storage of x, w, dy and y
 };
 

@@ -315,20 +315,21 @@ __global__ void __launch_bounds__(THREADS, PER_SM) conv_mma(conv v)
 
 /* --- around the product ---------------------------------------------------------------------- */
 
-/* to[n][k][c] = w[n][c][k] for c < channels, else 0; a thread makes 8 channels. */
-__global__ void __launch_bounds__(256) pack_weights(bf16 *to, const bf16 *w, int64_t chunks,
-                                                    int32_t kernel, int32_t channels, int32_t wide)
+/* to[n][k][c] = w[n][c][k] for c < channels, else 0; a thread makes 8 channels. Numbers of threads
+ * are 32 bits wide, since dividing is most of what they do. */
+__global__ void __launch_bounds__(256)
+    pack_weights(bf16 *to, const bf16 *w, uint32_t chunks, uint32_t kernel, uint32_t channels,
+                 uint32_t wide)
 {
-    const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    const int64_t filter = i / (wide / 8), n = filter / kernel, k = filter % kernel;
-    const int32_t c = (int32_t)(i % (wide / 8)) * 8;
+    const uint32_t i = blockIdx.x * 256 + threadIdx.x, each = wide / 8, c = i % each * 8;
+    const int64_t n = i / each / kernel, k = i / each % kernel;
     vec<bf16, 8> v;
     if (i >= chunks) return;
 #pragma unroll
-    for (int j = 0; j < 8; j++)
+    for (uint32_t j = 0; j < 8; j++)
         v.at[j] =
             c + j < channels ? w[(n * channels + c + j) * kernel + k] : __float2bfloat16_rn(0.0f);
-    store(to + i * 8, v);
+    store(to + (int64_t)i * 8, v);
 }
 
 /* out[n][c][k] (+)= sum over p of partial[p][n][k][c], c < channels of `wide`. Lane l adds parts l,
@@ -381,10 +382,14 @@ size_t first_bytes(const struct pk_cuda_conv *v, enum pk_conv_pass pass)
 enum pk_status pack(const struct pk_queue *q, bf16 *to, const void *from, int64_t filters,
                     const struct pk_cuda_conv *v, int32_t kernel, struct pk_err *err)
 {
-    const int32_t wide = wide_of(v);
+    const uint32_t wide = (uint32_t)wide_of(v);
     const int64_t chunks = filters * kernel * (wide / 8);
+    if (chunks > UINT32_MAX - 256)
+        return pk_fail(err, PK_ESHAPE,
+                       "%lld numbers are too many to put in order for a convolution",
+                       (long long)chunks * 8);
     return PK_LAUNCH(pack_weights, (unsigned)((chunks + 255) / 256), 256, 0, q, err, to,
-                     (const bf16 *)from, chunks, kernel, v->cg, wide);
+                     (const bf16 *)from, (uint32_t)chunks, (uint32_t)kernel, (uint32_t)v->cg, wide);
 }
 
 template <int PASS, int ROWS, int COLS, int WARPS_M, int PER_SM>
