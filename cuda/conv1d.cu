@@ -1,20 +1,21 @@
-/* conv1d.cu -- convolution over time, channels last: an implicit matrix product.
+/* conv1d.cu -- convolution over time, channels last: which kernel makes it, and those in float FMA.
  *
  *     y[b, u, n] = bias[n] + sum over k, c of x[b, u stride + k - left, c] w[n, c, k]
  *
- * All three passes are one tiled product whose operands are read through the convolution's indices,
- * so that no matrix of windows is ever stored:
+ * A kernel of one sample without stride is the linear layer's product (gemm.h). In bf16, channels
+ * in multiples of 8 go to the tensor cores (conv1d_mma.cu). The rest is here, for every shape and
+ * both storage types. Its three passes are one tiled product whose operands are read through the
+ * convolution's indices, so that no matrix of windows is ever stored:
  *
  *                 rows          columns          summed over
  *     forward     (b, u)        n                (k, c)        A = x, B = w
  *     dx          (b, t)        c                (k, n)        A = dy, B = w
  *     dw          n             (k, c)           (b, u)        A = dy, B = x, in parts
  *
- * A kernel of one sample without stride is the linear layer's product (gemm.h, tensor cores). The
- * others multiply in float on the CUDA cores: 64 x 64 tiles, 4 x 4 sums for each of 256 threads,
- * which is right for every shape and storage type, and not yet what the tensor cores or cuDNN would
- * reach (docs/decisions/011-convolution.md). Depthwise convolutions have nothing to multiply
- * matrices with: one thread per output, neighbouring threads on neighbouring channels. */
+ * in float on the CUDA cores: 64 x 64 tiles, 4 x 4 sums for each of 256 threads (float storage
+ * stays float: no TF32). Depthwise convolutions have nothing to multiply matrices with: one thread
+ * per output, neighbouring threads on neighbouring channels. docs/decisions/011-convolution.md. */
+#include "cuda/conv1d.h"
 #include "cuda/device.h"
 #include "cuda/gemm.h"
 #include "cuda/reduce.h"
@@ -208,12 +209,6 @@ struct shapes {
     int64_t kernel;
 };
 
-bool is_plain(const struct pk_node *n, const shapes &s)
-{
-    return s.kernel == 1 && n->attr.conv1d.stride == 1 && n->attr.conv1d.groups == 1 &&
-           !n->attr.conv1d.left && s.x->dim[1] == s.y->dim[1];
-}
-
 /* Parts of the weight gradient's sum over rows: at least 128 rows each, and no more weights in all
  * than keep the device busy. */
 int64_t parts_of(const struct pk_node *n, const shapes &s)
@@ -225,21 +220,43 @@ int64_t parts_of(const struct pk_node *n, const shapes &s)
     return PK_MAX(PK_MIN((rows + 127) / 128, most), 1);
 }
 
-enum pk_status conv_of(const struct pk_call *c, const shapes &s, conv *out, struct pk_err *err)
+/* Sizes of a convolution; false where they are too large for 32 bits. */
+bool describe(const struct pk_node *n, const shapes &s, struct pk_cuda_conv *v)
 {
-    conv v = {};
     const int64_t rows = s.x->dim[0] * PK_MAX(s.x->dim[1], s.y->dim[1]);
-    if (rows > INT32_MAX / 2 || s.x->dim[2] * s.kernel > INT32_MAX / 2 ||
-        s.y->dim[2] * s.kernel > INT32_MAX / 2)
+    const int64_t channels = PK_MAX(s.x->dim[2] + 7, s.y->dim[2]); // x may be padded to 8
+    *v = {};
+    if (rows > INT32_MAX / 2 || channels * s.kernel > INT32_MAX / 2) return false;
+    v->batch = (int32_t)s.x->dim[0], v->in = (int32_t)s.x->dim[1], v->out = (int32_t)s.y->dim[1];
+    v->c = (int32_t)s.x->dim[2], v->n = (int32_t)s.y->dim[2], v->kernel = (int32_t)s.kernel;
+    v->stride = n->attr.conv1d.stride, v->left = n->attr.conv1d.left;
+    v->groups = n->attr.conv1d.groups, v->type = s.x->dtype;
+    v->cg = v->c / v->groups, v->ng = v->n / v->groups;
+    v->parts = (int32_t)parts_of(n, s);
+    return true;
+}
+
+enum pk_status open(const struct pk_call *c, const shapes &s, struct pk_cuda_conv *v,
+                    struct pk_err *err)
+{
+    if (!describe(c->node, s, v))
         return pk_fail(err, PK_ESHAPE, "%lld samples in one batch are too many for a convolution",
-                       (long long)rows);
-    v.batch = (int32_t)s.x->dim[0], v.in = (int32_t)s.x->dim[1], v.out = (int32_t)s.y->dim[1];
-    v.c = (int32_t)s.x->dim[2], v.n = (int32_t)s.y->dim[2], v.kernel = (int32_t)s.kernel;
-    v.stride = c->node->attr.conv1d.stride, v.left = c->node->attr.conv1d.left;
-    v.groups = c->node->attr.conv1d.groups;
-    v.cg = v.c / v.groups, v.ng = v.n / v.groups;
-    *out = v;
+                       (long long)(s.x->dim[0] * PK_MAX(s.x->dim[1], s.y->dim[1])));
+    v->workspace = c->workspace;
     return PK_OK;
+}
+
+bool is_plain(const struct pk_cuda_conv &v)
+{
+    return v.kernel == 1 && v.stride == 1 && v.groups == 1 && !v.left && v.in == v.out;
+}
+
+/* The tensor cores' copies move 16 bytes; values of a program start at multiples of 64. */
+bool on_tensor_cores(const struct pk_cuda_conv &v, enum pk_conv_pass pass)
+{
+    const uintptr_t ends = (uintptr_t)v.x | (uintptr_t)v.w | (uintptr_t)v.dy | (uintptr_t)v.bias |
+                           (uintptr_t)v.to | (uintptr_t)v.workspace;
+    return ends % 16 == 0 && pk_cuda_conv_mma_takes(&v, pass);
 }
 
 template <typename S, int PASS>
@@ -260,89 +277,97 @@ enum pk_status launch(const struct pk_queue *q, const conv &v, int64_t parts, st
     return PK_LAUNCH((conv_product<S, PASS>), grid, THREADS, sizeof(tiles), q, err, v);
 }
 
-/* in: x, w, bias or absent -> y */
-enum pk_status forward(const struct pk_call *c, struct pk_err *err)
+/* One pass by the kernels of this file. */
+template <int PASS>
+enum pk_status multiply(const struct pk_queue *q, const struct pk_cuda_conv &a, struct pk_err *err)
 {
     conv v = {};
-    const shapes s = {c->in[0], c->out[0], c->in[1]->dim[2]};
-    PK_TRY(conv_of(c, s, &v, err));
-    v.x = c->src[0], v.w = c->src[1], v.to = c->dst[0];
-    v.bias = c->in[2] ? (const float *)c->src[2] : NULL;
-    v.rows = v.batch * v.out, v.cols = v.ng, v.range = v.depth = v.cg * v.kernel;
-    if (!is_plain(c->node, s))
-        return s.x->dtype == PK_BF16 ? launch<bf16, FORWARD>(c->queue, v, 1, err)
-                                     : launch<float, FORWARD>(c->queue, v, 1, err);
-    struct pk_cuda_gemm g = {};
-    g.product = PK_PRODUCT_NT, g.dtype = s.x->dtype, g.tile = -1;
-    g.m = v.rows, g.n = v.n, g.k = v.c;
-    g.a = v.x, g.b = v.w, g.bias = v.bias, g.y = v.to, g.workspace = c->workspace;
-    return pk_cuda_gemm(c->queue, &g, err);
+    int64_t parts = 1;
+    v.x = a.x, v.w = a.w, v.dy = a.dy, v.bias = a.bias, v.to = a.to, v.add = a.add;
+    v.batch = a.batch, v.in = a.in, v.out = a.out, v.c = a.c, v.n = a.n, v.kernel = a.kernel;
+    v.stride = a.stride, v.left = a.left, v.groups = a.groups, v.cg = a.cg, v.ng = a.ng;
+    if constexpr (PASS == FORWARD)
+        v.rows = v.batch * v.out, v.cols = v.ng, v.depth = v.cg * v.kernel;
+    else if constexpr (PASS == INPUT_GRADIENT)
+        v.rows = v.batch * v.in, v.cols = v.cg, v.depth = v.ng * v.kernel;
+    else
+        v.rows = v.ng, v.cols = v.cg * v.kernel, v.depth = v.batch * v.out;
+    v.range = v.depth;
+    if constexpr (PASS == WEIGHT_GRADIENT) {
+        v.partial = (float *)a.workspace;
+        v.range = (v.depth + a.parts - 1) / a.parts;
+        parts = (v.depth + v.range - 1) / v.range; // none of them empty
+    }
+    if (a.type == PK_BF16)
+        PK_TRY((launch<bf16, PASS>(q, v, parts, err)));
+    else
+        PK_TRY((launch<float, PASS>(q, v, parts, err)));
+    if (PASS != WEIGHT_GRADIENT) return PK_OK;
+    return pk_cuda_sum_parts(q, (float *)a.to, v.partial, parts, (int64_t)v.n * v.cg * v.kernel,
+                             a.add, err);
 }
 
-/* in: dy, w -> dx */
-enum pk_status input_gradient(const struct pk_call *c, struct pk_err *err)
+/* A kernel of one sample without stride: a and b as the product's row says, y = a.to. */
+enum pk_status linear(const struct pk_queue *q, const struct pk_cuda_conv &a,
+                      enum pk_product product, struct pk_err *err)
 {
-    conv v = {};
-    const shapes s = {c->out[0], c->in[0], c->in[1]->dim[2]};
-    PK_TRY(conv_of(c, s, &v, err));
-    v.dy = c->src[0], v.w = c->src[1], v.to = c->dst[0], v.add = pk_call_accumulates(c, 0);
-    v.rows = v.batch * v.in, v.cols = v.cg, v.range = v.depth = v.ng * v.kernel;
-    if (!is_plain(c->node, s))
-        return s.x->dtype == PK_BF16 ? launch<bf16, INPUT_GRADIENT>(c->queue, v, 1, err)
-                                     : launch<float, INPUT_GRADIENT>(c->queue, v, 1, err);
+    const int64_t rows = (int64_t)a.batch * a.out;
     struct pk_cuda_gemm g = {};
-    g.product = PK_PRODUCT_NN, g.dtype = s.x->dtype, g.tile = -1;
-    g.m = v.rows, g.n = v.c, g.k = v.n;
-    g.a = v.dy, g.b = v.w, g.y = v.to, g.accumulate = v.add, g.workspace = c->workspace;
-    return pk_cuda_gemm(c->queue, &g, err);
+    g.product = product, g.dtype = a.type, g.tile = -1;
+    g.m = product == PK_PRODUCT_TN ? a.n : rows;
+    g.n = product == PK_PRODUCT_NT ? a.n : a.c;
+    g.k = product == PK_PRODUCT_NT ? a.c : product == PK_PRODUCT_NN ? a.n : rows;
+    g.a = product == PK_PRODUCT_NT ? a.x : a.dy, g.b = product == PK_PRODUCT_TN ? a.x : a.w;
+    g.bias = a.bias, g.y = a.to, g.accumulate = a.add, g.workspace = a.workspace;
+    return pk_cuda_gemm(q, &g, err);
 }
 
-/* in: dy, x -> dw */
 enum pk_status weight_gradient(const struct pk_call *c, struct pk_err *err)
 {
-    conv v = {};
-    const shapes s = {c->in[1], c->in[0], c->out[0]->dim[2]};
-    PK_TRY(conv_of(c, s, &v, err));
-    if (is_plain(c->node, s)) {
-        struct pk_cuda_gemm g = {};
-        g.product = PK_PRODUCT_TN, g.dtype = s.x->dtype, g.tile = -1;
-        g.m = v.n, g.n = v.c, g.k = (int64_t)v.batch * v.out;
-        g.a = c->src[0], g.b = c->src[1], g.y = c->dst[0];
-        g.accumulate = pk_call_accumulates(c, 0), g.workspace = c->workspace;
-        return pk_cuda_gemm(c->queue, &g, err);
-    }
-    const int64_t most = parts_of(c->node, s), weights = (int64_t)v.n * v.cg * v.kernel;
-    v.dy = c->src[0], v.x = c->src[1], v.partial = (float *)c->workspace;
-    v.rows = v.ng, v.cols = v.cg * v.kernel, v.depth = v.batch * v.out;
-    v.range = (int32_t)((v.depth + most - 1) / most);
-    const int64_t parts = (v.depth + v.range - 1) / v.range; // none of them empty
-    if (s.x->dtype == PK_BF16)
-        PK_TRY((launch<bf16, WEIGHT_GRADIENT>(c->queue, v, parts, err)));
-    else
-        PK_TRY((launch<float, WEIGHT_GRADIENT>(c->queue, v, parts, err)));
-    return pk_cuda_sum_parts(c->queue, (float *)c->dst[0], v.partial, parts, weights,
-                             pk_call_accumulates(c, 0), err);
+    struct pk_cuda_conv v;
+    PK_TRY(open(c, {c->in[1], c->in[0], c->out[0]->dim[2]}, &v, err));
+    v.dy = c->src[0], v.x = c->src[1], v.to = c->dst[0], v.add = pk_call_accumulates(c, 0);
+    if (is_plain(v)) return linear(c->queue, v, PK_PRODUCT_TN, err);
+    if (on_tensor_cores(v, PK_CONV_DW)) return pk_cuda_conv_mma(c->queue, &v, PK_CONV_DW, err);
+    return multiply<WEIGHT_GRADIENT>(c->queue, v, err);
+}
+
+/* Scratch of a pass other than dw. */
+size_t packed(const struct pk_node *n, const shapes &s, enum pk_conv_pass pass)
+{
+    struct pk_cuda_conv v;
+    if (!describe(n, s, &v) || is_plain(v) || !pk_cuda_conv_mma_takes(&v, pass)) return 0;
+    return pk_cuda_conv_mma_workspace(&v, pass);
 }
 
 } // namespace
 
 extern "C" {
 
-/* in: x [B, T, C], w [N, C / groups, K], bias [N] or absent -> y [B, U, N] */
-enum pk_status pk_cuda_conv1d(const struct pk_call *c, struct pk_err *err)
+enum pk_status pk_cuda_conv1d_own(const struct pk_call *c, struct pk_err *err)
 {
-    return forward(c, err);
+    struct pk_cuda_conv v;
+    PK_TRY(open(c, {c->in[0], c->out[0], c->in[1]->dim[2]}, &v, err));
+    v.x = c->src[0], v.w = c->src[1], v.to = c->dst[0];
+    v.bias = c->in[2] ? (const float *)c->src[2] : NULL;
+    if (is_plain(v)) return linear(c->queue, v, PK_PRODUCT_NT, err);
+    if (on_tensor_cores(v, PK_CONV_FORWARD))
+        return pk_cuda_conv_mma(c->queue, &v, PK_CONV_FORWARD, err);
+    return multiply<FORWARD>(c->queue, v, err);
 }
 
-/* in: dy [B, U, N], w -> dx [B, T, C], accumulating */
-enum pk_status pk_cuda_conv1d_dx(const struct pk_call *c, struct pk_err *err)
+enum pk_status pk_cuda_conv1d_own_dx(const struct pk_call *c, struct pk_err *err)
 {
-    return input_gradient(c, err);
+    struct pk_cuda_conv v;
+    PK_TRY(open(c, {c->out[0], c->in[0], c->in[1]->dim[2]}, &v, err));
+    v.dy = c->src[0], v.w = c->src[1], v.to = c->dst[0], v.add = pk_call_accumulates(c, 0);
+    if (is_plain(v)) return linear(c->queue, v, PK_PRODUCT_NN, err);
+    if (on_tensor_cores(v, PK_CONV_DX)) return pk_cuda_conv_mma(c->queue, &v, PK_CONV_DX, err);
+    return multiply<INPUT_GRADIENT>(c->queue, v, err);
 }
 
-/* in: dy [B, U, N], x [B, T, C] -> dw [N, C / groups, K] or absent, dbias [N] or absent, both
- * accumulating. The sums of the bias come when those of the weight have left the workspace. */
-enum pk_status pk_cuda_conv1d_dw(const struct pk_call *c, struct pk_err *err)
+/* The sums of the bias come when those of the weight have left the workspace. */
+enum pk_status pk_cuda_conv1d_own_dw(const struct pk_call *c, struct pk_err *err)
 {
     if (c->out[0]) PK_TRY(weight_gradient(c, err));
     if (!c->out[1]) return PK_OK;
@@ -352,30 +377,66 @@ enum pk_status pk_cuda_conv1d_dw(const struct pk_call *c, struct pk_err *err)
                                c->workspace, err);
 }
 
-size_t pk_cuda_conv1d_workspace(const struct pk_prog *p, const struct pk_node *n)
+size_t pk_cuda_conv1d_own_workspace(const struct pk_prog *p, const struct pk_node *n)
 {
-    (void)p, (void)n;
-    return 0;
+    return packed(n, {&p->value[n->in[0]], &p->value[n->out[0]], p->value[n->in[1]].dim[2]},
+                  PK_CONV_FORWARD);
 }
 
-size_t pk_cuda_conv1d_dx_workspace(const struct pk_prog *p, const struct pk_node *n)
+size_t pk_cuda_conv1d_own_dx_workspace(const struct pk_prog *p, const struct pk_node *n)
 {
-    (void)p, (void)n;
-    return 0;
+    return packed(n, {&p->value[n->out[0]], &p->value[n->in[0]], p->value[n->in[1]].dim[2]},
+                  PK_CONV_DX);
 }
 
-size_t pk_cuda_conv1d_dw_workspace(const struct pk_prog *p, const struct pk_node *n)
+size_t pk_cuda_conv1d_own_dw_workspace(const struct pk_prog *p, const struct pk_node *n)
 {
     const struct pk_value *dy = &p->value[n->in[0]], *x = &p->value[n->in[1]];
     const int64_t rows = pk_view_rows(dy), width = pk_view_cols(dy);
     const size_t sums = n->out[1] < 0 ? 0 : pk_cuda_column_sums_workspace(rows, width);
+    struct pk_cuda_conv v;
     size_t parts = 0;
-    if (n->out[0] >= 0) {
-        const struct pk_value *dw = &p->value[n->out[0]];
-        const shapes s = {x, dy, dw->dim[2]};
-        parts = is_plain(n, s) ? pk_cuda_gemm_workspace(width, pk_view_cols(x), rows)
-                               : (size_t)(parts_of(n, s) * pk_view_count(dw)) * sizeof(float);
+    if (n->out[0] >= 0 && describe(n, {x, dy, p->value[n->out[0]].dim[2]}, &v)) {
+        const int64_t weights = pk_view_count(&p->value[n->out[0]]);
+        parts = is_plain(v) ? pk_cuda_gemm_workspace(width, pk_view_cols(x), rows)
+                : pk_cuda_conv_mma_takes(&v, PK_CONV_DW)
+                    ? pk_cuda_conv_mma_workspace(&v, PK_CONV_DW)
+                    : (size_t)(v.parts * weights) * sizeof(float);
     }
     return parts > sums ? parts : sums;
+}
+
+/* in: x [B, T, C], w [N, C / groups, K], bias [N] or absent -> y [B, U, N] */
+enum pk_status pk_cuda_conv1d(const struct pk_call *c, struct pk_err *err)
+{
+    return pk_cuda_conv1d_own(c, err);
+}
+
+/* in: dy [B, U, N], w -> dx [B, T, C], accumulating */
+enum pk_status pk_cuda_conv1d_dx(const struct pk_call *c, struct pk_err *err)
+{
+    return pk_cuda_conv1d_own_dx(c, err);
+}
+
+/* in: dy [B, U, N], x [B, T, C] -> dw [N, C / groups, K] or absent, dbias [N] or absent, both
+ * accumulating */
+enum pk_status pk_cuda_conv1d_dw(const struct pk_call *c, struct pk_err *err)
+{
+    return pk_cuda_conv1d_own_dw(c, err);
+}
+
+size_t pk_cuda_conv1d_workspace(const struct pk_prog *p, const struct pk_node *n)
+{
+    return pk_cuda_conv1d_own_workspace(p, n);
+}
+
+size_t pk_cuda_conv1d_dx_workspace(const struct pk_prog *p, const struct pk_node *n)
+{
+    return pk_cuda_conv1d_own_dx_workspace(p, n);
+}
+
+size_t pk_cuda_conv1d_dw_workspace(const struct pk_prog *p, const struct pk_node *n)
+{
+    return pk_cuda_conv1d_own_dw_workspace(p, n);
 }
 }

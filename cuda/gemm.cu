@@ -6,58 +6,14 @@
  * needs no shared memory. In flight per SM: 2 CTAs x 3 slots x 16 KiB = 96 KiB, four times what
  * 4.3 TB/s x 700 ns / 132 SMs = 23 KiB asks for.
  *
- * An operand lies in its slot as lines of 16-byte chunks, as in memory: lines are rows of a or b
- * when k is the contiguous axis, else lines are steps of k. Chunk c of line l sits at place
- * c ^ (l mod 8) (lines of 4 chunks: c ^ (l / 2 mod 4)), so that the 8 addresses of one matrix load,
- * the same chunk of 8 lines, touch all 32 banks.
- *
  * Registers: ROWS * COLS / threads accumulators are 64 floats for 128 x 128 with 256 threads, which
  * leaves 64 for fragments (24) and addresses and lets two CTAs share an SM. */
 #include "cuda/gemm_tile.h"
+#include "cuda/mma_tile.h"
 #include "cuda/reduce.h"
 
 namespace
 {
-template <int ROWS, int COLS, int DEPTH, int STAGES> struct gemm_slots {
-    bf16 a[STAGES][ROWS * DEPTH];
-    bf16 b[STAGES][COLS * DEPTH];
-};
-
-/* Element offset of a chunk in a slot whose lines have CHUNKS chunks. */
-template <int CHUNKS> __device__ __forceinline__ int gemm_chunk(int line, int chunk)
-{
-    const int turn = CHUNKS >= 8 ? line & 7 : line >> 1 & 3;
-    return (line * CHUNKS + (chunk ^ turn)) * 8;
-}
-
-/* Fills a slot with LINES lines of CHUNKS chunks from [line, line_end) x [col, col_end) of a
- * row-major matrix with `width` columns; zeros beyond. ALIGNED: width is a multiple of 8. */
-template <int LINES, int CHUNKS, int THREADS, bool ALIGNED>
-__device__ __forceinline__ void gemm_fetch(bf16 *slot, const bf16 *from, int32_t width,
-                                           int32_t line, int32_t line_end, int32_t col,
-                                           int32_t col_end)
-{
-    static_assert(LINES * CHUNKS % THREADS == 0, "every thread copies as much");
-#pragma unroll
-    for (int i = 0; i < LINES * CHUNKS / THREADS; i++) {
-        const int at = i * THREADS + (int)threadIdx.x, l = at / CHUNKS, c = at % CHUNKS;
-        const int32_t y = line + l, x = col + c * 8;
-        const int64_t source = (int64_t)y * width + x;
-        bf16 *to = slot + gemm_chunk<CHUNKS>(l, c);
-        if constexpr (ALIGNED) {
-            const bool valid = y < line_end && x < col_end;
-            copy_async_16(to, valid ? from + source : from, valid);
-        } else {
-            vec<bf16, 8> v;
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                v.at[j] =
-                    y < line_end && x + j < col_end ? from[source + j] : __float2bfloat16_rn(0.0f);
-            store(to, v);
-        }
-    }
-}
-
 /* Where a CTA's stream of steps has got to. */
 struct gemm_cursor {
     int32_t tile, k, k_end; // k of the next step; k_end of this tile
@@ -71,40 +27,6 @@ __device__ __forceinline__ void gemm_open(gemm_cursor &c, const pk_gemm_args &g,
     c.at = gemm_locate<ROWS, COLS>(g, c.tile);
     c.k = c.at.part * g.range;
     c.k_end = c.k + g.range;
-}
-
-/* Four 8 x 8 matrices of an operand that starts at (outer, k) of its slot, `outer` being a row of a
- * or a column of b. FLIP exchanges the second and third: a wants (outer, k), (outer + 8, k),
- * (outer, k + 8), (outer + 8, k + 8); b wants k to run first. */
-template <bool K_LINES, int CHUNKS, bool FLIP>
-__device__ __forceinline__ void gemm_fragment(uint32_t r[4], const bf16 *slot, int outer, int k)
-{
-    const int lane = (int)threadIdx.x % PK_WARP, matrix = lane / 8;
-    const int low = matrix & 1, high = matrix >> 1;
-    const int o = outer + (FLIP ? high : low) * 8, i = k + (FLIP ? low : high) * 8;
-    if constexpr (K_LINES)
-        load_matrix_x4_transposed(r, slot + gemm_chunk<CHUNKS>(i + lane % 8, o / 8));
-    else
-        load_matrix_x4(r, slot + gemm_chunk<CHUNKS>(o + lane % 8, i / 8));
-}
-
-/* A quad of lanes holds, in lane t, columns 2t and 2t+1 of four 8-column pieces. Afterwards lane t
- * holds all 8 columns of piece t: a 4 x 4 transposition in two exchanges. */
-__device__ __forceinline__ void gemm_gather(float v[4][2])
-{
-    const int t = (int)threadIdx.x % 4;
-#pragma unroll
-    for (int bit = 1; bit <= 2; bit *= 2)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int e = 0; e < 2 && !(j & bit); e++) {
-                const bool upper = t & bit;
-                const float send = upper ? v[j][e] : v[j | bit][e];
-                const float got = __shfl_xor_sync(0xffffffffu, send, bit);
-                v[j][e] = upper ? got : v[j][e];
-                v[j | bit][e] = upper ? v[j | bit][e] : got;
-            }
 }
 
 /* Asks for what the epilogue of a tile will read, one 128-byte line per thread and turn: by the
@@ -212,20 +134,9 @@ __global__ __launch_bounds__(WARPS_M *WARPS_N *PK_WARP, PER_SM) void gemm_bf16(p
             fetch(slot == 0 ? STAGES - 1 : slot - 1);
 #pragma unroll 2
             for (int k = 0; k < DEPTH; k += 16) {
-                uint32_t fa[MI][4], fb[NJ / 2][4];
-#pragma unroll
-                for (int i = 0; i < MI; i++)
-                    gemm_fragment<A_K, A_CHUNKS, false>(fa[i], s.a[slot], wm * WARP_ROWS + i * 16,
-                                                        k);
-#pragma unroll
-                for (int j = 0; j < NJ / 2; j++)
-                    gemm_fragment<B_K, B_CHUNKS, true>(fb[j], s.b[slot], wn * WARP_COLS + j * 16,
-                                                       k);
-#pragma unroll
-                for (int i = 0; i < MI; i++)
-#pragma unroll
-                    for (int j = 0; j < NJ; j++)
-                        mma_m16n8k16(d[i][j], fa[i], &fb[j / 2][j % 2 * 2]);
+                uint32_t fa[MI][4];
+                gemm_multiply<A_K, B_K, A_CHUNKS, B_CHUNKS, MI, NJ>(
+                    d, fa, s.a[slot], s.b[slot], wm * WARP_ROWS, wn * WARP_COLS, k);
                 if constexpr (A_K) {
                     /* Sums over k of a's columns: a product with ones, shared among the warps that
                      * hold the same rows. */

@@ -54,6 +54,14 @@ __device__ __forceinline__ void copy_async_16(void *to_shared, const void *from,
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes)
                  : "memory");
 }
+/* The same, and kept in L1: for bytes that this SM will ask for again. */
+__device__ __forceinline__ void copy_async_16_cached(void *to_shared, const void *from, bool valid)
+{
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(to_shared);
+    const int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes)
+                 : "memory");
+}
 /* Closes the group of copies issued since the last one; waits until at most n groups are pending
  * (a barrier is still needed before other threads read). */
 __device__ __forceinline__ void copy_async_commit()

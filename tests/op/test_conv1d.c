@@ -1,4 +1,9 @@
-/* test_conv1d.c -- convolution over time and its gradients against their definition in double. */
+/* test_conv1d.c -- convolution over time and its gradients against their definition in double.
+ *
+ * Bounds are those of tests/op/op_check.h and none is chosen here: twice the error of the naive sum
+ * in float plus, for outputs in bf16, twice the rounding of the element itself. The tensor cores
+ * multiply exactly the bf16 inputs that the reference reads and add in float, so that y and dx are
+ * rounded once, when they are stored, and dw, which is float, has a sum's rounding only. */
 #include "core/cpu/gemm.h"
 #include "core/cpu/workspace.h"
 #include "tests/op/op_sweep.h"
@@ -24,6 +29,25 @@ static const struct shape {
     {1, 8, 4, 4, 3, 3, 0, 0, 1, "samples at the end that no window reaches"},
     {1, 4, 3, 5, 3, 1, 6, 5, 1, "windows of nothing but padding"},
     {2, 150, 16, 24, 7, 1, 3, 3, 1, "several panels of windows, sums in several parts"},
+    // what the tensor cores of a GPU take in bf16: channels of a group in multiples of 8
+    {1, 20, 8, 8, 3, 1, 1, 1, 1, "one chunk of channels, one record"},
+    {3, 37, 16, 24, 5, 2, 3, 1, 1, "stride 2, more padding on the left"},
+    {2, 41, 24, 16, 5, 3, 0, 4, 1, "stride 3, padding on the right only"},
+    {2, 30, 64, 72, 3, 1, 1, 1, 1, "a column beyond the tile of 64"},
+    {1, 70, 72, 64, 3, 2, 1, 1, 1, "depth and rows not a multiple of any tile"},
+    {2, 70, 16, 32, 15, 1, 7, 7, 2, "two groups of 8 and 16 channels"},
+    {3, 47, 64, 64, 16, 2, 7, 7, 4, "groups of 16, even kernel, a record over several tiles"},
+    {2, 19, 96, 96, 3, 1, 1, 1, 4, "groups of 24"},
+    {1, 140, 128, 128, 3, 1, 1, 1, 2, "groups of 64"},
+    {5, 3, 16, 16, 7, 1, 3, 3, 1, "records shorter than the kernel, many to a tile"},
+    {2, 5, 16, 8, 2, 3, 0, 0, 1, "a phase that no tap reads"},
+    {2, 1, 8, 16, 1, 3, 0, 2, 1, "one sample, phases without any"},
+    {2, 17, 16, 8, 1, 2, 0, 0, 1, "one sample wide with stride"},
+    {1, 9, 8, 8, 4, 1, 9, 0, 1, "windows of nothing but padding before the record"},
+    {2, 700, 8, 8, 3, 1, 1, 1, 1, "weight gradient in several parts"},
+    {1, 24, 16, 144, 3, 1, 1, 1, 1, "many filters"},
+    {2, 60, 12, 16, 7, 2, 3, 3, 1, "stem of 12 leads, padded to 16"},
+    {2, 21, 11, 8, 3, 1, 1, 1, 1, "odd leads, padded to 16"},
 };
 
 static int64_t out_length(const struct shape *s)

@@ -32,6 +32,10 @@ inline void copy_async_16(void *to_shared, const void *from, bool valid)
 {
     pk_host::copy_async(to_shared, from, valid);
 }
+inline void copy_async_16_cached(void *to_shared, const void *from, bool valid)
+{
+    pk_host::copy_async(to_shared, from, valid);
+}
 inline void copy_async_commit()
 {
     pk_host::copy_commit();
