@@ -155,7 +155,7 @@ static void test_round_trip(void)
     CHECK_OK(pk_matmul_read(b, first.s, first.len, &err), &err);
     pk_matmul_write(b, &second);
     CHECK(second.s && !strcmp(first.s, second.s));
-    CHECK(b->rows == 3 && b->mode == PK_MATMUL_OWN);
+    CHECK(b->rows == 3 && b->mode == PK_CHOOSE_OWN);
     for (size_t i = 0; i < PK_COUNT(sample); i++) {
         const struct pk_matmul_choice *c = pk_matmul_find(b, &sample[i].key);
         struct pk_matmul_key other = sample[i].key;
@@ -258,7 +258,7 @@ static void test_modes(void)
     CHECK(m && !m->library && pk_matmul_bytes(m) == 0);
     pk_matmul_close(m);
     open_table(&m, "own");
-    CHECK(m && m->mode == PK_MATMUL_OWN);
+    CHECK(m && m->mode == PK_CHOOSE_OWN);
     pk_matmul_close(m);
     pk_matmul_close(NULL);
     CHECK(pk_matmul_bytes(NULL) == 0);
