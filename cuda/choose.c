@@ -87,6 +87,7 @@ static enum pk_status time_all(const struct timer *t, struct pk_contest_result *
         if (measure(t, i, best, &seconds, &why) != PK_OK) {
             /* What was refused before it ran is passed over; a broken device is not. */
             PK_TRY(pk_cuda_check(cudaStreamSynchronize(c->q->stream), why.message, err));
+            cudaGetLastError(); // is not the next launch's
             continue;
         }
         fastest = PK_MIN(fastest, seconds);

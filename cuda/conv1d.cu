@@ -15,6 +15,7 @@
  * which is right for every shape and storage type, and not yet what the tensor cores or cuDNN would
  * reach (docs/decisions/011-convolution.md). Depthwise convolutions have nothing to multiply
  * matrices with: one thread per output, neighbouring threads on neighbouring channels. */
+#include "cuda/conv.h"
 #include "cuda/device.h"
 #include "cuda/gemm.h"
 #include "cuda/reduce.h"
@@ -331,20 +332,26 @@ extern "C" {
 /* in: x [B, T, C], w [N, C / groups, K], bias [N] or absent -> y [B, U, N] */
 enum pk_status pk_cuda_conv1d(const struct pk_call *c, struct pk_err *err)
 {
-    return forward(c, err);
+    bool done;
+    PK_TRY(pk_conv_chosen(c, &done, err));
+    return done ? PK_OK : forward(c, err);
 }
 
 /* in: dy [B, U, N], w -> dx [B, T, C], accumulating */
 enum pk_status pk_cuda_conv1d_dx(const struct pk_call *c, struct pk_err *err)
 {
-    return input_gradient(c, err);
+    bool done;
+    PK_TRY(pk_conv_chosen(c, &done, err));
+    return done ? PK_OK : input_gradient(c, err);
 }
 
 /* in: dy [B, U, N], x [B, T, C] -> dw [N, C / groups, K] or absent, dbias [N] or absent, both
  * accumulating. The sums of the bias come when those of the weight have left the workspace. */
 enum pk_status pk_cuda_conv1d_dw(const struct pk_call *c, struct pk_err *err)
 {
-    if (c->out[0]) PK_TRY(weight_gradient(c, err));
+    bool done;
+    PK_TRY(pk_conv_chosen(c, &done, err));
+    if (c->out[0] && !done) PK_TRY(weight_gradient(c, err));
     if (!c->out[1]) return PK_OK;
     const int64_t rows = pk_view_rows(c->in[0]), cols = pk_view_cols(c->in[0]);
     const struct pk_cuda_rows dy = {c->src[0], c->in[0]->dtype, 1, rows * cols, rows, cols};

@@ -73,10 +73,11 @@ enum pk_status pk_matmul_keep(struct pk_matmul *m, const struct pk_matmul_row *r
 enum pk_status pk_matmul_open(struct pk_matmul **out, const struct pk_queue *q, struct pk_err *err)
 {
     struct pk_matmul *m;
-    (void)q;
     *out = NULL;
     PK_TRY(pk_alloc(&m, 1, sizeof *m, "GEMM choices", err));
+    m->q = q;
     enum pk_status s = pk_choose_mode(&m->mode, "PURKINJE_GEMM", "cublaslt", err);
+    if (s == PK_OK) s = pk_choose_mode(&m->convs.mode, "PURKINJE_CONV", "cudnn", err);
     if (s == PK_OK && m->mode != PK_CHOOSE_OWN) {
         if (pk_cublaslt_open(&m->library, NULL) == PK_OK) {
             s = pk_cuda_check(cudaMalloc(&m->workspace, PK_MATMUL_WORKSPACE), "GEMM workspace",
@@ -96,6 +97,7 @@ enum pk_status pk_matmul_open(struct pk_matmul **out, const struct pk_queue *q, 
 void pk_matmul_close(struct pk_matmul *m)
 {
     if (!m) return;
+    pk_convs_close(&m->convs);
     pk_cublaslt_close(m->library);
     if (m->workspace) cudaFree(m->workspace);
     free(m->row);
@@ -130,6 +132,7 @@ void pk_matmul_describe(struct pk_text *out)
         pk_text_add(out, "%-12s own only: %s\n", "gpu products", why.message);
     }
     pk_cublaslt_close(lib);
+    pk_convs_describe(out);
 }
 
 void pk_matmul_print(const struct pk_matmul *m, struct pk_text *out)
@@ -151,6 +154,7 @@ void pk_matmul_print(const struct pk_matmul *m, struct pk_text *out)
                         1e-12 * work / r->seconds, 1e6 * r->own_seconds);
         pk_text_add(out, "\n");
     }
+    if (m) pk_convs_print(&m->convs, out);
 }
 
 /* --- the table as text ----------------------------------------------------------------------- */
@@ -190,6 +194,7 @@ void pk_matmul_write(const struct pk_matmul *m, struct pk_text *text)
     pk_json_open(&w, "products", '[');
     for (int64_t i = 0; i < m->rows; i++) write_row(&w, &m->row[i]);
     pk_json_close(&w);
+    pk_convs_write(&m->convs, &w);
     pk_json_close(&w);
     pk_text_add(text, "\n");
 }
@@ -280,11 +285,14 @@ enum pk_status pk_matmul_read(struct pk_matmul *m, const char *text, size_t n, s
     struct pk_matmul fresh = {0};
     PK_TRY(pk_json_parse(&j, text, n, "GEMM choices", err));
     enum pk_status s = read_table(&fresh, &j, pk_cublaslt_version(m->library), err);
+    if (s == PK_OK) s = pk_convs_read(&fresh.convs, &m->convs, m->q, &j, err);
     pk_json_free(&j);
     if (s != PK_OK) {
         free(fresh.row);
+        pk_convs_close(&fresh.convs);
         return s;
     }
+    pk_convs_replace(&m->convs, &fresh.convs);
     free(m->row);
     m->row = fresh.row, m->rows = fresh.rows, m->row_cap = fresh.row_cap;
     return PK_OK;

@@ -2,7 +2,7 @@
 #ifndef PK_CUDA_MATMUL_TABLE_H
 #define PK_CUDA_MATMUL_TABLE_H
 
-#include "cuda/choose.h"
+#include "cuda/conv.h"
 #include "cuda/matmul.h"
 
 struct pk_matmul_row {
@@ -18,6 +18,8 @@ struct pk_matmul {
     struct pk_cublaslt *library; // NULL: none
     void *workspace;             // of the library, device memory
     int64_t workspace_bytes;
+    struct pk_convs convs; // the same for convolutions, cuda/conv.h
+    const struct pk_queue *q;
 };
 
 enum pk_status pk_matmul_keep(struct pk_matmul *m, const struct pk_matmul_row *row,
