@@ -66,11 +66,6 @@ enum pk_status pk_exec_create(struct pk_exec *x, const struct pk_exec_spec *spec
                        "train.sync_norm: batch norm goes over all ranks on CPUs only, not on '%s' "
                        "devices; without it the statistics are those of each rank's records",
                        spec->backend->name);
-    if (spec->zero1 && spec->backend)
-        return pk_fail(err, PK_EMISSING,
-                       "train.zero1: moments are shared out over ranks on CPUs only, not on '%s' "
-                       "devices",
-                       spec->backend->name);
     x->isa = pk_isa_best();
     x->kernel = pk_cpu_table(x->isa);
     x->flat = pk_cpu_flat(x->isa);

@@ -158,7 +158,7 @@ struct pk_exec_spec {
     bool eager, skip_nan;             // as in struct pk_exec
     struct pk_comm *comm;             // borrowed; NULL or a world of one: no other ranks
     enum pk_dtype wire;               // PK_F32, or PK_BF16 on devices
-    bool zero1; // ranks share out moments and the update; flags of params are final. CPU
+    bool zero1; // ranks share out moments and the update; flags of params are final
     /* Batch norm in training takes the mean and variance of all ranks' records, and its gradient
      * goes through them (as torch.nn.SyncBatchNorm). Every run of a program that has one must be of
      * one micro-batch at each rank, of the same program. On one rank it changes nothing. CPU */

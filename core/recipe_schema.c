@@ -174,7 +174,7 @@ static const struct pk_key keys[] = {
     NUMBER("train.accumulate", INT, NONE, ALWAYS, 1, 65536, "1", "parts of a batch computed one after the other"),
     NUMBER("train.threads", INT, NONE, ALWAYS, 0, 1024, "0", "compute threads per rank; 0: all cores"),
     BOOLEAN("train.zero1", PRETRAIN, "false",
-            "each CPU rank keeps moments of, and updates, its share of the parameters only (ZeRO stage 1)"),
+            "each rank keeps moments of, and updates, its share of the parameters only (ZeRO stage 1)"),
     BOOLEAN("train.sync_norm", ALWAYS, "false",
             "batch norm over the records of all CPU ranks, each computing its share of a batch at once"),
     CHOICE("train.precision", ALWAYS, "auto|fp32|bf16", "auto",

@@ -215,8 +215,9 @@ static enum pk_status open_memory(struct pk_exec *x, struct pk_err *err)
     if (low) PK_TRY(pk_cuda_alloc(x, &c->weight_low, half, "bf16 weights", err));
     if (x->ema) PK_TRY(pk_cuda_alloc(x, &c->ema, flat, "EMA weights", err));
     if (x->ema && low) PK_TRY(pk_cuda_alloc(x, &c->ema_low, half, "bf16 EMA weights", err));
-    if (x->m) PK_TRY(pk_cuda_alloc(x, &c->m, flat, "first moments", err));
-    if (x->v) PK_TRY(pk_cuda_alloc(x, &c->v, flat, "second moments", err));
+    const int64_t moments = x->moments * (int64_t)sizeof(float);
+    if (x->m) PK_TRY(pk_cuda_alloc(x, &c->m, moments, "first moments", err));
+    if (x->v) PK_TRY(pk_cuda_alloc(x, &c->v, moments, "second moments", err));
     if (x->m) PK_TRY(pk_cuda_alloc(x, &c->grad, flat, "gradients", err));
     PK_TRY(pk_cuda_alloc(x, &c->small, sizeof *c->host, "records", err));
     PK_TRY(pk_cuda_check(cudaMemset(c->small.memory, 0, sizeof *c->host), "records", err));
@@ -272,8 +273,8 @@ static enum pk_status move(const struct pk_exec *x, const struct pk_cuda_block *
                            bool up, const char *what, struct pk_err *err)
 {
     const struct pk_cuda *c = x->device;
-    size_t bytes = (size_t)x->elements * sizeof *host;
-    if (!host || !device->memory) return PK_OK;
+    const size_t bytes = (size_t)device->bytes;
+    if (!host || !device->memory || !bytes) return PK_OK;
     return pk_cuda_check(
         up ? cudaMemcpyAsync(device->memory, host, bytes, cudaMemcpyHostToDevice, c->q.stream)
            : cudaMemcpyAsync(host, device->memory, bytes, cudaMemcpyDeviceToHost, c->q.stream),
@@ -311,9 +312,10 @@ static enum pk_status hash(struct pk_exec *x, uint64_t *out, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     const struct pk_cuda_block *all[] = {&c->weight, &c->ema, &c->m, &c->v};
+    const size_t replicas = x->share ? 2 : PK_COUNT(all); // shares of moments have none
     uint64_t *sum = &((struct pk_cuda_small *)c->small.memory)->hash;
     PK_TRY(pk_cuda_check(cudaMemsetAsync(sum, 0, sizeof *sum, c->q.stream), "hash", err));
-    for (size_t i = 0; i < PK_COUNT(all); i++)
+    for (size_t i = 0; i < replicas; i++)
         if (all[i]->memory)
             PK_TRY(pk_cuda_add_hash(&c->q, sum, all[i]->memory, x->elements, (uint64_t)i, err));
     PK_TRY(pk_cuda_finish(x, err));
@@ -386,7 +388,9 @@ static enum pk_status optim(struct pk_exec *x, const struct pk_optim_spec *spec,
     pk_cuda_optim_free(c->optim);
     c->optim = NULL;
     (void)spec; // its numbers travel with each step
-    return pk_cuda_optim_create(&c->optim, x->params, err);
+    const int rank = x->share ? x->comm->rank : 0;
+    return pk_cuda_optim_create(&c->optim, x->params, x->share ? x->share[rank] : 0,
+                                x->share ? x->share[rank + 1] : x->elements, err);
 }
 
 static enum pk_status ceiling(struct pk_exec *x, double *flops_per_s, struct pk_err *err)

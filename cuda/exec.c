@@ -462,14 +462,20 @@ static enum pk_status enqueue_update(struct pk_exec *x, struct pk_err *err)
                                      .grad = c->grad.memory,
                                      .weight_low = c->weight_low.memory,
                                      .ema_low = c->ema_low.memory};
-    return pk_cuda_optim_enqueue(c->optim, &c->q, &a, &small_of(c)->scalars, &small_of(c)->report,
-                                 err);
+    PK_TRY(pk_cuda_optim_measure(c->optim, &c->q, c->grad.memory, err));
+    if (x->share) PK_TRY(pk_cuda_join_norms(x, err));
+    PK_TRY(
+        pk_cuda_optim_apply(c->optim, &c->q, &a, &small_of(c)->scalars, &small_of(c)->report, err));
+    if (!x->share) return PK_OK;
+    PK_TRY(pk_cuda_share_weights(x, err));
+    return pk_cuda_optim_follow(c->optim, &c->q, &a, &small_of(c)->scalars, &small_of(c)->report,
+                                err);
 }
 
 static enum pk_status launch_update(struct pk_exec *x, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
-    if (x->eager) return enqueue_update(x, err);
+    if (x->eager || x->share) return enqueue_update(x, err); // no message is captured
     if (!c->update) {
         PK_TRY(pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
                              "capture", err));
@@ -532,12 +538,13 @@ enum pk_status pk_cuda_result(struct pk_exec *x, int lag, struct pk_exec_result 
 {
     struct pk_cuda *c = x->device;
     const int slot = (int)(c->told % PK_CUDA_RING);
-    const struct pk_cuda_small *host = &c->host[slot];
+    struct pk_cuda_small *host = &c->host[slot];
     *have = c->enqueued - c->told > lag;
     if (!*have) return PK_OK;
     PK_TRY(pk_cuda_wait_event(c, c->done[slot], err));
     PK_TRY(check_fault(c, &host->fault, err));
     c->told++;
+    if (x->share && !host->report.taken) PK_TRY(pk_cuda_find_bad(x, &host->report, err));
     *out = (struct pk_exec_result){.step = host->report.step,
                                    .loss = host->report.loss,
                                    .norm = host->report.norm,

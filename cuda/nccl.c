@@ -33,7 +33,12 @@ enum { CONFIG_VERSION = 21400, CONFIG_MAGIC = (int)0xcafebeef, OLDEST = 21400 };
     X(abort, ncclCommAbort, (ncclComm_t))                                                          \
     X(group_start, ncclGroupStart, (void))                                                         \
     X(group_end, ncclGroupEnd, (void))                                                             \
-    X(all_reduce, ncclAllReduce, (const void *, void *, size_t, int, int, ncclComm_t, cudaStream_t))
+    X(all_reduce, ncclAllReduce,                                                                   \
+      (const void *, void *, size_t, int, int, ncclComm_t, cudaStream_t))                          \
+    X(reduce, ncclReduce, (const void *, void *, size_t, int, int, int, ncclComm_t, cudaStream_t)) \
+    X(broadcast, ncclBroadcast,                                                                    \
+      (const void *, void *, size_t, int, int, ncclComm_t, cudaStream_t))                          \
+    X(all_gather, ncclAllGather, (const void *, void *, size_t, int, ncclComm_t, cudaStream_t))
 
 struct pk_nccl {
     struct pk_comm *host;
@@ -289,19 +294,38 @@ void pk_nccl_close(struct pk_nccl *n)
     free(n);
 }
 
-/* --- sums and waits --------------------------------------------------------------------------- */
+/* --- collectives and waits -------------------------------------------------------------------- */
 
-enum pk_status pk_nccl_sum(struct pk_nccl *n, const struct pk_nccl_range *range, int ranges,
-                           cudaStream_t stream, const char *what, struct pk_err *err)
+static ncclResult_t call(const struct pk_nccl *n, const struct pk_nccl_range *r,
+                         cudaStream_t stream)
 {
-    static const int type[] = {TYPE_FLOAT32, TYPE_BFLOAT16, TYPE_FLOAT64};
+    static const int type_of[] = {TYPE_FLOAT32, TYPE_BFLOAT16, TYPE_FLOAT64};
+    static const size_t bytes_of[] = {sizeof(float), sizeof(uint16_t), sizeof(double)};
+    const size_t count = (size_t)r->count;
+    const int type = type_of[r->type];
+    switch (r->kind) {
+    case PK_NCCL_SUM:
+        return n->all_reduce(r->data, r->data, count, type, OP_SUM, n->comm, stream);
+    case PK_NCCL_REDUCE:
+        return n->reduce(r->data, r->data, count, type, OP_SUM, r->root, n->comm, stream);
+    case PK_NCCL_SHARE:
+        return n->broadcast(r->data, r->data, count, type, r->root, n->comm, stream);
+    case PK_NCCL_GATHER:
+        break;
+    }
+    const size_t own = (size_t)n->host->rank * count * bytes_of[r->type];
+    return n->all_gather((char *)r->data + own, r->data, count, type, n->comm, stream);
+}
+
+enum pk_status pk_nccl_collect(struct pk_nccl *n, const struct pk_nccl_range *range, int ranges,
+                               cudaStream_t stream, const char *what, struct pk_err *err)
+{
     bool busy;
     PK_TRY(poll(n, &busy, what, err));
     ncclResult_t r = n->group_start();
     if (r != SUCCESS) return fail(n, r, what, err);
     for (int i = 0; i < ranges && (r == SUCCESS || r == IN_PROGRESS); i++)
-        r = n->all_reduce(range[i].data, range[i].data, (size_t)range[i].count, type[range[i].type],
-                          OP_SUM, n->comm, stream);
+        r = call(n, &range[i], stream);
     const ncclResult_t end = n->group_end();
     if (r != SUCCESS && r != IN_PROGRESS) return fail(n, r, what, err);
     return finish_call(n, end, what, err);

@@ -1,4 +1,4 @@
-/* nccl.h -- sums over the GPUs of several ranks, by NCCL.
+/* nccl.h -- collectives over the GPUs of several ranks, by NCCL.
  *
  * The library is loaded at run time, and nccl.h is not needed to build: one binary runs with and
  * without it. Any version from 2.14 on, the first with communicators that never block; what is
@@ -21,10 +21,19 @@ struct pk_nccl;
 
 enum pk_nccl_type { PK_NCCL_F32, PK_NCCL_BF16, PK_NCCL_F64 };
 
-struct pk_nccl_range { // to be summed in place, in device memory
+enum pk_nccl_kind {
+    PK_NCCL_SUM,    // data becomes its sum over ranks
+    PK_NCCL_REDUCE, // at rank root; elsewhere nobody may read it again before writing it
+    PK_NCCL_SHARE,  // data becomes that of rank root
+    PK_NCCL_GATHER  // data [ranks][count]: each rank has its own part, and gets the others'
+};
+
+struct pk_nccl_range { // of device memory; what happens to it happens in place
     void *data;
     int64_t count; // elements
     enum pk_nccl_type type;
+    enum pk_nccl_kind kind;
+    int root;
 };
 
 /* Joins this thread's current device to those of the other ranks; a collective over host, which is
@@ -34,14 +43,15 @@ enum pk_status pk_nccl_open(struct pk_nccl **out, struct pk_comm *host, struct p
 /* Waits for what is under way, at most some seconds, or aborts it where something has failed, so
  * that the device can be synchronised afterwards. NULL is fine. */
 void pk_nccl_close(struct pk_nccl *n);
-/* Before somebody waits for the device without polling: waits for the stream that sums were put
- * into, at most some seconds, or aborts where something has failed. */
+/* Before somebody waits for the device without polling: waits for a stream that collectives were
+ * put into, at most some seconds, or aborts where something has failed. */
 void pk_nccl_settle(struct pk_nccl *n, cudaStream_t stream);
 
-/* Each range becomes its sum over ranks, after all that the stream holds so far. Enqueued when this
- * returns. All ranks give the same ranges in the same order. what: for the message. */
-enum pk_status pk_nccl_sum(struct pk_nccl *n, const struct pk_nccl_range *range, int ranges,
-                           cudaStream_t stream, const char *what, struct pk_err *err);
+/* Every range's collective, after all that the stream holds so far, as one group. Enqueued when
+ * this returns. All ranks give the same ranges in the same order; calls for several streams are
+ * carried out in the order in which they were made. what: for the message. */
+enum pk_status pk_nccl_collect(struct pk_nccl *n, const struct pk_nccl_range *range, int ranges,
+                               cudaStream_t stream, const char *what, struct pk_err *err);
 
 /* cudaEventSynchronize and cudaStreamSynchronize that end with PK_ERANK when a rank is gone. */
 enum pk_status pk_nccl_wait_event(struct pk_nccl *n, cudaEvent_t e, const char *what,

@@ -19,7 +19,8 @@ struct pk_cuda_optim {
     struct pk_optim_chunk *chunk; // device, [chunks]
     double *square;               // device, [chunks]: sums of squared gradients
     float *grad_scale;            // device: clipping, of the update at work
-    int64_t chunks;
+    int64_t chunks, first, last;  // of which [first, last) are this rank's
+    int64_t moments;              // element at which m and v begin
 };
 
 namespace
@@ -61,7 +62,7 @@ struct decider {
     const double *square; // [chunks]
     const struct pk_optim_chunk *chunk;
     const float *grad;
-    int64_t chunks;
+    int64_t chunks, own, end; // of which [own, end) are this rank's
 };
 
 struct decider_scratch {
@@ -80,14 +81,14 @@ __device__ int64_t block_first(int64_t mine, int64_t *scratch)
     return first;
 }
 
-/* The first gradient that is not finite, as an element of the arena; -1 when there is none. */
+/* The first gradient that is not finite, as an element of the arena; -1 when there is none here. */
 __device__ int64_t first_bad(const decider &a, int64_t *scratch)
 {
     int64_t first = a.chunks;
     for (int64_t i = threadIdx.x; i < a.chunks && first == a.chunks; i += DECIDERS)
         if (!isfinite(a.square[i])) first = i;
     first = block_first(first, scratch);
-    if (first == a.chunks) return -1;
+    if (first < a.own || first >= a.end) return -1;
     const struct pk_optim_chunk c = a.chunk[first];
     int64_t bad = c.count;
     for (int64_t i = threadIdx.x; i < c.count && bad == c.count; i += DECIDERS)
@@ -118,16 +119,18 @@ __global__ void __launch_bounds__(DECIDERS) decide(const decider a)
 
 struct update_args {
     struct pk_cuda_optim_arenas at;
-    const struct pk_optim_chunk *chunk;
+    const struct pk_optim_chunk *chunk; // that of block 0
     const struct pk_cuda_scalars *scalars;
     const struct pk_cuda_report *report;
     const float *grad_scale;
+    int64_t moments;
 };
 
 /* The factors of one update, and those of this chunk. */
 struct rates {
     struct pk_optim_factors f;
     float grad_scale, keep;
+    int64_t moments; // element at which m and v begin
 };
 
 template <int N>
@@ -157,10 +160,11 @@ __device__ __forceinline__ void update_at(const struct pk_cuda_optim_arenas &a,
                                           const struct rates &s, int64_t i)
 {
     vec<float, N> w = load<float, N>(a.weight + i), m, v, g, e;
+    const int64_t at = i - s.moments;
     if (Ema) e = load<float, N>(a.ema + i);
     if (Trained) {
-        m = load<float, N>(a.m + i);
-        v = load<float, N>(a.v + i);
+        m = load<float, N>(a.m + at);
+        v = load<float, N>(a.v + at);
         g = load<float, N>(a.grad + i);
 #pragma unroll
         for (int k = 0; k < N; k++) {
@@ -170,8 +174,8 @@ __device__ __forceinline__ void update_at(const struct pk_cuda_optim_arenas &a,
             w.at[k] =
                 w.at[k] * s.keep - s.f.step * m.at[k] / (sqrtf(v.at[k]) * s.f.v_scale + s.f.eps);
         }
-        store<float, N>(a.m + i, m);
-        store<float, N>(a.v + i, v);
+        store<float, N>(a.m + at, m);
+        store<float, N>(a.v + at, v);
         store<float, N>(a.weight + i, w);
         put_low<N>(a.weight_low, i, w);
     }
@@ -204,7 +208,7 @@ __global__ void __launch_bounds__(THREADS) update_chunks(const update_args a)
 {
     if (!a.report->taken) return;
     const struct pk_optim_chunk c = a.chunk[blockIdx.x];
-    struct rates s = {a.scalars->factors, *a.grad_scale, 1.0f};
+    struct rates s = {a.scalars->factors, *a.grad_scale, 1.0f, a.moments};
     if (c.decay) s.keep = s.f.decay_keep;
     const bool ema = c.ema && a.at.ema, weights = c.trained && !c.state;
     if (c.trained && c.state) move_state(a.at, c);
@@ -230,6 +234,24 @@ __global__ void add_loss(struct pk_cuda_report *report, const float *loss, const
 {
     if (threadIdx.x) return;
     report->loss = (add ? report->loss : 0) + (double)*loss * (double)*seed;
+}
+
+/* Block b: the b-th chunk that is another rank's, whose new weights have come. Its EMA copy moves
+ * as at the owner, and nobody need send it. */
+__global__ void __launch_bounds__(THREADS)
+    follow_chunks(const update_args a, int64_t own, int64_t end)
+{
+    if (!a.report->taken) return;
+    const int64_t b = blockIdx.x;
+    const struct pk_optim_chunk c = a.chunk[b < own ? b : b + end - own];
+    const struct rates s = {a.scalars->factors, 1.0f, 1.0f, 0};
+    const bool ema = c.ema && a.at.ema;
+    for (int64_t k = threadIdx.x; k < c.count; k += THREADS) {
+        const int64_t i = c.offset + k;
+        const vec<float, 1> w = load<float, 1>(a.at.weight + i);
+        if (c.trained) put_low<1>(a.at.weight_low, i, w);
+        if (ema) blend<1>(a.at, s, i, w, load<float, 1>(a.at.ema + i));
+    }
 }
 
 enum pk_status device_alloc(void *out, size_t bytes, const char *what, struct pk_err *err)
@@ -268,13 +290,16 @@ void pk_cuda_scalars_set(struct pk_cuda_scalars *out, const struct pk_optim_spec
 }
 
 enum pk_status pk_cuda_optim_create(struct pk_cuda_optim **out, const struct pk_params *params,
-                                    struct pk_err *err)
+                                    int64_t first, int64_t last, struct pk_err *err)
 {
     struct pk_cuda_optim *o;
     struct pk_optim_chunk *chunk = NULL;
     *out = NULL;
     PK_TRY(pk_alloc(&o, 1, sizeof *o, "optimizer", err));
     enum pk_status s = pk_optim_chunks(params, CHUNK, &chunk, &o->chunks, err);
+    o->moments = first;
+    while (o->first < o->chunks && chunk[o->first].offset < first) o->first++;
+    for (o->last = o->first; o->last < o->chunks && chunk[o->last].offset < last;) o->last++;
     if (s == PK_OK) s = allocate(o, chunk, err);
     free(chunk);
     if (s == PK_OK)
@@ -293,20 +318,47 @@ void pk_cuda_optim_free(struct pk_cuda_optim *o)
     free(o);
 }
 
-enum pk_status pk_cuda_optim_enqueue(struct pk_cuda_optim *o, const struct pk_queue *q,
-                                     const struct pk_cuda_optim_arenas *arenas,
-                                     const struct pk_cuda_scalars *scalars,
-                                     struct pk_cuda_report *report, struct pk_err *err)
+void pk_cuda_optim_sums(const struct pk_cuda_optim *o, double **sums, int64_t *count)
 {
-    const unsigned grid = (unsigned)o->chunks;
-    const decider d = {scalars,  report,       o->grad_scale, o->square,
-                       o->chunk, arenas->grad, o->chunks};
-    const update_args u = {*arenas, o->chunk, scalars, report, o->grad_scale};
-    if (grid)
-        PK_TRY(PK_LAUNCH(square_sums, grid, THREADS, sizeof(block_sums), q, err, o->square,
-                         arenas->grad, o->chunk));
+    *sums = o->square;
+    *count = o->chunks;
+}
+
+enum pk_status pk_cuda_optim_measure(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                     const float *grad, struct pk_err *err)
+{
+    const int64_t own = o->last - o->first;
+    if (own < o->chunks)
+        PK_TRY(pk_cuda_check(
+            cudaMemsetAsync(o->square, 0, (size_t)o->chunks * sizeof *o->square, q->stream),
+            "gradient norm", err));
+    if (!own) return PK_OK;
+    return PK_LAUNCH(square_sums, (unsigned)own, THREADS, sizeof(block_sums), q, err,
+                     o->square + o->first, grad, (const pk_optim_chunk *)o->chunk + o->first);
+}
+
+enum pk_status pk_cuda_optim_apply(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                   const struct pk_cuda_optim_arenas *arenas,
+                                   const struct pk_cuda_scalars *scalars,
+                                   struct pk_cuda_report *report, struct pk_err *err)
+{
+    const unsigned grid = (unsigned)(o->last - o->first);
+    const decider d = {scalars,      report,    o->grad_scale, o->square, o->chunk,
+                       arenas->grad, o->chunks, o->first,      o->last};
+    const update_args u = {*arenas, o->chunk + o->first, scalars,
+                           report,  o->grad_scale,       o->moments};
     PK_TRY(PK_LAUNCH(decide, 1, DECIDERS, sizeof(decider_scratch), q, err, d));
     return grid ? PK_LAUNCH(update_chunks, grid, THREADS, 0, q, err, u) : PK_OK;
+}
+
+enum pk_status pk_cuda_optim_follow(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                    const struct pk_cuda_optim_arenas *arenas,
+                                    const struct pk_cuda_scalars *scalars,
+                                    const struct pk_cuda_report *report, struct pk_err *err)
+{
+    const unsigned grid = (unsigned)(o->chunks - (o->last - o->first));
+    const update_args a = {*arenas, o->chunk, scalars, report, o->grad_scale, 0};
+    return grid ? PK_LAUNCH(follow_chunks, grid, THREADS, 0, q, err, a, o->first, o->last) : PK_OK;
 }
 
 enum pk_status pk_cuda_optim_clear(const struct pk_queue *q, struct pk_cuda_report *report,

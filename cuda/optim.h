@@ -34,7 +34,8 @@ struct pk_cuda_report {
     double norm;     // of the gradient before clipping
     double loss;     // of the step: pk_cuda_add_loss adds it up here before the update
     int64_t step;    // from the scalars
-    int64_t bad;     // arena element of the first gradient that is not finite, -1 for none
+    int64_t bad;     // arena element of the first gradient that is not finite, -1 for none and
+                     // where another rank has it
     float bad_value; // that gradient
     int32_t taken;   // 0: nothing was changed
     int32_t stopped; // this or an earlier step was not finite and was not to be skipped: nothing is
@@ -44,7 +45,8 @@ struct pk_cuda_report {
 
 /* Device memory, each [params->elements], parameters at pk_param.offset; borrowed. */
 struct pk_cuda_optim_arenas {
-    float *weight, *m, *v;
+    float *weight;
+    float *m, *v;      // of the share: that of element `first` comes first
     float *ema;        // NULL when nothing has an EMA copy
     const float *grad; // left as it is
     void *weight_low;  // bf16 copy of weight, NULL in float programs
@@ -53,13 +55,21 @@ struct pk_cuda_optim_arenas {
 
 struct pk_cuda_optim;
 
-/* The flags of params are read here and must not change; *out is owned.
+/* For the parameters in elements [first, last) of the arenas, which are whole runs of alike ones
+ * (pk_params_share): all, or this rank's share, whose moments alone are there. The flags of params
+ * are read here and must not change; *out is owned.
  * Errors  PK_ENOMEM, PK_EDEVICE */
 enum pk_status pk_cuda_optim_create(struct pk_cuda_optim **out, const struct pk_params *params,
-                                    struct pk_err *err);
+                                    int64_t first, int64_t last, struct pk_err *err);
 void pk_cuda_optim_free(struct pk_cuda_optim *o);
 
-/* Enqueues one optimizer step, three kernels:
+/* Sums of squared gradients, in device memory, for every chunk of the arenas: 0 outside of the
+ * share, so that the sums of all ranks are one addition away. */
+void pk_cuda_optim_sums(const struct pk_cuda_optim *o, double **sums, int64_t *count);
+/* Enqueues them: a kernel, and a memset where there are shares. */
+enum pk_status pk_cuda_optim_measure(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                     const float *grad, struct pk_err *err);
+/* Enqueues what follows when they are of all ranks, two kernels:
  *
  *     report->norm = sqrt(sum of grad^2 over trained parameters)
  *     when norm and report->loss are finite and report->stopped is 0:
@@ -67,12 +77,18 @@ void pk_cuda_optim_free(struct pk_cuda_optim *o);
  *     otherwise nothing changes, and report->taken says so
  *
  * scalars and report are device memory. Parameters that are neither trained nor have an EMA copy
- * are not touched, nor are their bf16 values. Determinism: bitwise. Traffic per trained element
- * with EMA and bf16: 44 bytes. */
-enum pk_status pk_cuda_optim_enqueue(struct pk_cuda_optim *o, const struct pk_queue *q,
-                                     const struct pk_cuda_optim_arenas *arenas,
-                                     const struct pk_cuda_scalars *scalars,
-                                     struct pk_cuda_report *report, struct pk_err *err);
+ * are not touched, nor are their bf16 values, nor is what lies outside of the share. Determinism:
+ * bitwise. Traffic per trained element with EMA and bf16: 44 bytes. */
+enum pk_status pk_cuda_optim_apply(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                   const struct pk_cuda_optim_arenas *arenas,
+                                   const struct pk_cuda_scalars *scalars,
+                                   struct pk_cuda_report *report, struct pk_err *err);
+/* After the weights of the other shares have come: their EMA copies and bf16 values, as if updated
+ * here. One kernel; nothing where all is one share, or after a step that was not taken. */
+enum pk_status pk_cuda_optim_follow(struct pk_cuda_optim *o, const struct pk_queue *q,
+                                    const struct pk_cuda_optim_arenas *arenas,
+                                    const struct pk_cuda_scalars *scalars,
+                                    const struct pk_cuda_report *report, struct pk_err *err);
 /* Enqueues the end of a stop. */
 enum pk_status pk_cuda_optim_clear(const struct pk_queue *q, struct pk_cuda_report *report,
                                    struct pk_err *err);

@@ -144,23 +144,36 @@ static int by_param(const void *a, const void *b)
     return x->param < y->param ? -1 : x->param > y->param;
 }
 
+/* Which rank updates the parameter at this element of the arenas; -1 for all. */
+static int owner_of(const struct pk_exec *x, int64_t element)
+{
+    int k = 0;
+    if (!x->share) return -1;
+    while (element >= x->share[k + 1]) k++;
+    return k;
+}
+
 /* Neighbours in the parameter table are neighbours in the arena, but for padding, which stays 0. */
-static enum pk_status find_ranges(struct pk_cuda_part *part, const struct pk_params *params,
+static enum pk_status find_ranges(const struct pk_exec *x, struct pk_cuda_part *part,
                                   struct pk_scaling_gradient *g, int64_t count, struct pk_err *err)
 {
     PK_TRY(pk_alloc(&part->range, (size_t)count, sizeof *part->range, "bucket", err));
     qsort(g, (size_t)count, sizeof *g, by_param);
     for (int64_t i = 0; i < count; i++) {
-        const struct pk_param *w = &params->item[g[i].param];
-        if (!i || g[i].param != g[i - 1].param + 1) part->range[part->ranges++].first = w->offset;
-        struct pk_cuda_range *r = &part->range[part->ranges - 1];
+        const struct pk_param *w = &x->params->item[g[i].param];
+        const int owner = owner_of(x, w->offset);
+        struct pk_cuda_range *r = part->range + part->ranges - 1;
+        if (!i || g[i].param != g[i - 1].param + 1 || owner != r->owner) {
+            r = &part->range[part->ranges++];
+            *r = (struct pk_cuda_range){.first = w->offset, .owner = owner};
+        }
         r->count = w->offset + w->count - r->first;
     }
     return PK_OK;
 }
 
-static enum pk_status cut(const struct pk_prog *p, struct pk_cuda_part *part, int32_t *parts,
-                          struct pk_err *err)
+static enum pk_status cut(const struct pk_exec *x, const struct pk_prog *p,
+                          struct pk_cuda_part *part, int32_t *parts, struct pk_err *err)
 {
     struct pk_scaling_bucket bucket[PK_SCALING_BUCKETS];
     struct pk_scaling_gradient *g;
@@ -171,7 +184,7 @@ static enum pk_status cut(const struct pk_prog *p, struct pk_cuda_part *part, in
     for (*parts = 0; s == PK_OK && *parts < buckets; at += bucket[(*parts)++].gradients) {
         const int64_t n = bucket[*parts].gradients;
         part[*parts].end = g[at + n - 1].node + 1;
-        s = find_ranges(&part[*parts], p->params, g + at, n, err);
+        s = find_ranges(x, &part[*parts], g + at, n, err);
     }
     if (s == PK_OK) part[*parts - 1].end = p->nodes;
     free(g);
@@ -186,7 +199,7 @@ enum pk_status pk_cuda_parts(const struct pk_exec *x, const struct pk_prog *p,
     PK_TRY(pk_alloc(out, PK_CUDA_BUCKETS, sizeof **out, "parts of a program", err));
     *parts = 1;
     (*out)[0].end = p->nodes;
-    return x->comm && gradients ? cut(p, *out, parts, err) : PK_OK;
+    return x->comm && gradients ? cut(x, p, *out, parts, err) : PK_OK;
 }
 
 void pk_cuda_free_parts(struct pk_cuda_part *part, int32_t parts)
@@ -219,7 +232,7 @@ static enum pk_status raise_again(struct pk_cuda *c, const struct pk_cuda_part *
                                   struct pk_err *err)
 {
     const struct pk_queue q = beside(c);
-    for (int32_t i = 0; i < part->ranges; i++)
+    for (int32_t i = 0; i < part->ranges; i++) // those of others come out as whatever is there
         PK_TRY(pk_cuda_widen(&q, (float *)c->grad.memory + part->range[i].first,
                              (const uint16_t *)c->ranks.low.memory + part->range[i].first,
                              part->range[i].count, err));
@@ -238,12 +251,14 @@ static enum pk_status sum(struct pk_cuda *c, const struct pk_cuda_part *part, bo
             .data = low ? (void *)((uint16_t *)c->ranks.low.memory + part->range[n].first)
                         : (void *)((float *)c->grad.memory + part->range[n].first),
             .count = part->range[n].count,
-            .type = low ? PK_NCCL_BF16 : PK_NCCL_F32};
+            .type = low ? PK_NCCL_BF16 : PK_NCCL_F32,
+            .kind = part->range[n].owner < 0 ? PK_NCCL_SUM : PK_NCCL_REDUCE,
+            .root = PK_MAX(part->range[n].owner, 0)};
     if (last)
         range[n++] = (struct pk_nccl_range){&((struct pk_cuda_small *)c->small.memory)->report.loss,
-                                            1, PK_NCCL_F64};
+                                            1, PK_NCCL_F64, PK_NCCL_SUM, 0};
     const enum pk_status s =
-        pk_nccl_sum(c->ranks.nccl, range, n, c->ranks.stream, "the gradient sum", err);
+        pk_nccl_collect(c->ranks.nccl, range, n, c->ranks.stream, "the gradient sum", err);
     free(range);
     return s;
 }
@@ -291,5 +306,7 @@ enum pk_status pk_cuda_wait_stream(struct pk_cuda *c, cudaStream_t s, const char
 
 void pk_cuda_quiet(struct pk_cuda *c)
 {
-    if (c->ranks.nccl) pk_nccl_settle(c->ranks.nccl, c->ranks.stream);
+    if (!c->ranks.nccl) return;
+    pk_nccl_settle(c->ranks.nccl, c->ranks.stream);
+    pk_nccl_settle(c->ranks.nccl, c->q.stream);
 }

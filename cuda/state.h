@@ -18,6 +18,7 @@ struct pk_cuda_block { // one allocation of device memory
 
 struct pk_cuda_range { // elements [first, first + count) of the flat arenas
     int64_t first, count;
+    int owner; // the rank that updates them (ZeRO stage 1); -1: all do
 };
 
 /* Part of a program, captured as a graph of its own: at its end the gradients of one bucket have
@@ -106,6 +107,14 @@ enum pk_status pk_cuda_wait_stream(struct pk_cuda *c, cudaStream_t s, const char
                                    struct pk_err *err);
 /* After an error, or where errors are of no interest: nothing is under way any more. */
 void pk_cuda_quiet(struct pk_cuda *c);
+
+/* zero1.c: a step of ranks that share out the update (x->share): the chunks' sums of squares meet,
+ * later the weights that each has updated are handed round. */
+enum pk_status pk_cuda_join_norms(struct pk_exec *x, struct pk_err *err);
+enum pk_status pk_cuda_share_weights(struct pk_exec *x, struct pk_err *err);
+/* After a step that was not taken, on all ranks: the first gradient that is not finite, which
+ * another rank may have. */
+enum pk_status pk_cuda_find_bad(struct pk_exec *x, struct pk_cuda_report *r, struct pk_err *err);
 
 /* bench.c */
 enum pk_status pk_cuda_time_op(struct pk_op_timing *t, struct pk_err *err);

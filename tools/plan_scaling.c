@@ -239,7 +239,7 @@ static enum pk_status put_ranks(struct job *j, int64_t n, bool each, struct pk_e
     const int64_t runs = (records + j->p->micro - 1) / j->p->micro;
     struct pk_scaling_step step = {.runs = runs,
                                    .bucket = bucket,
-                                   .weight_bytes = j->p->params.storage == PK_BF16 ? 2 : 4,
+                                   .weight_bytes = sizeof(float), // the masters travel
                                    .slowdown = j->slowdown,
                                    .optimizer_seconds = j->optimizer};
     step.run_seconds = time_nodes(j, (double)records / (double)(runs * j->p->micro));

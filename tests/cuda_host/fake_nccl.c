@@ -21,7 +21,7 @@
  *   FAKE_NCCL_FAULT=die       the process is killed in the middle of it
  *   FAKE_NCCL_FAULT=flip      a bit of its result is wrong
  * FAKE_NCCL_TRACE=FILE: a line for each collective of rank 0 as it begins: number, type, elements,
- * kernels that have run before. */
+ * kernels that have run before, kind, root. */
 #include <pk_host.h>
 
 #include <dirent.h>
@@ -49,18 +49,20 @@ enum {
     IN_PROGRESS = 7
 };
 enum { F32 = 7, F64 = 8, BF16 = 9 };
-enum { RANKS = 64, OPS = 32, DELAY = 3 }; // polls until something has happened
+enum { RANKS = 64, OPS = 512, STREAMS = 4, DELAY = 3 }; // polls until something has happened
 struct config {
     size_t size;
     unsigned magic, version;
     int blocking;
 };
 
+enum kind { SUM, REDUCE, SHARE, GATHER };
 struct op {
     struct ncclComm *comm;
-    void *data;
-    size_t count;
-    int type;
+    unsigned char *data;
+    size_t part, bytes; // of a rank, of all that lies at data
+    enum kind kind;
+    int type, root;
     cudaStream_t stream;
     int64_t number;
     bool seen[RANKS];
@@ -75,7 +77,8 @@ struct ncclComm {
     int grouped;
     int64_t issued;
     atomic_llong ended;
-    cudaStream_t stream; // of the last collective; driven by the thread
+    cudaStream_t stream[STREAMS]; // that have held collectives; driven by the thread
+    atomic_int streams;
     atomic_int pending;
     pthread_t thread;
 };
@@ -170,7 +173,8 @@ static void *drive(void *user)
 {
     struct ncclComm *c = user;
     while (!atomic_load(&c->quit)) {
-        if (atomic_load(&c->pending)) cudaStreamQuery(c->stream);
+        for (int i = 0; atomic_load(&c->pending) && i < atomic_load(&c->streams); i++)
+            pk_host_progress(c->stream[i]);
         usleep(100);
     }
     return NULL;
@@ -206,7 +210,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
     return IN_PROGRESS;
 }
 
-/* --- a sum ----------------------------------------------------------------------------------- */
+/* --- a collective ----------------------------------------------------------------------------- */
 
 static size_t width(int type)
 {
@@ -246,27 +250,46 @@ static void trace(const struct op *o)
     const char *path = getenv("FAKE_NCCL_TRACE");
     FILE *f = path && o->comm->rank == 0 ? fopen(path, "a") : NULL;
     if (!f) return;
-    fprintf(f, "%lld %s %zu %llu\n", (long long)o->number,
+    static const char *const kind[] = {"sum", "reduce", "share", "gather"};
+    fprintf(f, "%lld %s %zu %llu %s %d\n", (long long)o->number,
             o->type == F64   ? "f64"
             : o->type == F32 ? "f32"
                              : "bf16",
-            o->count, (unsigned long long)pk_host_launches());
+            o->part / width(o->type), (unsigned long long)pk_host_launches(), kind[o->kind],
+            o->root);
     fclose(f);
+}
+
+/* Whether what ends up at data comes from the collective; else nobody is to read it again (REDUCE)
+ * or it stays what it was (SHARE, at the root). */
+static bool receives(const struct op *o)
+{
+    return o->kind == REDUCE  ? o->comm->rank == o->root
+           : o->kind == SHARE ? o->comm->rank != o->root
+                              : true;
 }
 
 /* In the stream's order: this rank's part leaves, and the memory is nobody's. */
 static void begin(void *user)
 {
     struct op *o = user;
-    const size_t bytes = o->count * width(o->type);
-    if (atomic_load(&o->comm->aborted)) return;
+    const struct ncclComm *c = o->comm;
+    const bool silent = o->kind == SHARE && receives(o);
+    const unsigned char *own = o->data + (o->kind == GATHER ? (size_t)c->rank * o->part : 0);
+    if (atomic_load(&c->aborted)) return;
     trace(o);
-    if (fault(o->comm, "die", o->number)) raise(SIGKILL);
-    if (!fault(o->comm, "stall", o->number) &&
-        !leave_file(o->comm, "op", o->number, o->data, bytes))
+    if (fault(c, "die", o->number)) raise(SIGKILL);
+    if (!fault(c, "stall", o->number) && !leave_file(c, "op", o->number, own, silent ? 0 : o->part))
         atomic_store(&o->comm->state, SYSTEM_ERROR);
-    if (fault(o->comm, "error", o->number)) atomic_store(&o->comm->state, REMOTE_ERROR);
-    memset(o->data, 0xff, bytes);
+    if (fault(c, "error", o->number)) atomic_store(&o->comm->state, REMOTE_ERROR);
+    if (receives(o) || o->kind == REDUCE) memset(o->data, 0xff, o->bytes);
+}
+
+/* A communicator carries out its collectives one after the other, whatever streams they are in. */
+static bool turn(void *user)
+{
+    struct op *o = user;
+    return atomic_load(&o->comm->aborted) || atomic_load(&o->comm->ended) == o->number;
 }
 
 static bool arrived(void *user)
@@ -297,24 +320,48 @@ static bool read_part(const struct op *o, int rank, void *to, size_t bytes)
     return ok;
 }
 
-static bool total(const struct op *o)
+static bool add_parts(const struct op *o, unsigned char *sum)
 {
-    const size_t bytes = o->count * width(o->type);
+    unsigned char *part = malloc(o->part);
+    bool ok = part && read_part(o, 0, sum, o->part);
+    for (int r = 1; ok && r < o->comm->size; r++) {
+        ok = read_part(o, r, part, o->part);
+        if (ok) add(o->type, sum, part, o->part / width(o->type));
+    }
+    free(part);
+    return ok;
+}
+
+/* What the ranks' parts make of the memory. */
+static bool result_of(const struct op *o, unsigned char *to)
+{
+    bool ok = true;
+    if (o->kind == SHARE) return read_part(o, o->root, to, o->part);
+    if (o->kind != GATHER) return add_parts(o, to);
+    for (int r = 0; ok && r < o->comm->size; r++)
+        ok = read_part(o, r, to + (size_t)r * o->part, o->part);
+    return ok;
+}
+
+/* The root of SHARE may be read meanwhile, but not written. */
+static bool left_alone(const struct op *o, const unsigned char *result)
+{
+    const bool kept = o->kind == SHARE && !receives(o);
+    return kept ? !memcmp(o->data, result, o->bytes) : untouched(o->data, o->bytes);
+}
+
+static bool complete(const struct op *o)
+{
     char path[256];
-    void *part = malloc(bytes), *sum = malloc(bytes);
-    bool ok = part && sum && untouched(o->data, bytes) && read_part(o, 0, sum, bytes);
+    unsigned char *result = malloc(o->bytes);
+    const bool there = result && result_of(o, result), ok = there && left_alone(o, result);
     if (!ok)
         fprintf(stderr, "fake NCCL: collective %lld of rank %d: its memory was %s\n",
                 (long long)o->number, o->comm->rank,
-                untouched(o->data, bytes) ? "of another size elsewhere" : "written meanwhile");
-    for (int r = 1; ok && r < o->comm->size; r++) {
-        ok = read_part(o, r, part, bytes);
-        if (ok) add(o->type, sum, part, o->count);
-    }
-    if (ok && fault(o->comm, "flip", o->number)) ((unsigned char *)sum)[bytes / 2] ^= 1;
-    if (ok) memcpy(o->data, sum, bytes);
-    free(part);
-    free(sum);
+                there ? "written meanwhile" : "of another size elsewhere");
+    if (ok && fault(o->comm, "flip", o->number)) result[o->bytes / 2] ^= 1;
+    if (ok && receives(o)) memcpy(o->data, result, o->bytes);
+    free(result);
     // all have begun this one, so all have read the one before
     name(o->comm, path, "op", o->number - 1, o->comm->rank);
     if (o->number) unlink(path);
@@ -325,7 +372,7 @@ static void end(void *user)
 {
     struct op *o = user;
     struct ncclComm *c = o->comm;
-    if (!atomic_load(&c->aborted) && !total(o)) atomic_store(&c->state, INTERNAL_ERROR);
+    if (!atomic_load(&c->aborted) && !complete(o)) atomic_store(&c->state, INTERNAL_ERROR);
     atomic_fetch_add(&c->ended, 1);
     atomic_fetch_sub(&c->pending, 1);
     free(o);
@@ -333,12 +380,22 @@ static void end(void *user)
 
 /* Only now do the collectives of a group enter their streams, after what the caller has enqueued
  * since, if he did not wait. */
+static void drive_stream(struct ncclComm *c, cudaStream_t stream)
+{
+    const int n = atomic_load(&c->streams);
+    for (int i = 0; i < n; i++)
+        if (c->stream[i] == stream) return;
+    if (n == STREAMS) return; // the caller's waits drive it, too
+    c->stream[n] = stream;
+    atomic_store(&c->streams, n + 1);
+}
+
 static void issue(struct ncclComm *c)
 {
     for (int i = 0; i < c->grouped; i++) {
         struct op *o = c->group[i];
-        c->stream = o->stream;
-        if (cudaLaunchHostFunc(o->stream, begin, o) != cudaSuccess ||
+        drive_stream(c, o->stream);
+        if (pk_host_await(o->stream, turn, begin, o) != cudaSuccess ||
             pk_host_await(o->stream, arrived, end, o) != cudaSuccess)
             atomic_store(&c->state, INTERNAL_ERROR);
         atomic_fetch_add(&c->pending, 1);
@@ -353,21 +410,66 @@ ncclResult_t ncclGroupStart(void)
     return SUCCESS;
 }
 
-ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, int type, int op,
-                           ncclComm_t c, cudaStream_t stream)
+static ncclResult_t enter(const struct op *spec, bool legal)
 {
-    if (!c || depth != 1 || send != receive || op != 0 || type < F32 || type > BF16 || !count)
+    struct ncclComm *c = spec->comm;
+    if (!c || depth != 1 || !legal || spec->type < F32 || spec->type > BF16 || !spec->part ||
+        spec->root < 0 || spec->root >= c->size)
         return refuse(INVALID_ARGUMENT, "not what the fake library can do");
     if (atomic_load(&c->delay) || atomic_load(&c->connecting) || c->grouped == OPS)
         return refuse(INVALID_USAGE, "the communicator is busy");
     if (fault(c, "call", c->issued)) return refuse(SYSTEM_ERROR, "refused, says the test");
-    struct op *o = calloc(1, sizeof *o);
+    struct op *o = malloc(sizeof *o);
     if (!o) return SYSTEM_ERROR;
-    *o = (struct op){.comm = c, .data = receive, .count = count, .type = type, .stream = stream};
+    *o = *spec;
+    o->part *= width(o->type);
+    o->bytes = o->part * (o->kind == GATHER ? (size_t)c->size : 1);
     o->number = c->issued++;
     c->group[c->grouped++] = o;
     grouping = c;
     return SUCCESS;
+}
+
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, int type, int op,
+                           ncclComm_t c, cudaStream_t stream)
+{
+    const struct op o = {
+        .comm = c, .data = receive, .part = count, .kind = SUM, .type = type, .stream = stream};
+    return enter(&o, send == receive && op == 0);
+}
+
+ncclResult_t ncclReduce(const void *send, void *receive, size_t count, int type, int op, int root,
+                        ncclComm_t c, cudaStream_t stream)
+{
+    const struct op o = {.comm = c,
+                         .data = receive,
+                         .part = count,
+                         .kind = REDUCE,
+                         .type = type,
+                         .root = root,
+                         .stream = stream};
+    return enter(&o, send == receive && op == 0);
+}
+
+ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, int type, int root,
+                           ncclComm_t c, cudaStream_t stream)
+{
+    const struct op o = {.comm = c,
+                         .data = receive,
+                         .part = count,
+                         .kind = SHARE,
+                         .type = type,
+                         .root = root,
+                         .stream = stream};
+    return enter(&o, send == receive);
+}
+
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t count, int type, ncclComm_t c,
+                           cudaStream_t stream)
+{
+    const struct op o = {
+        .comm = c, .data = receive, .part = count, .kind = GATHER, .type = type, .stream = stream};
+    return enter(&o, c && send == (char *)receive + (size_t)c->rank * count * width(type));
 }
 
 ncclResult_t ncclGroupEnd(void)
@@ -444,7 +546,8 @@ ncclResult_t ncclCommAbort(ncclComm_t c)
     stop(c);
     for (int i = 0; i < c->grouped; i++) free(c->group[i]);
     c->grouped = 0;
-    if (atomic_load(&c->pending)) cudaStreamSynchronize(c->stream);
+    for (int i = 0; atomic_load(&c->pending) && i < atomic_load(&c->streams); i++)
+        cudaStreamSynchronize(c->stream[i]);
     free(c);
     return SUCCESS;
 }

@@ -80,6 +80,34 @@ def check_bits(root, name, command):
     good(*ranks(2), *command, *FP32, *HALVES, f"output.dir={two}", "--quiet")
     same(two, one, f"{name} on 2 ranks")
 
+
+def check_zero1(root):
+    """Moments and update shared out: the bits of every rank with all of them."""
+    zero1 = "train.zero1=true"
+    for name, command, more, halves in (("halves", JEPA, [], HALVES), ("moco", MOCO, [], HALVES),
+                                        ("low", JEPA, ["train.precision=bf16", "train.wire=bf16"], []),
+                                        ("parts", JEPA, ["train.accumulate=2"], [])):
+        shared, whole = os.path.join(root, f"{name}-zero1"), os.path.join(root, f"{name}-2")
+        if more:
+            good(*ranks(2), *command, *FP32, *more, f"output.dir={whole}", "--quiet")
+        path = os.path.join(root, f"trace-{name}")
+        back = with_env(FAKE_NCCL_TRACE=path)
+        good(*ranks(2), *command, *FP32, *halves, *more, zero1, f"output.dir={shared}", "--quiet")
+        back()
+        same(shared, whole, f"{name}, moments shared out")
+        kinds = [s[3] for s in trace(path)]
+        expect(kinds.count("reduce") >= 2 * STEPS and kinds.count("sum") == 2 * STEPS and kinds.count("share") >= 2 * STEPS,
+               f"{name}: {({k: kinds.count(k) for k in set(kinds)})}")
+    three, run = os.path.join(root, "halves-zero1-3"), os.path.join(root, "zero1-resumed")
+    good(*ranks(4), *JEPA, *FP32, zero1, f"output.dir={three}", "--quiet")
+    near(three, os.path.join(root, "jepa"), "fp32", "4 ranks, moments shared out")
+    for on in ("true", "false"):  # from a checkpoint that shows nothing of it
+        rewind(os.path.join(root, "halves-zero1"), run)
+        good(*ranks(2), "resume", run, f"train.zero1={on}", "--quiet")
+        expect(runs.weights(run) == runs.weights(os.path.join(root, "halves-2")), f"resumed with train.zero1={on}: other weights")
+        shutil.rmtree(run)
+
+
 def check_finetuning(root):
     """A probe, then everything: another program, with other gradients, after the first stage."""
     out = {}
@@ -92,7 +120,7 @@ def check_finetuning(root):
 
 def trace(path):
     with open(path) as f:
-        return [(kind, int(count), int(kernels)) for _, kind, count, kernels in (line.split() for line in f)]
+        return [(type_, int(count), int(kernels), kind) for _, type_, count, kernels, kind, _ in (line.split() for line in f)]
 
 
 def check_buckets(root, one):
@@ -106,11 +134,11 @@ def check_buckets(root, one):
         for word in ("rank 0    GPU 0 of ", "rank 1    GPU 0 of ", "NCCL 2.27.3", "micro-batches of 8 on each of 2 ranks"):
             expect(word in r.stderr, f"nothing says '{word}': {r.stderr}")
     sums = trace(os.path.join(root, "trace-early"))
-    step = sums[:[kind for kind, _, _ in sums].index("f64") + 1]
+    step = sums[:[s[0] for s in sums].index("f64") + 1]
     expect(len(step) >= 3 and len(sums) == STEPS * len(step), f"{len(sums)} sums in {STEPS} steps of {len(step)}")
     expect([s[:2] for s in sums] == STEPS * [s[:2] for s in step], "steps do not send the same")
     trained = sum(len(raw) // 4 for key, (_, _, raw) in runs.weights(one).items() if key.startswith("moment1"))
-    sent = sum(count for kind, count, _ in step if kind == "f32")
+    sent = sum(s[1] for s in step if s[0] == "f32")
     expect(trained <= sent <= 1.2 * trained, f"{sent} gradients of {trained} are sent")  # and padding
     # what else runs before a sum is a matter of chance; in no step would mean that all wait for the end
     spread = [sums[k + len(step) - 1][2] - sums[k][2] for k in range(0, len(sums), len(step))]
@@ -126,7 +154,7 @@ def check_rounding(root, one, sums):
     back = with_env(FAKE_NCCL_TRACE=path)
     good(*ranks(2), *JEPA, *FP32, "train.wire=bf16", f"output.dir={wire}", "--quiet")
     near(wire, one, "bf16", "2 ranks, gradients as bf16")
-    expect({kind for kind, _, _ in trace(path)} == {"bf16", "f64"}, f"sent {trace(path)[:9]}")
+    expect({s[0] for s in trace(path)} == {"bf16", "f64"}, f"sent {trace(path)[:9]}")
     os.unlink(path)
     good(*ranks(2), *JEPA, *FP32, "train.precision=bf16", "train.accumulate=2", f"output.dir={parts}", "--quiet")
     back()
@@ -138,15 +166,19 @@ def check_rounding(root, one, sums):
 def check_resume(root):
     """From the checkpoint of a run of two ranks, on as many."""
     whole, run = os.path.join(root, "mae-2"), os.path.join(root, "mae-resumed")
+    rewind(whole, run)
+    good(*ranks(2), "resume", run, "--quiet")
+    expect(runs.weights(run) == runs.weights(whole), "resumed on 2 ranks: other weights")
+
+
+def rewind(whole, run):
+    """A copy of the run as it was before its last checkpoint."""
     shutil.copytree(whole, run, symlinks=True)
     folder = os.path.join(run, "checkpoints")
     expect(steps_on_disk(run) == [2, 3], f"{steps_on_disk(run)}")
     shutil.rmtree(os.path.join(folder, "step-000000003"))
     if os.path.lexists(os.path.join(folder, "latest")):
         os.unlink(os.path.join(folder, "latest"))
-    r = purkinje(*ranks(2), "resume", run, "--quiet")
-    expect(r.returncode == 0, f"resumed: {r.returncode} {r.stderr}")
-    expect(runs.weights(run) == runs.weights(whole), "resumed on 2 ranks: other weights")
 
 
 def check_refused(root):
@@ -187,14 +219,18 @@ def check_faults(root):
 
 
 def check_nan(root):
-    """A step that is not finite is the same event on all ranks."""
-    run = os.path.join(root, "nan")
-    r = purkinje(*ranks(2), *JEPA, "train.steps=12", f"output.dir={run}", "--quiet", "train.precision=fp32",
-                 "train.learning_rate.peak=100", "train.learning_rate.start=100", "train.weight_decay.start=100",
-                 "train.weight_decay.end=100")
-    expect(r.returncode == 76 and state(run) == "diverged", f"diverging: {r.returncode} {state(run)} {r.stderr}")
-    kept = [f for f in os.listdir(run) if f.startswith("nan-step")]
-    expect(len(kept) == 1, f"kept {kept}")
+    """A step that is not finite is the same event on all ranks, whoever has the gradient."""
+    said = set()
+    for zero1 in ("false", "true"):
+        run = os.path.join(root, f"nan-{zero1}")
+        r = purkinje(*ranks(2), *JEPA, "train.steps=12", f"output.dir={run}", "--quiet", "train.precision=fp32",
+                     "train.learning_rate.peak=100", "train.learning_rate.start=100", "train.weight_decay.start=100",
+                     "train.weight_decay.end=100", f"train.zero1={zero1}")
+        expect(r.returncode == 76 and state(run) == "diverged", f"diverging: {r.returncode} {state(run)} {r.stderr}")
+        kept = [f for f in os.listdir(run) if f.startswith("nan-step")]
+        expect(len(kept) == 1, f"kept {kept}")
+        said |= {line.split("step ", 1)[1] for line in r.stderr.splitlines() if "is not finite" in line or "the gradient of" in line}
+    expect(len(said) == 1, f"with and without shares: {said}")
 
 
 with scratch() as root:
@@ -208,6 +244,7 @@ with scratch() as root:
     check_bits(root, "mae", MAE)
     check_bits(root, "simclr", SIMCLR)
     check_bits(root, "moco", MOCO)
+    check_zero1(root)
     check_finetuning(root)
     check_resume(root)
     expect(not os.listdir(os.path.join(root, "tmp")), f"left behind: {os.listdir(os.path.join(root, 'tmp'))}")

@@ -293,6 +293,12 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     return give(done ? cudaSuccess : cudaErrorNotReady); // the last error too, as in CUDA
 }
 
+void pk_host_progress(cudaStream_t stream)
+{
+    api a("pk_host_progress");
+    if (pk_host_stream *s = find_stream(stream)) poll(s->last);
+}
+
 cudaError_t cudaDeviceSynchronize(void)
 {
     api a("cudaDeviceSynchronize");

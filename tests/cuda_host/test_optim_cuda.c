@@ -234,7 +234,8 @@ static void enqueue(struct model *m, struct pk_cuda_optim *o, const struct form 
     CHECK(cudaStreamSynchronize(m->queue.stream) == cudaSuccess);
     copy(m->scalars, &s, sizeof s);
     CHECK_OK(pk_cuda_add_loss(&m->queue, m->report, m->loss, m->seed, false, &err), &err);
-    CHECK_OK(pk_cuda_optim_enqueue(o, &m->queue, &a, m->scalars, m->report, &err), &err);
+    CHECK_OK(pk_cuda_optim_measure(o, &m->queue, a.grad, &err), &err);
+    CHECK_OK(pk_cuda_optim_apply(o, &m->queue, &a, m->scalars, m->report, &err), &err);
     CHECK(cudaStreamSynchronize(m->queue.stream) == cudaSuccess);
     copy(&m->told, m->report, sizeof m->told);
 }
@@ -304,7 +305,7 @@ static void test_steps(const struct form *f)
     model_make(&m);
     start(&m);
     CHECK_OK(pk_optim_create(&cpu, &m.params, &spec, &err), &err);
-    CHECK_OK(pk_cuda_optim_create(&device, &m.params, &err), &err);
+    CHECK_OK(pk_cuda_optim_create(&device, &m.params, 0, m.params.elements, &err), &err);
     const struct pk_optim_arenas a = {.weight = m.cpu[WEIGHT],
                                       .m = m.cpu[M],
                                       .v = m.cpu[V],
@@ -410,7 +411,7 @@ static void test_not_finite(void)
     struct pk_cuda_optim *o;
     model_make(&m);
     start(&m);
-    CHECK_OK(pk_cuda_optim_create(&o, &m.params, &err), &err);
+    CHECK_OK(pk_cuda_optim_create(&o, &m.params, 0, m.params.elements, &err), &err);
     refused(&m, o, 0, NAN, true);
     CHECK(good_step(&m, o) == 6 && m.told.taken && !m.told.stopped); // all but the gradient
     refused(&m, o, m.item[2].offset + 8999, INFINITY, true);
@@ -436,7 +437,7 @@ static void test_repeats(void)
     struct pk_cuda_optim *o;
     double norm = 0;
     model_make(&m);
-    CHECK_OK(pk_cuda_optim_create(&o, &m.params, &err), &err);
+    CHECK_OK(pk_cuda_optim_create(&o, &m.params, 0, m.params.elements, &err), &err);
     for (int turn = 0; turn < 2; turn++) {
         start(&m);
         pk_host_order(turn ? PK_HOST_RANDOM : PK_HOST_ASCENDING);
@@ -449,6 +450,147 @@ static void test_repeats(void)
     }
     snapshot_free(&first);
     pk_cuda_optim_free(o);
+    model_free(&m);
+}
+
+/* Where a parameter begins, or the arena ends. */
+static int64_t at(const struct model *m, int64_t param)
+{
+    return param < PARAMS ? m->item[param].offset : m->params.elements;
+}
+
+/* The sums of squares of all ranks meet at each, as they do over NCCL. */
+static void join(struct pk_cuda_optim *const *o, int ranks)
+{
+    double *sums, *all = NULL, *part = NULL;
+    int64_t count;
+    for (int k = 0; k < ranks; k++) {
+        pk_cuda_optim_sums(o[k], &sums, &count);
+        if (!all) {
+            all = zeros(count, sizeof *all);
+            part = zeros(count, sizeof *part);
+        }
+        copy(part, sums, (size_t)count * sizeof *part);
+        for (int64_t i = 0; i < count; i++) {
+            CHECK(all[i] == 0 || part[i] == 0); // nobody else's
+            all[i] += part[i];
+        }
+    }
+    for (int k = 0; k < ranks; k++) {
+        pk_cuda_optim_sums(o[k], &sums, &count);
+        copy(sums, all, (size_t)count * sizeof *all);
+    }
+    free(all);
+    free(part);
+}
+
+/* Every rank its share, one after the other on the same arenas. o: [ranks], the caller's to free.
+ */
+static void step_by_shares(struct model *m, struct pk_cuda_optim **o, int ranks,
+                           struct pk_cuda_report *told)
+{
+    int64_t from[PARAMS + 1];
+    const struct pk_optim_step step = step_of(3);
+    const struct pk_cuda_optim_arenas whole = arenas(m, &full);
+    struct pk_cuda_scalars s;
+    struct pk_err err = {0};
+    pk_cuda_scalars_set(&s, &usual, &step, true);
+    copy(m->scalars, &s, sizeof s);
+    for (int k = 0; k < ranks; k++) {
+        int64_t first, last;
+        pk_params_share(&m->params, k, ranks, &first, &last);
+        from[k] = at(m, first);
+        CHECK_OK(pk_cuda_optim_create(&o[k], &m->params, from[k], at(m, last), &err), &err);
+        CHECK_OK(pk_cuda_optim_measure(o[k], &m->queue, whole.grad, &err), &err);
+    }
+    CHECK(cudaStreamSynchronize(m->queue.stream) == cudaSuccess);
+    join(o, ranks);
+    for (int k = 0; k < ranks; k++) {
+        struct pk_cuda_optim_arenas a = whole;
+        a.m += from[k];
+        a.v += from[k];
+        copy(m->report, &(struct pk_cuda_report){.loss = 1}, sizeof *m->report);
+        CHECK_OK(pk_cuda_optim_apply(o[k], &m->queue, &a, m->scalars, m->report, &err), &err);
+        CHECK(cudaStreamSynchronize(m->queue.stream) == cudaSuccess);
+        copy(&told[k], m->report, sizeof told[k]);
+    }
+}
+
+static void free_all(struct pk_cuda_optim **o, int ranks)
+{
+    for (int k = 0; k < ranks; k++) pk_cuda_optim_free(o[k]);
+}
+
+/* Rank k after the step: it has all weights, and its own share's EMA and bf16 copies. */
+static void check_follower(struct model *m, struct pk_cuda_optim *o, const struct snapshot *before,
+                           const struct snapshot *after, int64_t from, int64_t to)
+{
+    const struct pk_cuda_optim_arenas a = arenas(m, &full);
+    const size_t n = (size_t)m->params.elements, first = (size_t)from, own = (size_t)(to - from);
+    struct pk_err err = {0};
+    copy(m->device[EMA], before->arena[EMA], n * sizeof(float));
+    copy(m->device[EMA] + first, after->arena[EMA] + first, own * sizeof(float));
+    for (int k = 0; k < 2; k++) {
+        copy(m->device_low[k], before->low[k], n * sizeof(uint16_t));
+        copy((uint16_t *)m->device_low[k] + first, after->low[k] + first, own * sizeof(uint16_t));
+    }
+    CHECK_OK(pk_cuda_optim_follow(o, &m->queue, &a, m->scalars, m->report, &err), &err);
+    CHECK(changed(after, m) == 0);
+}
+
+/* ZeRO stage 1: shares take the step of the whole, bit for bit, and one alone names a bad element.
+ */
+static void test_shares(void)
+{
+    struct pk_err err = {0};
+    struct model m;
+    struct snapshot all = {{NULL}, {NULL}}, before;
+    struct pk_cuda_optim *o[PARAMS + 1] = {NULL};
+    struct pk_cuda_report told[PARAMS + 1], one = {0};
+    model_make(&m);
+    start(&m);
+    snapshot_make(&before, &m);
+    for (int ranks = 1; ranks <= PARAMS + 1; ranks++) { // more ranks than runs: empty shares
+        start(&m);
+        fill(&m, GRAD, 9, 1);
+        push(&m, GRAD);
+        step_by_shares(&m, o, ranks, told);
+        if (ranks == 1) {
+            one = told[0];
+            snapshot_make(&all, &m);
+        }
+        CHECK(changed(&all, &m) == 0);
+        for (int k = 0; k < ranks; k++)
+            CHECK(told[k].taken && told[k].norm == one.norm && told[k].bad == -1);
+        for (int k = 0; k < ranks; k++) {
+            int64_t first, last;
+            pk_params_share(&m.params, k, ranks, &first, &last);
+            check_follower(&m, o[k], &before, &all, at(&m, first), at(&m, last));
+        }
+        free_all(o, ranks);
+    }
+    snapshot_free(&before);
+    snapshot_free(&all);
+    start(&m);
+    fill(&m, GRAD, 9, 1);
+    const int64_t bad = m.item[2].offset + 5;
+    m.cpu[GRAD][bad] = NAN;
+    push(&m, GRAD);
+    snapshot_make(&all, &m);
+    step_by_shares(&m, o, 4, told);
+    for (int k = 0; k < 4; k++) {
+        const struct pk_cuda_optim_arenas a = arenas(&m, &full);
+        CHECK_OK(pk_cuda_optim_follow(o[k], &m.queue, &a, m.scalars, m.report, &err), &err);
+    }
+    CHECK(changed(&all, &m) == 0);
+    free_all(o, 4);
+    int named = 0;
+    for (int k = 0; k < 4; k++) {
+        CHECK(!told[k].taken && (told[k].bad == -1 || told[k].bad == bad));
+        named += told[k].bad == bad;
+    }
+    CHECK(named == 1);
+    snapshot_free(&all);
     model_free(&m);
 }
 
@@ -499,7 +641,7 @@ static void test_nothing_trained(void)
     model_make(&m);
     start(&m);
     for (int i = 0; i < PARAMS; i++) m.item[i].trained = m.item[i].ema = false;
-    CHECK_OK(pk_cuda_optim_create(&o, &m.params, &err), &err);
+    CHECK_OK(pk_cuda_optim_create(&o, &m.params, 0, m.params.elements, &err), &err);
     enqueue(&m, o, &full, &usual, &step, false);
     CHECK(m.told.taken && m.told.norm == 0);
     pk_cuda_optim_free(o);
@@ -519,6 +661,7 @@ int main(void)
     for (size_t i = 0; i < PK_COUNT(forms); i++) test_steps(&forms[i]);
     test_not_finite();
     test_repeats();
+    test_shares();
     test_loss_sum();
     test_cast();
     test_nothing_trained();

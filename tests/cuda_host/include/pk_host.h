@@ -57,6 +57,10 @@ void pk_host_clock(double (*seconds)(void));
 cudaError_t pk_host_await(cudaStream_t stream, bool (*done)(void *user), void (*then)(void *user),
                           void *user);
 
+/* What a device does by itself: works on the stream as far as it can, also while the stream is
+ * being captured. From any thread. */
+void pk_host_progress(cudaStream_t stream);
+
 /* Device memory now allocated, in bytes, and in number of allocations. */
 size_t pk_host_device_bytes(void);
 size_t pk_host_device_allocations(void);
