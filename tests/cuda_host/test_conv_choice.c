@@ -3,61 +3,19 @@
  * what its descriptors say (fake_cudnn.c). That the results are those of the definition, in every
  * shape, is test_conv1d_cuda_host with PURKINJE_CONV=cudnn. The real library, where it is found,
  * must take the descriptors. */
-#include "cuda/matmul_table.h"
-
-#include "core/view.h"
-
-#include "tests/test.h"
+#include "tests/cuda_host/choice_case.h"
 
 #include <dlfcn.h>
-#include <pk_host.h>
 #include <unistd.h>
-
-static struct pk_queue queue;
-
-/* --- a call of the family --------------------------------------------------------------------- */
-
-struct job {
-    struct pk_value in[3], out[2];
-    struct pk_node node;
-    struct pk_call call;
-};
-
-static void *take(struct pk_value *v, enum pk_dtype dtype, int rank, const int64_t dim[3],
-                  uint32_t seed)
-{
-    void *p = NULL;
-    struct pk_err err = {.status = PK_OK};
-    *v = (struct pk_value){.dtype = dtype, .storage = PK_STORE_ACT, .rank = rank};
-    for (int i = 0; i < rank; i++) v->dim[i] = dim[i];
-    CHECK(cudaMalloc(&p, (size_t)pk_view_count(v) * pk_dtype_size(dtype)) == cudaSuccess);
-    CHECK_OK(pk_cuda_fill_random(&queue, p, dtype, pk_view_count(v), seed, &err), &err);
-    return p;
-}
-
-static void put_in(struct job *j, int i, enum pk_dtype dtype, int rank, const int64_t dim[3])
-{
-    j->call.src[i] = take(&j->in[i], dtype, rank, dim, (uint32_t)i + 1);
-    j->call.in[i] = &j->in[i];
-}
-
-static void put_out(struct job *j, int i, enum pk_dtype dtype, int rank, const int64_t dim[3])
-{
-    j->call.dst[i] = take(&j->out[i], dtype, rank, dim, (uint32_t)i + 10);
-    j->call.out[i] = &j->out[i];
-}
 
 static void make(struct job *j, const struct pk_conv_key *k)
 {
     const int64_t out = (k->time + k->left + k->right - k->kernel) / k->stride + 1;
     const int64_t x[3] = {k->batch, k->time, k->channels}, y[3] = {k->batch, out, k->filters};
     const int64_t w[3] = {k->filters, k->channels / k->groups, k->kernel};
-    memset(j, 0, sizeof *j);
-    j->node.op = k->op;
-    j->node.accumulate = k->add ? 3 : 0;
+    begin(j, k->op, k->add);
     j->node.attr.conv1d.stride = k->stride, j->node.attr.conv1d.groups = k->groups;
     j->node.attr.conv1d.left = k->left, j->node.attr.conv1d.right = k->right;
-    j->call.node = &j->node, j->call.queue = &queue;
     put_in(j, 0, k->dtype, 3, k->op == PK_OP_CONV1D ? x : y);
     if (k->op == PK_OP_CONV1D_DW) {
         put_in(j, 1, k->dtype, 3, x);
@@ -68,34 +26,7 @@ static void make(struct job *j, const struct pk_conv_key *k)
         if (k->bias) put_in(j, 2, PK_F32, 1, w);
         put_out(j, 0, k->dtype, 3, k->op == PK_OP_CONV1D ? y : x);
     }
-    struct pk_value value[4] = {j->in[0], j->in[1], j->out[0], j->out[1]};
-    const struct pk_prog prog = {.value = value, .values = 4};
-    struct pk_node node = j->node;
-    node.in[1] = 1, node.out[0] = 2, node.out[1] = k->bias && k->op == PK_OP_CONV1D_DW ? 3 : -1;
-    const size_t bytes = pk_cuda_workspaces[k->op](&prog, &node);
-    CHECK(cudaMalloc(&j->call.workspace, bytes + 16) == cudaSuccess);
-}
-
-static void drop(struct job *j)
-{
-    for (int i = 0; i < 3; i++) {
-        union {
-            const void *from;
-            void *to;
-        } p = {.from = j->call.src[i]};
-        CHECK(cudaFree(p.to) == cudaSuccess);
-    }
-    for (int i = 0; i < 2; i++) CHECK(cudaFree(j->call.dst[i]) == cudaSuccess);
-    CHECK(cudaFree(j->call.workspace) == cudaSuccess);
-}
-
-static double value_at(const void *p, enum pk_dtype dtype, int64_t i)
-{
-    if (dtype == PK_F32) return (double)((const float *)p)[i];
-    const uint32_t bits = (uint32_t)((const uint16_t *)p)[i] << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return (double)x;
+    lend_workspace(j, k->op);
 }
 
 static void open_table(struct pk_matmul **m, const char *mode)
@@ -203,17 +134,6 @@ static void test_round_trip(void)
     pk_matmul_close(a), pk_matmul_close(b);
 }
 
-/* `good` with its first `from` replaced. */
-static char *edited(const char *good, const char *from, const char *to)
-{
-    const char *at = strstr(good, from);
-    const size_t room = strlen(good) + strlen(to) + 1;
-    char *s = malloc(room);
-    CHECK(at != NULL);
-    if (s && at) snprintf(s, room, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
-    return s;
-}
-
 static void test_damage(void)
 {
     static const struct {
@@ -238,7 +158,6 @@ static void test_damage(void)
         {"\"seconds\": 0", "\"seconds\": null"},
         {"\"cudnn\": 0,", ""},
         {"\"convolutions\": [", "\"convolutions\": 3, \"x\": ["},
-        {"conv1d_dw", "conv1d\", \"x\": \""}, // not a key twice, but one that is damaged
     };
     struct pk_matmul *a;
     struct pk_text good = {0}, now = {0};
@@ -246,7 +165,7 @@ static void test_damage(void)
     open_table(&a, NULL);
     fill(a);
     pk_matmul_write(a, &good);
-    for (size_t i = 0; i + 1 < PK_COUNT(edits); i++) {
+    for (size_t i = 0; i < PK_COUNT(edits); i++) {
         char *bad = edited(good.s, edits[i].from, edits[i].to);
         if (!bad) continue;
         if (pk_matmul_read(a, bad, strlen(bad), &err) != PK_EDATA)
@@ -310,21 +229,13 @@ static void find(void *file, const char *symbol, void *function)
     memcpy(function, &p, sizeof p);
 }
 
-/* Output i of the call as doubles, after a run on the same old contents. */
-static double *run(struct job *j, int i)
+/* Outputs of one run through the kernel table; the caller frees. */
+static double *run(struct job *j)
 {
     struct pk_err err = {.status = PK_OK};
-    const int64_t n = pk_view_count(&j->out[i]);
-    double *all = calloc((size_t)n, sizeof *all);
-    for (int k = 0; k < 2; k++)
-        if (j->call.out[k])
-            CHECK_OK(pk_cuda_fill_random(&queue, j->call.dst[k], j->out[k].dtype,
-                                         pk_view_count(&j->out[k]), (uint32_t)k + 10, &err),
-                     &err);
+    refill(j);
     CHECK_OK(pk_cuda_kernels[j->node.op](&j->call, &err), &err);
-    CHECK(cudaStreamSynchronize(queue.stream) == cudaSuccess);
-    for (int64_t k = 0; all && k < n; k++) all[k] = value_at(j->call.dst[i], j->out[i].dtype, k);
-    return all;
+    return results(j);
 }
 
 static void check_near(const double *a, const double *b, int64_t n, double part)
@@ -382,7 +293,7 @@ static void test_forced(struct pk_matmul *m)
         struct job j;
         make(&j, &keys[i]);
         queue.matmul = NULL;
-        double *own[2] = {run(&j, 0), j.call.out[1] ? run(&j, 1) : NULL};
+        double *own = run(&j);
         queue.matmul = m;
         int before = fake_runs();
         CHECK_OK(pk_conv_prepare(&queue, &j.call, &err), &err);
@@ -390,22 +301,17 @@ static void test_forced(struct pk_matmul *m)
         CHECK(fake_runs() == before + 1); // what is loaded at the first call is loaded now
         const struct pk_conv_row *row = pk_conv_find(&m->convs, &keys[i]);
         CHECK(row && row->choice.library && row->plan && row->choice.algorithm == 1);
-        double *got = run(&j, 0);
+        double *got = run(&j);
         CHECK(fake_runs() == before + 2);
-        check_near(own[0], got, pk_view_count(&j.out[0]),
-                   j.out[0].dtype == PK_BF16 ? 0x1p-7 : 1e-6);
+        check_near(own, got, j.count[0], j.out[0].dtype == PK_BF16 ? 0x1p-7 : 1e-6);
+        if (j.count[1]) check_near(own + j.count[0], got + j.count[0], j.count[1], 1e-6);
         free(got);
-        if (own[1]) {
-            got = run(&j, 1);
-            check_near(own[1], got, pk_view_count(&j.out[1]), 1e-6);
-            free(got);
-        }
         before = fake_runs();
         j.call.src[0] = (const char *)j.call.src[0] + 8; // the library would refuse it
         CHECK_OK(pk_cuda_kernels[j.node.op](&j.call, &err), &err);
         CHECK(cudaStreamSynchronize(queue.stream) == cudaSuccess && fake_runs() == before);
         j.call.src[0] = (const char *)j.call.src[0] - 8;
-        free(own[0]), free(own[1]);
+        free(own);
         drop(&j);
     }
     CHECK(pk_conv_bytes(&queue) == PK_CONV_WORKSPACE && m->convs.rows == PK_COUNT(keys));
@@ -433,7 +339,7 @@ static void test_turns(struct pk_matmul *m)
     queue.matmul = m;
     const int before = fake_runs();
     CHECK_OK(pk_conv_prepare(&queue, &j.call, &err), &err);
-    got = run(&j, 0);
+    got = run(&j);
     CHECK(fake_runs() == before + 4);
     check_near(want, got, 24, 1e-6);
     queue.matmul = NULL;
@@ -534,7 +440,7 @@ static void test_kept(struct pk_matmul *m)
     const struct pk_conv_key key = row->key;
     make(&j, &key);
     queue.matmul = m;
-    double *first = run(&j, 0);
+    double *first = run(&j);
     pk_matmul_write(m, &text);
     CHECK(text.s && strstr(text.s, "\"cudnn\": 9") && strstr(text.s, "\"by\": \"cudnn\""));
     open_table(&other, "tune");
@@ -546,9 +452,9 @@ static void test_kept(struct pk_matmul *m)
     CHECK(cudaStreamSynchronize(queue.stream) == cudaSuccess);
     CHECK(other->convs.rows == m->convs.rows && other->convs.row[0].plan != NULL);
     const int before = fake_runs();
-    double *second = run(&j, 0);
+    double *second = run(&j);
     CHECK(fake_runs() == before + 1);
-    CHECK(!memcmp(first, second, (size_t)pk_view_count(&j.out[0]) * sizeof *first));
+    CHECK(!memcmp(first, second, (size_t)j.count[0] * sizeof *first));
     free(first), free(second);
     char *bad = edited(text.s, "\"workspace\": ", "\"workspace\": 99999");
     CHECK_FAILS(pk_matmul_read(other, bad, strlen(bad), &err), PK_EDATA, &err, "damaged");
