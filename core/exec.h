@@ -47,6 +47,7 @@ struct pk_exec_need { // what decides how much memory a device will hold
     int64_t elements; // of the parameter table
     enum pk_dtype storage;
     bool ema, train;
+    bool convolves; // some program has a convolution
     int64_t inputs; // bytes of IN of the largest program
     int64_t rows;   // floats of pk_exec_rows, of all
     int64_t arena, constants;

@@ -1,5 +1,6 @@
 /* backend.c -- the GPU as a place to run: is there one, its memory, and the arenas to and fro. */
 #include "cuda/state.h"
+#include "cuda/conv.h"
 #include "cuda/matmul.h"
 #include "cuda/rows.h"
 
@@ -77,7 +78,7 @@ struct row { // of the table of allocations
     const char *what;
     int64_t bytes;
 };
-enum { ROWS = 14 };
+enum { ROWS = 15 };
 
 static int64_t print_rows(const struct row row[ROWS], struct pk_text *out)
 {
@@ -109,6 +110,7 @@ int64_t pk_cuda_memory(const struct pk_exec *x, struct pk_text *out)
                                   {"projections", rows},
                                   {"constants", c->constants},
                                   {"GEMM workspace", pk_matmul_bytes(c->q.matmul)},
+                                  {"convolution workspace", pk_conv_bytes(&c->q)},
                                   {"corpus", c->resident},
                                   {"records", c->small.bytes}};
     return print_rows(row, out);
@@ -130,6 +132,7 @@ static int64_t predict(const struct pk_exec_need *n, struct pk_text *table)
                                   {"projections", n->rows * (int64_t)sizeof(float)},
                                   {"constants", n->constants},
                                   {"GEMM workspace", PK_MATMUL_WORKSPACE},
+                                  {"convolution workspace", n->convolves ? PK_CONV_WORKSPACE : 0},
                                   {"corpus", 0},
                                   {"records", sizeof(struct pk_cuda_small)}};
     return print_rows(row, table);

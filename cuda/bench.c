@@ -5,6 +5,7 @@
  * cache is overwritten. While that runs, the host enqueues the call between two events, so that
  * launch overhead is hidden as it is in a replayed graph. What remains in the numbers is the time
  * between two neighbouring events, about a microsecond. */
+#include "cuda/conv.h"
 #include "cuda/matmul.h"
 #include "cuda/state.h"
 
@@ -138,7 +139,8 @@ static enum pk_status open_bench(struct bench *b, const struct pk_op_timing *t, 
         PK_TRY(pk_cuda_check(cudaEventCreate(&b->to[i]), "event", err));
     }
     PK_TRY(open_call(b, t, err));
-    return pk_matmul_prepare(&b->q, &b->call, err);
+    PK_TRY(pk_matmul_prepare(&b->q, &b->call, err));
+    return pk_conv_prepare(&b->q, &b->call, err);
 }
 
 static void close_bench(struct bench *b)

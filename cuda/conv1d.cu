@@ -15,6 +15,7 @@
  * in float on the CUDA cores: 64 x 64 tiles, 4 x 4 sums for each of 256 threads (float storage
  * stays float: no TF32). Depthwise convolutions have nothing to multiply matrices with: one thread
  * per output, neighbouring threads on neighbouring channels. docs/decisions/011-convolution.md. */
+#include "cuda/conv.h"
 #include "cuda/conv1d.h"
 #include "cuda/device.h"
 #include "cuda/gemm.h"
@@ -344,9 +345,13 @@ size_t packed(const struct pk_node *n, const shapes &s, enum pk_conv_pass pass)
 
 extern "C" {
 
-enum pk_status pk_cuda_conv1d_own(const struct pk_call *c, struct pk_err *err)
+/* in: x [B, T, C], w [N, C / groups, K], bias [N] or absent -> y [B, U, N] */
+enum pk_status pk_cuda_conv1d(const struct pk_call *c, struct pk_err *err)
 {
     struct pk_cuda_conv v;
+    bool done;
+    PK_TRY(pk_conv_chosen(c, &done, err));
+    if (done) return PK_OK;
     PK_TRY(open(c, {c->in[0], c->out[0], c->in[1]->dim[2]}, &v, err));
     v.x = c->src[0], v.w = c->src[1], v.to = c->dst[0];
     v.bias = c->in[2] ? (const float *)c->src[2] : NULL;
@@ -356,9 +361,13 @@ enum pk_status pk_cuda_conv1d_own(const struct pk_call *c, struct pk_err *err)
     return multiply<FORWARD>(c->queue, v, err);
 }
 
-enum pk_status pk_cuda_conv1d_own_dx(const struct pk_call *c, struct pk_err *err)
+/* in: dy [B, U, N], w -> dx [B, T, C], accumulating */
+enum pk_status pk_cuda_conv1d_dx(const struct pk_call *c, struct pk_err *err)
 {
     struct pk_cuda_conv v;
+    bool done;
+    PK_TRY(pk_conv_chosen(c, &done, err));
+    if (done) return PK_OK;
     PK_TRY(open(c, {c->out[0], c->in[0], c->in[1]->dim[2]}, &v, err));
     v.dy = c->src[0], v.w = c->src[1], v.to = c->dst[0], v.add = pk_call_accumulates(c, 0);
     if (is_plain(v)) return linear(c->queue, v, PK_PRODUCT_NN, err);
@@ -366,10 +375,13 @@ enum pk_status pk_cuda_conv1d_own_dx(const struct pk_call *c, struct pk_err *err
     return multiply<INPUT_GRADIENT>(c->queue, v, err);
 }
 
-/* The sums of the bias come when those of the weight have left the workspace. */
-enum pk_status pk_cuda_conv1d_own_dw(const struct pk_call *c, struct pk_err *err)
+/* in: dy [B, U, N], x [B, T, C] -> dw [N, C / groups, K] or absent, dbias [N] or absent, both
+ * accumulating. The sums of the bias come when those of the weight have left the workspace. */
+enum pk_status pk_cuda_conv1d_dw(const struct pk_call *c, struct pk_err *err)
 {
-    if (c->out[0]) PK_TRY(weight_gradient(c, err));
+    bool done;
+    PK_TRY(pk_conv_chosen(c, &done, err));
+    if (c->out[0] && !done) PK_TRY(weight_gradient(c, err));
     if (!c->out[1]) return PK_OK;
     const int64_t rows = pk_view_rows(c->in[0]), cols = pk_view_cols(c->in[0]);
     const struct pk_cuda_rows dy = {c->src[0], c->in[0]->dtype, 1, rows * cols, rows, cols};
@@ -377,19 +389,19 @@ enum pk_status pk_cuda_conv1d_own_dw(const struct pk_call *c, struct pk_err *err
                                c->workspace, err);
 }
 
-size_t pk_cuda_conv1d_own_workspace(const struct pk_prog *p, const struct pk_node *n)
+size_t pk_cuda_conv1d_workspace(const struct pk_prog *p, const struct pk_node *n)
 {
     return packed(n, {&p->value[n->in[0]], &p->value[n->out[0]], p->value[n->in[1]].dim[2]},
                   PK_CONV_FORWARD);
 }
 
-size_t pk_cuda_conv1d_own_dx_workspace(const struct pk_prog *p, const struct pk_node *n)
+size_t pk_cuda_conv1d_dx_workspace(const struct pk_prog *p, const struct pk_node *n)
 {
     return packed(n, {&p->value[n->out[0]], &p->value[n->in[0]], p->value[n->in[1]].dim[2]},
                   PK_CONV_DX);
 }
 
-size_t pk_cuda_conv1d_own_dw_workspace(const struct pk_prog *p, const struct pk_node *n)
+size_t pk_cuda_conv1d_dw_workspace(const struct pk_prog *p, const struct pk_node *n)
 {
     const struct pk_value *dy = &p->value[n->in[0]], *x = &p->value[n->in[1]];
     const int64_t rows = pk_view_rows(dy), width = pk_view_cols(dy);
@@ -404,39 +416,5 @@ size_t pk_cuda_conv1d_own_dw_workspace(const struct pk_prog *p, const struct pk_
                     : (size_t)(v.parts * weights) * sizeof(float);
     }
     return parts > sums ? parts : sums;
-}
-
-/* in: x [B, T, C], w [N, C / groups, K], bias [N] or absent -> y [B, U, N] */
-enum pk_status pk_cuda_conv1d(const struct pk_call *c, struct pk_err *err)
-{
-    return pk_cuda_conv1d_own(c, err);
-}
-
-/* in: dy [B, U, N], w -> dx [B, T, C], accumulating */
-enum pk_status pk_cuda_conv1d_dx(const struct pk_call *c, struct pk_err *err)
-{
-    return pk_cuda_conv1d_own_dx(c, err);
-}
-
-/* in: dy [B, U, N], x [B, T, C] -> dw [N, C / groups, K] or absent, dbias [N] or absent, both
- * accumulating */
-enum pk_status pk_cuda_conv1d_dw(const struct pk_call *c, struct pk_err *err)
-{
-    return pk_cuda_conv1d_own_dw(c, err);
-}
-
-size_t pk_cuda_conv1d_workspace(const struct pk_prog *p, const struct pk_node *n)
-{
-    return pk_cuda_conv1d_own_workspace(p, n);
-}
-
-size_t pk_cuda_conv1d_dx_workspace(const struct pk_prog *p, const struct pk_node *n)
-{
-    return pk_cuda_conv1d_own_dx_workspace(p, n);
-}
-
-size_t pk_cuda_conv1d_dw_workspace(const struct pk_prog *p, const struct pk_node *n)
-{
-    return pk_cuda_conv1d_own_dw_workspace(p, n);
 }
 }

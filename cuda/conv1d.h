@@ -1,5 +1,5 @@
 /* conv1d.h -- the own convolution kernels: what cuda/conv1d.cu and cuda/conv1d_mma.cu tell each
- * other, and one function per pass for whoever chooses between these kernels and others. */
+ * other. Who chooses between these and a library's is conv.h. */
 #ifndef PK_CUDA_CONV1D_H
 #define PK_CUDA_CONV1D_H
 
@@ -8,16 +8,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* A pass by the own kernels, with the arguments and the meaning of the op; the workspace is what
- * the functions below ask for. PK_ESHAPE for a batch beyond 32-bit row numbers, PK_EDEVICE when a
- * launch is refused. The same bits on every run and on every device of one architecture. */
-enum pk_status pk_cuda_conv1d_own(const struct pk_call *c, struct pk_err *err);
-enum pk_status pk_cuda_conv1d_own_dx(const struct pk_call *c, struct pk_err *err);
-enum pk_status pk_cuda_conv1d_own_dw(const struct pk_call *c, struct pk_err *err);
-size_t pk_cuda_conv1d_own_workspace(const struct pk_prog *p, const struct pk_node *n);
-size_t pk_cuda_conv1d_own_dx_workspace(const struct pk_prog *p, const struct pk_node *n);
-size_t pk_cuda_conv1d_own_dw_workspace(const struct pk_prog *p, const struct pk_node *n);
 
 /* One convolution. Sizes are at most half of what 32 bits hold: addresses cost registers. */
 struct pk_cuda_conv {

@@ -57,6 +57,15 @@ else()
   list(FILTER PK_CUDA_C EXCLUDE REGEX "/matmul_cublaslt\\.c$")
 endif()
 
+# Likewise cuda/conv_cudnn.c, cuDNN 9 and conv_none.c. Its header may lie beside the compiler's.
+option(PK_WITH_CUDNN "convolutions by cuDNN (cuda/conv_cudnn.c); else own kernels only" ON)
+find_path(PK_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(PK_WITH_CUDNN AND PK_CUDNN_INCLUDE)
+  list(FILTER PK_CUDA_C EXCLUDE REGEX "/conv_none\\.c$")
+else()
+  list(FILTER PK_CUDA_C EXCLUDE REGEX "/conv_cudnn\\.c$")
+endif()
+
 add_library(pk_cuda STATIC ${PK_CUDA_CU} ${PK_CUDA_C})
 target_link_libraries(pk_cuda PRIVATE ${CMAKE_DL_LIBS})
 set_target_properties(pk_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
@@ -65,6 +74,10 @@ set(PK_CUDA_FLAGS -Werror=all-warnings -Xptxas=-v -Xcompiler=-Wall,-Wextra,-Werr
   -Xcompiler=-fno-math-errno)
 target_compile_options(pk_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:${PK_CUDA_FLAGS}>)
 target_include_directories(pk_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+if(PK_WITH_CUDNN AND PK_CUDNN_INCLUDE)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/cuda/conv_cudnn.c PROPERTIES COMPILE_OPTIONS
+    "-isystem;${PK_CUDNN_INCLUDE}")
+endif()
 target_link_libraries(pk_cuda PUBLIC purkinje CUDA::cudart_static)
 
 # What ptxas says of every kernel is kept; the target fails when one spills registers.

@@ -11,6 +11,7 @@
  *     host             enqueues n+1, then waits for the record of n
  *
  * Eager mode launches the same kernels with the same arguments in the same order. */
+#include "cuda/conv.h"
 #include "cuda/matmul.h"
 #include "cuda/resident.h"
 #include "cuda/rows.h"
@@ -114,13 +115,14 @@ static enum pk_status place_inputs(struct bound *d, const struct pk_prog *p, str
     return PK_OK;
 }
 
-/* The GEMM library's choices are timed on the real buffers, whose contents do not matter yet. */
+/* The libraries' choices are timed on the real buffers, whose contents do not matter yet. */
 static enum pk_status choose_products(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     for (int64_t k = 0; k < b->prog->nodes; k++) {
         struct pk_call call = call_of(c, b, k);
         PK_TRY(pk_matmul_prepare(&c->q, &call, err));
+        PK_TRY(pk_conv_prepare(&c->q, &call, err));
     }
     if (!c->grad.memory) return PK_OK;
     return pk_cuda_check(cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream),

@@ -190,6 +190,14 @@ enum pk_status pk_linear_run(const struct pk_call *c, const struct pk_matmul_cho
     return choice->library ? run_library(c, key, g, choice, err) : pk_cuda_gemm(c->queue, &g, err);
 }
 
+enum pk_status pk_cuda_add_bias(const struct pk_queue *q, enum pk_dtype dtype, void *y,
+                                const float *bias, int64_t rows, int64_t cols, struct pk_err *err)
+{
+    map_args e = {};
+    e.count = rows * cols, e.cols = cols, e.x = e.y = y, e.bias = bias;
+    return run_map(q, dtype, false, e, err);
+}
+
 /* in: x [..., K], w [N, K], bias [N] or absent -> y [..., N] */
 enum pk_status pk_cuda_linear(const struct pk_call *c, struct pk_err *err)
 {

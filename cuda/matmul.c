@@ -70,40 +70,20 @@ enum pk_status pk_matmul_keep(struct pk_matmul *m, const struct pk_matmul_row *r
     return PK_OK;
 }
 
-static enum pk_status read_mode(enum pk_matmul_mode *mode, struct pk_err *err)
-{
-    const char *s = getenv("PURKINJE_GEMM");
-#ifdef PK_CUDA_HOST
-    *mode = PK_MATMUL_OWN; // times on the host executor mean nothing
-#else
-    *mode = PK_MATMUL_TUNE;
-#endif
-    if (!s || !*s) return PK_OK;
-    if (!strcmp(s, "own"))
-        *mode = PK_MATMUL_OWN;
-    else if (!strcmp(s, "cublaslt"))
-        *mode = PK_MATMUL_CUBLASLT;
-    else if (!strcmp(s, "tune"))
-        *mode = PK_MATMUL_TUNE;
-    else
-        return pk_fail(err, PK_EINVAL, "PURKINJE_GEMM is \"%s\"; it may be own, cublaslt or tune",
-                       s);
-    return PK_OK;
-}
-
 enum pk_status pk_matmul_open(struct pk_matmul **out, const struct pk_queue *q, struct pk_err *err)
 {
     struct pk_matmul *m;
-    (void)q;
     *out = NULL;
     PK_TRY(pk_alloc(&m, 1, sizeof *m, "GEMM choices", err));
-    enum pk_status s = read_mode(&m->mode, err);
-    if (s == PK_OK && m->mode != PK_MATMUL_OWN) {
+    m->q = q;
+    enum pk_status s = pk_choose_mode(&m->mode, "PURKINJE_GEMM", "cublaslt", err);
+    if (s == PK_OK) s = pk_choose_mode(&m->convs.mode, "PURKINJE_CONV", "cudnn", err);
+    if (s == PK_OK && m->mode != PK_CHOOSE_OWN) {
         if (pk_cublaslt_open(&m->library, NULL) == PK_OK) {
             s = pk_cuda_check(cudaMalloc(&m->workspace, PK_MATMUL_WORKSPACE), "GEMM workspace",
                               err);
             m->workspace_bytes = PK_MATMUL_WORKSPACE;
-        } else if (m->mode == PK_MATMUL_CUBLASLT) {
+        } else if (m->mode == PK_CHOOSE_LIBRARY) {
             s = pk_cublaslt_open(&m->library, err); // asked for by name, so say why not
         }
     }
@@ -117,6 +97,7 @@ enum pk_status pk_matmul_open(struct pk_matmul **out, const struct pk_queue *q, 
 void pk_matmul_close(struct pk_matmul *m)
 {
     if (!m) return;
+    pk_convs_close(&m->convs);
     pk_cublaslt_close(m->library);
     if (m->workspace) cudaFree(m->workspace);
     free(m->row);
@@ -151,6 +132,7 @@ void pk_matmul_describe(struct pk_text *out)
         pk_text_add(out, "%-12s own only: %s\n", "gpu products", why.message);
     }
     pk_cublaslt_close(lib);
+    pk_convs_describe(out);
 }
 
 void pk_matmul_print(const struct pk_matmul *m, struct pk_text *out)
@@ -172,6 +154,7 @@ void pk_matmul_print(const struct pk_matmul *m, struct pk_text *out)
                         1e-12 * work / r->seconds, 1e6 * r->own_seconds);
         pk_text_add(out, "\n");
     }
+    if (m) pk_convs_print(&m->convs, out);
 }
 
 /* --- the table as text ----------------------------------------------------------------------- */
@@ -211,40 +194,9 @@ void pk_matmul_write(const struct pk_matmul *m, struct pk_text *text)
     pk_json_open(&w, "products", '[');
     for (int64_t i = 0; i < m->rows; i++) write_row(&w, &m->row[i]);
     pk_json_close(&w);
+    pk_convs_write(&m->convs, &w);
     pk_json_close(&w);
     pk_text_add(text, "\n");
-}
-
-/* A member that must be there and be of this kind. */
-static const struct pk_json *member(const struct pk_json *j, const char *key,
-                                    enum pk_json_kind kind)
-{
-    const struct pk_json *v = pk_json_get(j, key);
-    return v && v->kind == kind ? v : NULL;
-}
-
-static bool read_flag(const struct pk_json *j, const char *key, bool *out)
-{
-    const struct pk_json *v = member(j, key, PK_JSON_BOOL);
-    if (v) *out = v->boolean;
-    return v != NULL;
-}
-
-static bool read_count(const struct pk_json *j, const char *key, int64_t least, int64_t most,
-                       int64_t *out)
-{
-    const struct pk_json *v = member(j, key, PK_JSON_NUMBER);
-    if (!v || !v->is_integer || v->integer < least || v->integer > most) return false;
-    *out = v->integer;
-    return true;
-}
-
-static bool read_seconds(const struct pk_json *j, const char *key, double *out)
-{
-    const struct pk_json *v = member(j, key, PK_JSON_NUMBER);
-    if (!v || !(v->number >= 0 && v->number < 1e6)) return false;
-    *out = v->number;
-    return true;
 }
 
 static bool read_algorithm(const char *hex, uint64_t algo[8])
@@ -260,16 +212,16 @@ static bool read_algorithm(const char *hex, uint64_t algo[8])
 
 static bool read_key(const struct pk_json *j, struct pk_matmul_key *key)
 {
-    const char *op = pk_json_string(j, "op", ""), *type = pk_json_string(j, "type", "");
+    const char *op = pk_json_string(j, "op", "");
     bool known = false;
     for (size_t i = 0; i < PK_COUNT(products); i++)
         if (!strcmp(op, products[i].name)) key->op = products[i].op, known = true;
-    key->dtype = strcmp(type, "f32") ? PK_BF16 : PK_F32;
-    return known && (!strcmp(type, "f32") || !strcmp(type, "bf16")) &&
-           read_count(j, "rows", 1, INT32_MAX, &key->rows) &&
-           read_count(j, "n", 1, INT32_MAX, &key->n) && read_count(j, "k", 1, INT32_MAX, &key->k) &&
-           read_flag(j, "bias", &key->bias) && read_flag(j, "keep", &key->keep) &&
-           read_flag(j, "add", &key->add);
+    return known && pk_choice_type(j, &key->dtype) &&
+           pk_choice_count(j, "rows", 1, INT32_MAX, &key->rows) &&
+           pk_choice_count(j, "n", 1, INT32_MAX, &key->n) &&
+           pk_choice_count(j, "k", 1, INT32_MAX, &key->k) &&
+           pk_choice_flag(j, "bias", &key->bias) && pk_choice_flag(j, "keep", &key->keep) &&
+           pk_choice_flag(j, "add", &key->add);
 }
 
 static bool read_row(const struct pk_json *j, struct pk_matmul_row *r)
@@ -279,16 +231,17 @@ static bool read_row(const struct pk_json *j, struct pk_matmul_row *r)
     int64_t tile = -1;
     memset(r, 0, sizeof *r);
     if (j->kind != PK_JSON_OBJECT || !read_key(j, &r->key) ||
-        !read_seconds(j, "seconds", &r->seconds) ||
-        !read_seconds(j, "own_seconds", &r->own_seconds))
+        !pk_choice_seconds(j, "seconds", &r->seconds) ||
+        !pk_choice_seconds(j, "own_seconds", &r->own_seconds))
         return false;
     c->library = !strcmp(by, "cublaslt");
     c->tile = -1;
     if (c->library)
-        return read_flag(j, "fused", &c->fused) &&
-               read_count(j, "workspace", 0, PK_MATMUL_WORKSPACE, &c->workspace) &&
+        return pk_choice_flag(j, "fused", &c->fused) &&
+               pk_choice_count(j, "workspace", 0, PK_MATMUL_WORKSPACE, &c->workspace) &&
                read_algorithm(pk_json_string(j, "algorithm", ""), c->algo);
-    if (strcmp(by, "own") || !read_count(j, "tile", -1, PK_TILE_COUNT - 1, &tile)) return false;
+    if (strcmp(by, "own") || !pk_choice_count(j, "tile", -1, PK_TILE_COUNT - 1, &tile))
+        return false;
     c->tile = (int)tile;
     return r->key.dtype == PK_BF16 || tile <= 0;
 }
@@ -297,11 +250,11 @@ static bool read_row(const struct pk_json *j, struct pk_matmul_row *r)
 static enum pk_status read_table(struct pk_matmul *fresh, const struct pk_json *j, int64_t here,
                                  struct pk_err *err)
 {
-    const struct pk_json *list = member(j, "products", PK_JSON_ARRAY);
+    const struct pk_json *list = pk_choice_member(j, "products", PK_JSON_ARRAY);
     int64_t version, library;
     bool uses = false;
-    if (!read_count(j, "version", TABLE_VERSION, TABLE_VERSION, &version) ||
-        !read_count(j, "cublaslt", 0, INT32_MAX, &library) || !list)
+    if (!pk_choice_count(j, "version", TABLE_VERSION, TABLE_VERSION, &version) ||
+        !pk_choice_count(j, "cublaslt", 0, INT32_MAX, &library) || !list)
         return pk_fail(err, PK_EDATA, "GEMM choices: not a table of version %d", TABLE_VERSION);
     for (int64_t i = 0; i < list->count; i++) {
         struct pk_matmul_row row;
@@ -332,11 +285,14 @@ enum pk_status pk_matmul_read(struct pk_matmul *m, const char *text, size_t n, s
     struct pk_matmul fresh = {0};
     PK_TRY(pk_json_parse(&j, text, n, "GEMM choices", err));
     enum pk_status s = read_table(&fresh, &j, pk_cublaslt_version(m->library), err);
+    if (s == PK_OK) s = pk_convs_read(&fresh.convs, &m->convs, m->q, &j, err);
     pk_json_free(&j);
     if (s != PK_OK) {
         free(fresh.row);
+        pk_convs_close(&fresh.convs);
         return s;
     }
+    pk_convs_replace(&m->convs, &fresh.convs);
     free(m->row);
     m->row = fresh.row, m->rows = fresh.rows, m->row_cap = fresh.row_cap;
     return PK_OK;

@@ -10,7 +10,8 @@
  *     cublaslt   the first algorithm that the library's heuristic offers, epilogues included where
  *                it has them; the own GEMM for what it does not take
  *     tune       timing, which is the default on a device (on the host executor `own` is)
- * A product without a choice runs as under `own`. */
+ * A product without a choice runs as under `own`. The table also holds the choices for convolutions
+ * (cuda/conv.h). */
 #ifndef PK_CUDA_MATMUL_H
 #define PK_CUDA_MATMUL_H
 
@@ -78,6 +79,9 @@ void pk_linear_product(const struct pk_call *c, struct pk_cuda_gemm *out);
 /* Runs a call of the family by this choice (cuda/linear.cu). */
 enum pk_status pk_linear_run(const struct pk_call *c, const struct pk_matmul_choice *choice,
                              struct pk_err *err);
+/* y [rows, cols] += bias [cols], after a library that cannot (cuda/linear.cu). */
+enum pk_status pk_cuda_add_bias(const struct pk_queue *q, enum pk_dtype dtype, void *y,
+                                const float *bias, int64_t rows, int64_t cols, struct pk_err *err);
 /* A plain product on the library: y (+)= product (+ bias, if choice->fused), y of type `out`.
  * Only dtype, product, m, n, k, a, b, bias, y and accumulate of g are looked at. */
 enum pk_status pk_matmul_library(const struct pk_queue *q, const struct pk_cuda_gemm *g,

@@ -2,9 +2,8 @@
 #ifndef PK_CUDA_MATMUL_TABLE_H
 #define PK_CUDA_MATMUL_TABLE_H
 
+#include "cuda/conv.h"
 #include "cuda/matmul.h"
-
-enum pk_matmul_mode { PK_MATMUL_OWN, PK_MATMUL_CUBLASLT, PK_MATMUL_TUNE };
 
 struct pk_matmul_row {
     struct pk_matmul_key key;
@@ -13,12 +12,14 @@ struct pk_matmul_row {
 };
 
 struct pk_matmul {
-    enum pk_matmul_mode mode;
+    enum pk_choose_mode mode;
     struct pk_matmul_row *row;
     int64_t rows, row_cap;
     struct pk_cublaslt *library; // NULL: none
     void *workspace;             // of the library, device memory
     int64_t workspace_bytes;
+    struct pk_convs convs; // the same for convolutions, cuda/conv.h
+    const struct pk_queue *q;
 };
 
 enum pk_status pk_matmul_keep(struct pk_matmul *m, const struct pk_matmul_row *row,

@@ -87,6 +87,8 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
     out->arena = PK_MAX(out->arena, plan.arena);
     out->arena_bound = PK_MAX(out->arena_bound, plan.live);
     out->need.inputs = PK_MAX(out->need.inputs, plan.inputs);
+    for (int64_t k = 0; k < prog->nodes; k++)
+        out->need.convolves = out->need.convolves || prog->node[k].op == PK_OP_CONV1D;
     if (part) {
         part->program_flops = plan.flops / (double)records;
         part->program_bytes = plan.bytes / (double)records;

@@ -20,6 +20,11 @@ void pk_host_seed(uint64_t seed)
     std::lock_guard<std::recursive_mutex> hold(ctx().lock);
     ctx().random = seed;
 }
+void pk_host_clock(double (*seconds)(void))
+{
+    std::lock_guard<std::recursive_mutex> hold(ctx().lock);
+    ctx().clock = seconds;
+}
 const char *pk_host_error(void)
 {
     static thread_local std::string text;

@@ -65,6 +65,7 @@ namespace
 
 double now()
 {
+    if (ctx().clock) return ctx().clock();
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
 }

@@ -89,6 +89,7 @@ struct context {
     uint64_t launches = 0, copies_out = 0, random = 1;
     enum pk_host_order order = PK_HOST_ALTERNATE;
     enum pk_host_schedule schedule = PK_HOST_SCHEDULE_RANDOM;
+    double (*clock)() = nullptr; // of a test
     context();
 };
 context &ctx();

@@ -1,15 +1,7 @@
 /* test_matmul.c -- who computes a product: the table of choices as text, refusal of damaged ones,
  * and, where cublasLt.h is there to build it, a fake cuBLASLt that computes what its descriptors
  * say, which shows that Purkinje's row-major products reach it rightly. */
-#include "cuda/matmul_table.h"
-
-#include "core/view.h"
-
-#include "tests/test.h"
-
-#include <pk_host.h>
-
-static struct pk_queue queue;
+#include "tests/cuda_host/choice_case.h"
 
 /* --- a call of the linear family -------------------------------------------------------------- */
 
@@ -17,107 +9,35 @@ struct shape {
     int64_t rows, n, k;
 };
 
-struct job {
-    struct pk_value in[3], out[2];
-    struct pk_node node;
-    struct pk_call call;
-    int64_t count[2]; // elements of the outputs
-};
-
-static void *take(struct pk_value *v, enum pk_dtype dtype, int rank, int64_t a, int64_t b,
-                  uint32_t seed)
-{
-    void *p = NULL;
-    struct pk_err err = {.status = PK_OK};
-    *v = (struct pk_value){.dtype = dtype, .storage = PK_STORE_ACT, .rank = rank, .dim = {a, b}};
-    CHECK(cudaMalloc(&p, (size_t)pk_view_count(v) * pk_dtype_size(dtype)) == cudaSuccess);
-    CHECK_OK(pk_cuda_fill_random(&queue, p, dtype, pk_view_count(v), seed, &err), &err);
-    return p;
-}
-
-static void put_in(struct job *j, int i, enum pk_dtype dtype, int rank, int64_t a, int64_t b)
-{
-    j->call.src[i] = take(&j->in[i], dtype, rank, a, b, (uint32_t)i + 1);
-    j->call.in[i] = &j->in[i];
-}
-
-static void put_out(struct job *j, int i, enum pk_dtype dtype, int rank, int64_t a, int64_t b)
-{
-    j->call.dst[i] = take(&j->out[i], dtype, rank, a, b, (uint32_t)i + 10);
-    j->call.out[i] = &j->out[i];
-    j->count[i] = pk_view_count(&j->out[i]);
-}
-
 static void make(struct job *j, const struct pk_matmul_key *key)
 {
     const enum pk_dtype s = key->dtype;
     const int64_t m = key->rows, n = key->n, k = key->k;
-    memset(j, 0, sizeof *j);
-    j->node.op = key->op;
-    j->node.accumulate = key->add ? 3 : 0;
-    j->call.node = &j->node, j->call.queue = &queue;
+    begin(j, key->op, key->add);
     const bool forward = key->op == PK_OP_LINEAR || key->op == PK_OP_LINEAR_GELU;
     if (key->op == PK_OP_LINEAR_DW) {
-        put_in(j, 0, s, 2, m, n), put_in(j, 1, s, 2, m, k);
-        put_out(j, 0, PK_F32, 2, n, k);
-        if (key->bias) put_out(j, 1, PK_F32, 1, n, 1);
+        put_in(j, 0, s, DIMS(m, n)), put_in(j, 1, s, DIMS(m, k));
+        put_out(j, 0, PK_F32, DIMS(n, k));
+        if (key->bias) put_out(j, 1, PK_F32, DIMS(n));
     } else {
-        put_in(j, 0, s, 2, m, forward ? k : n), put_in(j, 1, s, 2, n, k);
-        if (key->bias) put_in(j, 2, PK_F32, 1, n, 1);
-        if (key->op == PK_OP_LINEAR_DX_GELU) put_in(j, 2, s, 2, m, k);
-        if (key->keep) put_out(j, 0, s, 2, m, n);
-        put_out(j, key->op == PK_OP_LINEAR_GELU, s, 2, m, forward ? n : k);
+        put_in(j, 0, s, DIMS(m, forward ? k : n)), put_in(j, 1, s, DIMS(n, k));
+        if (key->bias) put_in(j, 2, PK_F32, DIMS(n));
+        if (key->op == PK_OP_LINEAR_DX_GELU) put_in(j, 2, s, DIMS(m, k));
+        if (key->keep) put_out(j, 0, s, DIMS(m, n));
+        put_out(j, key->op == PK_OP_LINEAR_GELU, s, DIMS(m, forward ? n : k));
     }
-    struct pk_value value[2] = {j->in[0], j->in[1]};
-    const struct pk_prog prog = {.value = value, .values = 2};
-    struct pk_node node = j->node;
-    node.in[1] = 1;
-    CHECK(cudaMalloc(&j->call.workspace, pk_cuda_workspaces[PK_OP_LINEAR_DW](&prog, &node) + 16) ==
-          cudaSuccess);
-}
-
-static void drop(struct job *j)
-{
-    union {
-        const void *from;
-        void *p;
-    } u;
-    for (int i = 0; i < 3; i++) {
-        u.from = j->call.src[i];
-        CHECK(cudaFree(u.p) == cudaSuccess);
-    }
-    for (int i = 0; i < 2; i++) CHECK(cudaFree(j->call.dst[i]) == cudaSuccess);
-    CHECK(cudaFree(j->call.workspace) == cudaSuccess);
-}
-
-/* Element i of output k. */
-static double got(const struct job *j, int k, int64_t i)
-{
-    const void *p = j->call.dst[k];
-    if (j->out[k].dtype == PK_F32) return (double)((const float *)p)[i];
-    const uint32_t bits = (uint32_t)((const uint16_t *)p)[i] << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return (double)x;
+    lend_workspace(j, PK_OP_LINEAR_DW);
 }
 
 /* Outputs of one run by a choice, or through the kernel table when there is none; caller frees. */
 static double *run(struct job *j, const struct pk_matmul_choice *choice)
 {
     struct pk_err err = {.status = PK_OK};
-    double *all = calloc((size_t)(j->count[0] + j->count[1] + 1), sizeof *all);
-    for (int k = 0; k < 2; k++)
-        if (j->count[k])
-            CHECK_OK(pk_cuda_fill_random(&queue, j->call.dst[k], j->out[k].dtype, j->count[k],
-                                         (uint32_t)k + 10, &err),
-                     &err);
+    refill(j);
     CHECK_OK(choice ? pk_linear_run(&j->call, choice, &err)
                     : pk_cuda_kernels[j->node.op](&j->call, &err),
              &err);
-    CHECK(cudaStreamSynchronize(queue.stream) == cudaSuccess);
-    for (int64_t i = 0; all && i < j->count[0]; i++) all[i] = got(j, 0, i);
-    for (int64_t i = 0; all && i < j->count[1]; i++) all[j->count[0] + i] = got(j, 1, i);
-    return all;
+    return results(j);
 }
 
 /* --- the table as text ------------------------------------------------------------------------ */
@@ -155,7 +75,7 @@ static void test_round_trip(void)
     CHECK_OK(pk_matmul_read(b, first.s, first.len, &err), &err);
     pk_matmul_write(b, &second);
     CHECK(second.s && !strcmp(first.s, second.s));
-    CHECK(b->rows == 3 && b->mode == PK_MATMUL_OWN);
+    CHECK(b->rows == 3 && b->mode == PK_CHOOSE_OWN);
     for (size_t i = 0; i < PK_COUNT(sample); i++) {
         const struct pk_matmul_choice *c = pk_matmul_find(b, &sample[i].key);
         struct pk_matmul_key other = sample[i].key;
@@ -171,17 +91,6 @@ static void test_round_trip(void)
     CHECK(lines.s && strstr(lines.s, "bias pre  own by rule\n"));
     pk_text_free(&first), pk_text_free(&second), pk_text_free(&lines);
     pk_matmul_close(a), pk_matmul_close(b);
-}
-
-/* `good` with its first `from` replaced. */
-static char *edited(const char *good, const char *from, const char *to)
-{
-    const char *at = strstr(good, from);
-    const size_t room = strlen(good) + strlen(to) + 1;
-    char *s = malloc(room);
-    CHECK(at != NULL);
-    if (s && at) snprintf(s, room, "%.*s%s%s", (int)(at - good), good, to, at + strlen(from));
-    return s;
 }
 
 static void test_damage(void)
@@ -258,7 +167,7 @@ static void test_modes(void)
     CHECK(m && !m->library && pk_matmul_bytes(m) == 0);
     pk_matmul_close(m);
     open_table(&m, "own");
-    CHECK(m && m->mode == PK_MATMUL_OWN);
+    CHECK(m && m->mode == PK_CHOOSE_OWN);
     pk_matmul_close(m);
     pk_matmul_close(NULL);
     CHECK(pk_matmul_bytes(NULL) == 0);

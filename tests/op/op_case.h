@@ -383,6 +383,7 @@ static inline bool op_run(struct op_case *t, size_t workspace_bytes)
     op_place_(t);
     const size_t scratch = op_scratch_(t, workspace_bytes);
     char *work = op_lend_(t, scratch);
+    CHECK_OK(op_device_prepare(&t->call, &t->err), &t->err);
     op_hash_inputs_(t, inputs[0]);
     op_device_order(0);
     op_turn_(t, work, scratch, (float)NAN);

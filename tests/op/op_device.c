@@ -2,7 +2,8 @@
  * stream, and a fault record that kernels write into. */
 #include "tests/op/op_device.h"
 
-#include "cuda/queue.h"
+#include "cuda/conv.h"
+#include "cuda/matmul.h"
 
 #include <string.h>
 #ifndef PK_TEST_DEVICE
@@ -61,6 +62,17 @@ struct pk_queue *op_device_queue(void)
     queue.fault = take(sizeof *queue.fault);
     memset(queue.fault, 0, sizeof *queue.fault);
     return &queue;
+}
+
+/* The environment says `own` by itself where it says nothing: the kernels are what is tested. */
+enum pk_status op_device_prepare(const struct pk_call *c, struct pk_err *err)
+{
+    struct pk_queue *q = op_device_queue();
+    if (!getenv("PURKINJE_GEMM") && !getenv("PURKINJE_CONV")) return PK_OK;
+    if (!q->matmul) PK_TRY(pk_matmul_open(&q->matmul, q, err));
+    PK_TRY(pk_matmul_prepare(q, c, err));
+    PK_TRY(pk_conv_prepare(q, c, err));
+    return op_device_sync(err);
 }
 
 void *op_device_alloc(size_t bytes)

@@ -16,6 +16,7 @@
 
 #include <stdlib.h>
 
+struct pk_call;
 struct pk_queue;
 
 /* What a kernel found wrong in its data, as enum pk_cuda_fault_code. */
@@ -39,6 +40,9 @@ struct op_fault op_device_fault(void);
 /* Host executor: blocks and threads run in order in turn 0, in random order in turn 1. Nothing on a
  * GPU. */
 void op_device_order(int turn);
+/* What binding a program does for a call: with PURKINJE_GEMM or PURKINJE_CONV set, chooses who
+ * computes it. May write the outputs, and under `tune` the inputs. */
+enum pk_status op_device_prepare(const struct pk_call *c, struct pk_err *err);
 /* From now on kernels are told that a block may have this much shared memory, or what the device
  * has if that is less. */
 void op_device_shared(int64_t bytes);
@@ -72,6 +76,11 @@ static inline struct op_fault op_device_fault(void)
 static inline void op_device_order(int turn)
 {
     (void)turn;
+}
+static inline enum pk_status op_device_prepare(const struct pk_call *c, struct pk_err *err)
+{
+    (void)c, (void)err;
+    return PK_OK;
 }
 static inline void op_device_shared(int64_t bytes)
 {

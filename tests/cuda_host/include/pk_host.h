@@ -49,6 +49,9 @@ void pk_host_fail_call(const char *function, int nth, cudaError_t error);
 /* The device's compute capability, 90 unless said, and its number of SMs, 132 unless said. */
 void pk_host_device_facts(int arch, int sms);
 
+/* What events take for the time, in seconds, asked when they are reached; NULL: the real one. */
+void pk_host_clock(double (*seconds)(void));
+
 /* Work of a stream that depends on another process: `then` runs when `done` says so, asked again
  * and again after all work before it. Not to be captured. */
 cudaError_t pk_host_await(cudaStream_t stream, bool (*done)(void *user), void (*then)(void *user),
