@@ -109,7 +109,7 @@ def check_zero1(root):
 
 
 def check_contrastive(root):
-    """Projections and keys meet on the devices, ahead of the sums of their step; two parts; who dies there."""
+    """Projections and keys meet on the devices, ahead of the sums of their step; two parts."""
     late, parts, path = (os.path.join(root, f"gathers-{x}") for x in ("moco", "parts", "trace"))
     back = with_env(FAKE_NCCL_TRACE=path)
     good(*ranks(2), *MOCO, *FP32, *HALVES, f"train.log_every={STEPS}", f"output.dir={late}", "--quiet")
@@ -124,11 +124,16 @@ def check_contrastive(root):
     good(*ranks(2), *SIMCLR, *FP32, *two, f"output.dir={parts}", "--quiet")
     good(*SIMCLR, *FP32, *two, f"output.dir={parts}-1", "--quiet")
     near(parts, f"{parts}-1", "fp32", "2 ranks, 2 contrastive parts")
+    return 2 * step
+
+
+def check_gather_faults(root, third):
+    """In the first gather of the third step, while nobody waits but for the step's record."""
     for fault, n, words in (("die", 4, ["rank 1", "SIGKILL"]),
                             ("stall", 2, ["no progress"]),
                             ("call", 2, ["rank 1 of 2: gathering projections", "says the test"])):
         run = os.path.join(root, f"gathers-{fault}")
-        back = with_env(FAKE_NCCL_FAULT=fault, FAKE_NCCL_RANK="1", FAKE_NCCL_AT=str(2 * step),
+        back = with_env(FAKE_NCCL_FAULT=fault, FAKE_NCCL_RANK="1", FAKE_NCCL_AT=str(third),
                         **({"PURKINJE_WATCHDOG": "4"} if fault == "stall" else {}))
         begun = time.time()
         refused(71, words, *ranks(n), *MOCO, "train.precision=fp32", "train.steps=200", "train.log_every=100",
@@ -275,11 +280,12 @@ with scratch() as root:
     check_bits(root, "simclr", SIMCLR)
     check_bits(root, "moco", MOCO)
     check_zero1(root)
-    check_contrastive(root)
+    third = check_contrastive(root)
     check_finetuning(root)
     check_resume(root)
     expect(not os.listdir(os.path.join(root, "tmp")), f"left behind: {os.listdir(os.path.join(root, 'tmp'))}")
     check_refused(root)
     check_faults(root)
+    check_gather_faults(root, third)
     check_nan(root)
 sys.exit(1 if runs.failures else 0)
