@@ -4,6 +4,7 @@
 #include "datasets/table.h"
 #include "tools/device.h"
 #include "tools/model.h"
+#include "tools/world.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@ struct embedding {
     struct pk_model model;
     struct pk_dataset data;
     struct pk_rows rows;
-    double window, stride; // s, as used
+    double window, stride; // s, as asked for, then as used
     float *value, *logit;  // [rows, width], [rows, classes] or NULL
     char (*id)[PK_ID_MAX]; // [rows]
     int32_t *fold;         // [rows]
@@ -111,38 +112,48 @@ static enum pk_status print(const struct embedding *e, bool json, struct pk_err 
     return pk_print(&text, err);
 }
 
-static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct pk_err *err)
+static enum pk_status prepare(struct embedding *e, const struct pk_args *a, struct pk_err *err)
 {
     struct pk_folds folds;
-    double window = 0, stride = 0;
     const char *weights = pk_arg(a, "weights");
     bool ema = !weights || !strcmp(weights, "ema");
     if (weights && !ema && strcmp(weights, "online"))
         return pk_fail(err, PK_EUSAGE, "--weights %s: it is ema or online", weights);
-    PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &window, err));
-    PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &stride, err));
+    PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &e->window, err));
+    PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &e->stride, err));
     PK_TRY(pk_folds_parse(&folds, pk_arg(a, "folds"), PK_FOLD_MAX, err));
     PK_TRY(pk_model_open(&e->model.file, e->model_path, ema, err));
     PK_TRY(pk_dataset_named(&e->data, a->word[1], e->model.file.info.rate, err));
-    PK_TRY(pk_device_choose(pk_arg(a, "device"), &e->model.backend, err));
-    PK_TRY(pk_model_on(&e->model, &e->data, window, stride, err));
     PK_TRY(pk_rows_select(&e->rows, &e->data, &folds, -1, NULL, false, err));
+    return pk_device_choose(pk_arg(a, "device"), &e->model.backend, err);
+}
+
+/* Of several ranks each its share; all get all of them. */
+static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct pk_job *job,
+                            struct pk_err *err)
+{
+    PK_TRY(pk_comm_agree(job->comm, prepare(e, a, err), err));
+    e->model.comm = pk_world_others(job);
+    e->model.eval.heartbeat = job->heartbeat;
+    PK_TRY(pk_model_on(&e->model, &e->data, e->window, e->stride, err));
     e->window = e->model.eval.window / e->data.rate;
     e->stride = e->model.eval.stride / e->data.rate;
-    PK_TRY(compute(e, err));
-    PK_TRY(write_table(e, err));
-    return print(e, pk_arg(a, "json") != NULL, err);
+    return compute(e, err);
 }
 
 static enum pk_status run(const struct pk_args *a, struct pk_err *err)
 {
     struct embedding *e;
+    struct pk_job job;
     if (a->count != 3)
         return pk_fail(err, PK_EUSAGE, "embed needs a model, a corpus and a file to write");
     PK_TRY(pk_alloc(&e, 1, sizeof *e, "embedding", err));
     e->model_path = a->word[0];
     e->out = a->word[2];
-    enum pk_status s = embed(e, a, err);
+    enum pk_status s = pk_world_open_command(&job, a, err);
+    if (s == PK_OK) s = pk_world_close(&job, embed(e, a, &job, err), err);
+    if (s == PK_OK && job.launch.rank == 0) s = write_table(e, err);
+    if (s == PK_OK && job.launch.rank == 0) s = print(e, pk_arg(a, "json") != NULL, err);
     release(e);
     free(e);
     return s;
@@ -171,8 +182,8 @@ const struct pk_command pk_cmd_embed = {
         "MODEL is a run, a checkpoint or an exported folder; CORPUS a folder, or synthetic:N. The\n"
         "file holds embedding [n, width] (patch tokens, averaged over positions and windows),\n"
         "record_id, fold, patient_id and, of a classifier, logits [n, classes] (mean of the\n"
-        "windows), all in the corpus's order; its attributes name model, data and windows.",
+        "windows), all in the corpus's order; its attributes name model, data and windows.\n"
+        "Ranks (purkinje launch, srun, mpirun ...) share out the records; rank 0 writes the file.",
     .options = options,
     .examples = examples,
-    .run = run,
-    .alone = true};
+    .run = run};

@@ -7,6 +7,7 @@
 #include "tools/device.h"
 #include "tools/model.h"
 #include "tools/regression.h"
+#include "tools/world.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@ struct evaluation {
     struct pk_targets targets;  // of a regression
     float *score;               // [rows, classes or targets]
     uint8_t *label;             // [rows, classes]
+    struct pk_metrics_options options;
     struct pk_metrics m;
     struct pk_regression_result regression[PK_LEARNED_TARGETS_MAX];
 };
@@ -139,26 +141,30 @@ static enum pk_status print(const struct evaluation *e, bool json, struct pk_err
     return pk_print(&text, err);
 }
 
-static enum pk_status score(struct evaluation *e, int64_t resamples, int64_t seed,
-                            struct pk_err *err)
+/* Of several ranks each its share; all get all of them. */
+static enum pk_status compute(struct evaluation *e, struct pk_err *err)
 {
-    const double(*mean)[PK_LEADS_MAX] = (const double(*)[PK_LEADS_MAX])e->model.mean;
-    const double(*std)[PK_LEADS_MAX] = (const double(*)[PK_LEADS_MAX])e->model.std;
-    const struct pk_metrics_options o = {
-        .resamples = resamples, .seed = (uint64_t)seed, .threads = e->model.exec.threads};
-    size_t n = (size_t)e->rows.count * (size_t)e->model.file.info.classes;
+    const size_t n = (size_t)e->rows.count * (size_t)e->model.file.info.classes;
     PK_TRY(pk_alloc(&e->score, n, sizeof *e->score, "scores", err));
-    if (!e->task) {
-        PK_TRY(pk_evaluate(&e->model.eval, &e->data, &e->rows, mean, std, e->score, NULL, err));
-        pk_targets_unscale(e->score, &e->targets, e->rows.count);
-        return pk_targets_score(e->regression, &e->targets, &e->data, &e->rows, e->score, &o, err);
-    }
-    PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
-    return pk_evaluate_metrics(&e->m, &e->model.eval, &e->data, &e->rows, mean, std, e->label, &o,
-                               e->score, err);
+    return pk_evaluate(&e->model.eval, &e->data, &e->rows,
+                       (const double(*)[PK_LEADS_MAX])e->model.mean,
+                       (const double(*)[PK_LEADS_MAX])e->model.std, e->score, NULL, err);
 }
 
-static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_err *err)
+static enum pk_status measure(struct evaluation *e, struct pk_err *err)
+{
+    e->options.threads = e->model.exec.threads;
+    if (!e->task) {
+        pk_targets_unscale(e->score, &e->targets, e->rows.count);
+        return pk_targets_score(e->regression, &e->targets, &e->data, &e->rows, e->score,
+                                &e->options, err);
+    }
+    PK_TRY(pk_evaluate_labels(&e->label, e->task, &e->rows, err));
+    return pk_score_metrics(&e->m, &e->model.eval, e->rows.count, e->label, &e->options, e->score,
+                            err);
+}
+
+static enum pk_status prepare(struct evaluation *e, const struct pk_args *a, struct pk_err *err)
 {
     struct pk_folds folds;
     int64_t resamples = 1000, seed = 0; // the defaults of recipes
@@ -166,21 +172,33 @@ static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, st
     PK_TRY(pk_arg_i64(a, "bootstrap", 0, 1000000, &resamples, err));
     PK_TRY(pk_arg_i64(a, "bootstrap-seed", 0, INT64_MAX, &seed, err));
     PK_TRY(pk_folds_parse(&folds, e->folds_text, PK_FOLD_MAX, err));
+    e->options = (struct pk_metrics_options){.resamples = resamples, .seed = (uint64_t)seed};
     PK_TRY(open_both(e, a->word[1], err));
-    PK_TRY(pk_device_choose(pk_arg(a, "device"), &e->model.backend, err));
-    PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
     PK_TRY(find_rows(e, &folds, pk_arg(a, "task"), err));
-    PK_TRY(score(e, resamples, seed, err));
-    return print(e, pk_arg(a, "json") != NULL, err);
+    return pk_device_choose(pk_arg(a, "device"), &e->model.backend, err);
+}
+
+static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, struct pk_job *job,
+                               struct pk_err *err)
+{
+    PK_TRY(pk_comm_agree(job->comm, prepare(e, a, err), err));
+    e->model.comm = pk_world_others(job);
+    e->model.eval.heartbeat = job->heartbeat;
+    PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
+    return compute(e, err);
 }
 
 static enum pk_status run(const struct pk_args *a, struct pk_err *err)
 {
     struct evaluation *e;
+    struct pk_job job;
     if (a->count != 2) return pk_fail(err, PK_EUSAGE, "eval needs a model and a corpus");
     PK_TRY(pk_alloc(&e, 1, sizeof *e, "evaluation", err));
     e->model_path = a->word[0];
-    enum pk_status s = evaluate(e, a, err);
+    enum pk_status s = pk_world_open_command(&job, a, err);
+    if (s == PK_OK) s = pk_world_close(&job, evaluate(e, a, &job, err), err);
+    if (s == PK_OK && job.launch.rank == 0) s = measure(e, err);
+    if (s == PK_OK && job.launch.rank == 0) s = print(e, pk_arg(a, "json") != NULL, err);
     release(e);
     free(e);
     return s;
@@ -211,8 +229,9 @@ const struct pk_command pk_cmd_eval = {
         "folder, or synthetic:N. Window, stride, aggregation and normalisation are the model's "
         "own,\n"
         "and the corpus must have its classes or targets. Records without a label or a value do "
-        "not count.",
+        "not count.\nRanks (purkinje launch, srun, mpirun ...) share out the records; the result "
+        "is "
+        "the same.",
     .options = options,
     .examples = examples,
-    .run = run,
-    .alone = true};
+    .run = run};

@@ -5,6 +5,7 @@
 #include "core/json.h"
 #include "tools/device.h"
 #include "tools/linear_eval.h"
+#include "tools/world.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -99,14 +100,18 @@ static enum pk_status find_target(struct pk_linear_eval *e, const char *name, st
     return s;
 }
 
-static enum pk_status evaluate(struct pk_linear_eval *e, struct pk_embeddings *from,
-                               struct pk_dataset *data, const struct pk_args *a, struct pk_err *err)
+struct windows { // where embeddings are computed
+    const struct pk_backend *backend;
+    double window, stride; // s; 0: the model's own
+};
+
+static enum pk_status prepare(struct pk_linear_eval *e, struct pk_embeddings *from,
+                              struct pk_dataset *data, const struct pk_args *a, struct windows *w,
+                              struct pk_err *err)
 {
     struct pk_folds train, test;
-    const struct pk_backend *backend = NULL;
-    const char *task = pk_arg(a, "task"), *target = pk_arg(a, "target"), *out = pk_arg(a, "out");
+    const char *task = pk_arg(a, "task"), *target = pk_arg(a, "target");
     const char *weights = pk_arg(a, "weights");
-    double window = 0, stride = 0;
     bool random = weights && !strcmp(weights, "random");
     bool ema = !weights || random || !strcmp(weights, "ema");
     if (!task == !target)
@@ -118,14 +123,14 @@ static enum pk_status evaluate(struct pk_linear_eval *e, struct pk_embeddings *f
     if (weights && !ema && strcmp(weights, "online"))
         return pk_fail(err, PK_EUSAGE, "--weights %s: it is ema, online or random", weights);
     PK_TRY(parse_spec(&e->spec, a, err));
-    PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &window, err));
-    PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &stride, err));
+    PK_TRY(pk_arg_f64(a, "window", 1e-3, 86400, &w->window, err));
+    PK_TRY(pk_arg_f64(a, "stride", 1e-3, 86400, &w->stride, err));
     PK_TRY(pk_folds_parse(&train, e->spec.train_folds, PK_FOLD_MAX, err));
     PK_TRY(pk_folds_parse(&test, e->spec.test_folds, PK_FOLD_MAX, err));
     PK_TRY(pk_embeddings_open(from, a->word[0], ema, err));
     from->random = random;
     from->seed = e->spec.seed;
-    if (from->file && (weights || window > 0 || stride > 0))
+    if (from->file && (weights || w->window > 0 || w->stride > 0))
         return pk_fail(err, PK_EUSAGE,
                        "--weights, --window and --stride are for a model; %s holds "
                        "embeddings that are made already",
@@ -135,8 +140,26 @@ static enum pk_status evaluate(struct pk_linear_eval *e, struct pk_embeddings *f
     if (task) PK_TRY(pk_task_find(&e->task, data, task, err));
     if (target) PK_TRY(find_target(e, target, err));
     PK_TRY(pk_linear_eval_rows(e, &train, &test, err));
-    if (!from->file) PK_TRY(pk_device_choose(pk_arg(a, "device"), &backend, err));
-    PK_TRY(pk_embeddings_get(&e->embedding, from, data, &e->rows, backend, window, stride, err));
+    return from->file ? PK_OK : pk_device_choose(pk_arg(a, "device"), &w->backend, err);
+}
+
+/* What is learned from. Of several ranks each computes its share; all get all of it. */
+static enum pk_status embed(struct pk_linear_eval *e, struct pk_embeddings *from,
+                            struct pk_dataset *data, const struct pk_args *a, struct pk_job *job,
+                            struct pk_err *err)
+{
+    struct windows w = {0};
+    PK_TRY(pk_comm_agree(job->comm, prepare(e, from, data, a, &w, err), err));
+    from->model.comm = pk_world_others(job);
+    from->model.eval.heartbeat = job->heartbeat;
+    return pk_embeddings_get(&e->embedding, from, data, &e->rows, w.backend, w.window, w.stride,
+                             err);
+}
+
+static enum pk_status learn(struct pk_linear_eval *e, struct pk_embeddings *from,
+                            const struct pk_args *a, struct pk_err *err)
+{
+    const char *out = pk_arg(a, "out");
     PK_TRY(pk_linear_eval_run(e, from->width, err));
     if (out) PK_TRY(pk_linear_eval_save(e, out, from, err));
     if (!pk_arg(a, "json")) return pk_linear_eval_print(e, from, err);
@@ -152,10 +175,14 @@ static enum pk_status run(const struct pk_args *a, struct pk_err *err)
         struct pk_embeddings from;
         struct pk_dataset data;
     } * all;
+    struct pk_job job;
     if (a->count != 2)
         return pk_fail(err, PK_EUSAGE, "eval linear needs a model or embeddings, and a corpus");
     PK_TRY(pk_alloc(&all, 1, sizeof *all, "evaluation", err));
-    enum pk_status s = evaluate(&all->eval, &all->from, &all->data, a, err);
+    enum pk_status s = pk_world_open_command(&job, a, err);
+    if (s == PK_OK)
+        s = pk_world_close(&job, embed(&all->eval, &all->from, &all->data, a, &job, err), err);
+    if (s == PK_OK && job.launch.rank == 0) s = learn(&all->eval, &all->from, a, err);
     pk_linear_eval_free(&all->eval);
     pk_embeddings_close(&all->from);
     pk_dataset_free(&all->data);
@@ -210,8 +237,9 @@ const struct pk_command pk_cmd_eval_linear = {
         "that is learned from. Features are standardised by the training records, the penalty on\n"
         "|w|^2 (scikit-learn's alpha, or 1/C) is chosen by cross-validation over subjects within\n"
         "them, and the problem is solved to convergence. Scores stand beside their chance level.\n"
-        "Records of one subject in both training and test are refused (exit code 65).",
+        "Records of one subject in both training and test are refused (exit code 65).\n"
+        "Ranks (purkinje launch, srun, mpirun ...) share out the embedding of records; the result\n"
+        "is the same.",
     .options = options,
     .examples = examples,
-    .run = run,
-    .alone = true};
+    .run = run};

@@ -54,3 +54,15 @@ enum pk_status pk_device_plan(const char *choice, const struct pk_backend **out,
     *out = pk_cuda_backend();
     return *out ? PK_OK : pk_cuda_usable(err);
 }
+
+enum pk_status pk_device_alike(const struct pk_backend *backend, struct pk_comm *comm,
+                               struct pk_err *err)
+{
+    PK_TRY(pk_comm_same(comm, backend != NULL,
+                        "device (--device cuda or cpu chooses one that all have)", err));
+    PK_TRY(pk_comm_locate(comm, err));
+    return pk_comm_same(comm, (uint64_t)pk_isa_best(),
+                        "instruction set of the CPU (PURKINJE_ISA=avx2 or portable chooses one "
+                        "that all have)",
+                        err);
+}

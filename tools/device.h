@@ -21,6 +21,11 @@ enum pk_status pk_device_choose(const char *choice, const struct pk_backend **ou
  * Errors  PK_EUSAGE, or PK_EMISSING when this build has no CUDA backend */
 enum pk_status pk_device_plan(const char *choice, const struct pk_backend **out,
                               struct pk_err *err);
+/* Ranks that put numbers together compute them on the same kind of device, with the same
+ * instructions; each takes a device of its own where it is more than the CPU (pk_comm_locate).
+ * Errors  PK_ERANK on all of them */
+enum pk_status pk_device_alike(const struct pk_backend *backend, struct pk_comm *comm,
+                               struct pk_err *err);
 /* Lines for 'purkinje doctor' on what can compute here beside the CPU. */
 void pk_device_report(struct pk_text *out);
 

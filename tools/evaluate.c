@@ -218,6 +218,17 @@ static void softmax(float *x, int64_t n)
     for (int64_t k = 0; k < n; k++) x[k] = (float)(exp((double)x[k] - most) / sum);
 }
 
+enum pk_status pk_score_metrics(struct pk_metrics *out, const struct pk_evaluator *e, int64_t rows,
+                                const uint8_t *label, const struct pk_metrics_options *options,
+                                float *score, struct pk_err *err)
+{
+    const int32_t classes = e->model.classes;
+    for (int64_t i = 0; e->model.softmax && !e->max_sigmoid && i < rows; i++)
+        softmax(score + i * classes, classes);
+    const struct pk_scores in = {.rows = rows, .classes = classes, .labels = label, .f32 = score};
+    return pk_metrics_compute(out, &in, options, err);
+}
+
 enum pk_status pk_evaluate_metrics(struct pk_metrics *out, struct pk_evaluator *e,
                                    const struct pk_dataset *data, const struct pk_rows *rows,
                                    const double (*mean)[PK_LEADS_MAX],
@@ -225,12 +236,8 @@ enum pk_status pk_evaluate_metrics(struct pk_metrics *out, struct pk_evaluator *
                                    const struct pk_metrics_options *options, float *score,
                                    struct pk_err *err)
 {
-    int32_t classes = e->model.classes;
     PK_TRY(pk_evaluate(e, data, rows, mean, std, score, NULL, err));
-    for (int64_t i = 0; e->model.softmax && !e->max_sigmoid && i < rows->count; i++)
-        softmax(score + i * classes, classes);
-    struct pk_scores in = {.rows = rows->count, .classes = classes, .labels = label, .f32 = score};
-    return pk_metrics_compute(out, &in, options, err);
+    return pk_score_metrics(out, e, rows->count, label, options, score, err);
 }
 
 enum pk_status pk_evaluate_labels(uint8_t **out, const struct pk_task *task,

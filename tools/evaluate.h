@@ -34,6 +34,11 @@ enum pk_status pk_evaluate(struct pk_evaluator *e, const struct pk_dataset *data
                            const struct pk_rows *rows, const double (*mean)[PK_LEADS_MAX],
                            const double (*std)[PK_LEADS_MAX], float *score, float *embedding,
                            struct pk_err *err);
+/* Metrics of such scores [rows, classes] against label [rows, classes]; the logits of a
+ * single-label model become softmax probabilities in place. */
+enum pk_status pk_score_metrics(struct pk_metrics *out, const struct pk_evaluator *e, int64_t rows,
+                                const uint8_t *label, const struct pk_metrics_options *options,
+                                float *score, struct pk_err *err);
 /* Scores of the rows into score [rows.count, classes], logits or, of a single-label model, softmax
  * probabilities; and their metrics against label [rows.count, classes]. */
 enum pk_status pk_evaluate_metrics(struct pk_metrics *out, struct pk_evaluator *e,

@@ -1,7 +1,9 @@
 /* model.c -- stored models, opened (see model.h). */
 #include "tools/model.h"
+#include "core/sink.h"
 #include "datasets/corpus.h"
 #include "datasets/synth.h"
+#include "tools/device.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -84,8 +86,21 @@ static enum pk_status take_statistics(struct pk_model *m, const struct pk_datase
     return PK_OK;
 }
 
-enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *d, double window,
-                           double stride, struct pk_err *err)
+/* Else ranks would put scores of different things together. */
+static enum pk_status check_ranks(const struct pk_model *m, const struct pk_dataset *d,
+                                  struct pk_err *err)
+{
+    struct pk_xxh64 weights, data;
+    pk_xxh64_start(&weights);
+    pk_xxh64_add(&weights, m->exec.weight, (size_t)m->params.elements * sizeof(float));
+    pk_xxh64_start(&data);
+    pk_xxh64_add(&data, d->version, strlen(d->version));
+    PK_TRY(pk_comm_same(m->comm, pk_xxh64_value(&weights), "weights of the model", err));
+    return pk_comm_same(m->comm, pk_xxh64_value(&data), "data", err);
+}
+
+static enum pk_status model_on(struct pk_model *m, const struct pk_dataset *d, double window,
+                               double stride, struct pk_err *err)
 {
     const struct pk_model_info *info = &m->file.info;
     double own = info->head[0] ? info->window : info->tokens * info->patch / info->rate;
@@ -106,10 +121,21 @@ enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *d, doubl
     pk_prog_free(&first);
     PK_TRY(s);
     PK_TRY(pk_exec_create(
-        &m->exec, &(struct pk_exec_spec){.params = &m->params, .backend = m->backend}, err));
+        &m->exec,
+        &(struct pk_exec_spec){.params = &m->params, .backend = m->backend, .comm = m->comm}, err));
     PK_TRY(pk_evaluator_open(&m->eval, &m->exec, &m->params, &m->net, err));
     PK_TRY(pk_model_read(&m->file, &m->params, part_of(info), m->exec.weight, err));
     return pk_exec_push(&m->exec, err);
+}
+
+enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *data, double window,
+                           double stride, struct pk_err *err)
+{
+    if (!m->comm) return model_on(m, data, window, stride, err);
+    PK_TRY(pk_device_alike(m->backend, m->comm, err));
+    m->eval.comm = m->comm;
+    PK_TRY(pk_comm_agree(m->comm, model_on(m, data, window, stride, err), err));
+    return check_ranks(m, data, err);
 }
 
 void pk_model_free(struct pk_model *m)

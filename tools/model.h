@@ -13,6 +13,7 @@ struct pk_model {
     struct pk_params params;
     /* with a dataset: */
     const struct pk_backend *backend; // to be set before pk_model_on; NULL: the CPU
+    struct pk_comm *comm;             // the same: ranks that share out records, or NULL
     struct pk_exec exec;              // exec.weight holds the weights
     struct pk_evaluator eval;
     double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [sources], the model's own, by data lead
@@ -30,7 +31,8 @@ enum pk_status pk_model_load(struct pk_model *m, const char *path, bool ema, flo
 /* Makes a model whose file is open (pk_model_open(&m->file, ...), all else zero) ready for windows
  * of records of a dataset: use m->eval with pk_evaluate. window, stride: seconds; 0 stands for the
  * model's own protocol, which for an encoder is windows as long as those of its training, one after
- * the other. Close with pk_model_free, after a failure too. */
+ * the other. Ranks must have the same weights, records, kind of device and instruction set. Close
+ * with pk_model_free, after a failure too. */
 enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *data, double window,
                            double stride, struct pk_err *err);
 void pk_model_free(struct pk_model *m);

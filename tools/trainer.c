@@ -3,6 +3,7 @@
 #include "core/loader.h"
 #include "core/sink.h"
 #include "core/stop.h"
+#include "tools/device.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -129,13 +130,7 @@ enum pk_status pk_trainer_join(struct pk_trainer *t, struct pk_comm *comm, struc
     enum pk_status s = pk_xxh64_file("/proc/self/exe", &program, &bytes, err);
     PK_TRY(pk_comm_agree(comm, s, err));
     PK_TRY(pk_comm_same(comm, program, "program (the file of purkinje " PK_VERSION ")", err));
-    PK_TRY(pk_comm_same(comm, t->backend != NULL,
-                        "device (--device cuda or cpu chooses one that all have)", err));
-    PK_TRY(pk_comm_locate(comm, err));
-    PK_TRY(pk_comm_same(comm, (uint64_t)pk_isa_best(),
-                        "instruction set of the CPU (PURKINJE_ISA=avx2 or portable chooses one "
-                        "that all have)",
-                        err));
+    PK_TRY(pk_device_alike(t->backend, comm, err));
     return pk_comm_same(comm, pk_recipe_hash(t->recipe), "recipe", err);
 }
 

@@ -1,5 +1,6 @@
 /* world.c -- joining a job and leaving it (see world.h). */
 #include "tools/world.h"
+#include "core/sink.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -125,6 +126,22 @@ enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *
     if (s != PK_OK && job->world.told && err) err->said = true; // rank 0 says it
     if (s != PK_OK) leave(job);
     return s;
+}
+
+enum pk_status pk_world_open_command(struct pk_job *job, const struct pk_args *args,
+                                     struct pk_err *err)
+{
+    struct pk_xxh64 h;
+    PK_TRY(pk_world_open(job, &(struct pk_world_options){.quiet = args->quiet}, err));
+    pk_xxh64_start(&h);
+    for (int i = 1; i < args->argc; i++) pk_xxh64_add(&h, args->argv[i], strlen(args->argv[i]) + 1);
+    enum pk_status s = pk_comm_same(job->comm, pk_xxh64_value(&h), "command line", err);
+    return s == PK_OK ? s : pk_world_close(job, s, err);
+}
+
+struct pk_comm *pk_world_others(const struct pk_job *job)
+{
+    return job->comm && job->comm->size > 1 ? job->comm : NULL;
 }
 
 /* Which node lacks the corpus? Under `purkinje launch` the launcher puts the rank before each line.

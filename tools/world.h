@@ -20,6 +20,7 @@
 #include "core/comm.h"
 #include "core/heartbeat.h"
 #include "core/launch_env.h"
+#include "tools/cli.h"
 
 struct pk_world_options {
     struct pk_launch_flags flags;
@@ -42,6 +43,12 @@ struct pk_job {
  * Errors  those of pk_launch_detect, pk_world_join, pk_comm_tcp, pk_heartbeat_start */
 enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *options,
                              struct pk_err *err);
+/* The same for a command whose ranks share out its work: all were given the same words.
+ * Errors  PK_ERANK they were not */
+enum pk_status pk_world_open_command(struct pk_job *job, const struct pk_args *args,
+                                     struct pk_err *err);
+/* The ranks there are to share with, or NULL where this process is alone. */
+struct pk_comm *pk_world_others(const struct pk_job *job);
 /* Ends it with the status s of the run and returns the status of the process: s, or PK_ERANK with
  * the verdict's words where another rank is at fault and s is a consequence. Safe after a failed
  * open and twice. */

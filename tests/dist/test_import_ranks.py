@@ -227,8 +227,7 @@ def check_refused(root):
         expect(r.stderr.count("error:") == 1, f"said more than once: {r.stderr}")
     no_corpus(f"{root}/bad_out", "nothing but damaged records")
     for command in (["data", "synth", f"{root}/synth"], ["data", "join", f"{root}/joined", f"{root}/e4"],
-                    ["embed", "model", "corpus", "out.h5"], ["export", "run", "out"], ["eval", "model", "corpus"],
-                    ["eval", "linear", "model", "corpus"], ["reconstruct", "run", "corpus", "out.svg"]):
+                    ["export", "run", "out"], ["reconstruct", "run", "corpus", "out.svg"]):
         refused(2, [command[0], "runs in a single process", "of 2"], "launch", "-n", 2, *command)
     expect(not os.path.exists(f"{root}/synth") and not os.path.exists(f"{root}/joined"), "a refused command writes")
     good("launch", "-n", 2, "data", "synth", "--help")
