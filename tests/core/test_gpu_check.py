@@ -16,6 +16,7 @@ args = sys.argv[1:]
 if args[0] == "doctor":
     if "gpu" in broken:
         sys.exit("error: no NVIDIA GPU is visible")
+    print("gpu convs    own, and cuDNN 9.1.0" if "cudnn" in broken else "gpu convs    own only: no libcudnn.so.9")
     print("gpu 0        Stand-in, compute capability 9.0")
     sys.exit()
 if "yaml" in broken:
@@ -53,7 +54,7 @@ TEST = """#!/bin/sh
 here=$(dirname "$0")
 if [ -e "$here/bad" ]; then echo "cols 33: ratio 7.1"; echo "10 checks passed, 1 failed"; exit 1; fi
 if [ -e "$here/none" ]; then echo "skipped: no CUDA device"; exit 77; fi
-echo "11 checks passed, 0 failed"
+echo "11 checks passed, 0 failed${PURKINJE_CONV:+, convolutions by $PURKINJE_CONV}"
 """
 SANITIZER = """#!/bin/sh
 # --tool NAME --error-exitcode 86 PROGRAM
@@ -127,6 +128,19 @@ def what_goes_wrong():
     assert "no row was run" in out, out
 
 
+def library():
+    """The op tests of convolutions twice, where there is a library for them."""
+    script("b/test_conv1d_cuda", TEST)
+    out, _ = check("--build", "b", "--only", "conv1d")
+    assert "own only: no libcudnn.so.9" in out and out.endswith("\n1 skipped\n1 passed, 0 failed\n"), out
+    with open("b/break", "w") as f:
+        f.write("cudnn")
+    out, _ = check("--build", "b", "--only", "conv1d")
+    assert "by cudnn" in out and out.endswith("\n2 passed, 0 failed\n"), out
+    os.remove("b/break")
+    os.remove("b/test_conv1d_cuda")
+
+
 def sanitizer():
     script("bin/compute-sanitizer", SANITIZER)
     path = os.path.abspath("bin")
@@ -150,7 +164,7 @@ def host_executor():
 
 with tempfile.TemporaryDirectory(prefix="purkinje-check-") as scratch:
     os.chdir(scratch)
-    for test in (stand_ins, what_goes_wrong, sanitizer):
+    for test in (stand_ins, what_goes_wrong, library, sanitizer):
         test()
     real = host_executor()
     os.chdir("/")

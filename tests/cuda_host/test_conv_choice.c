@@ -307,10 +307,15 @@ static void test_forced(struct pk_matmul *m)
         if (j.count[1]) check_near(own + j.count[0], got + j.count[0], j.count[1], 1e-6);
         free(got);
         before = fake_runs();
-        j.call.src[0] = (const char *)j.call.src[0] + 8; // the library would refuse it
+        const void *aligned = j.call.src[0];
+        void *wide;
+        const size_t bytes = (size_t)pk_view_count(&j.in[0]) * pk_dtype_size(j.in[0].dtype);
+        CHECK(cudaMalloc(&wide, bytes + 8) == cudaSuccess);
+        j.call.src[0] = (const char *)wide + 8; // the library would refuse it
         CHECK_OK(pk_cuda_kernels[j.node.op](&j.call, &err), &err);
         CHECK(cudaStreamSynchronize(queue.stream) == cudaSuccess && fake_runs() == before);
-        j.call.src[0] = (const char *)j.call.src[0] - 8;
+        j.call.src[0] = aligned;
+        CHECK(cudaFree(wide) == cudaSuccess);
         free(own);
         drop(&j);
     }
@@ -513,6 +518,7 @@ static void test_real_library(void)
     struct pk_cudnn_plan *plan;
     struct pk_conv_layout lay;
     struct pk_err err = {.status = PK_OK};
+    struct pk_text text = {0};
     static const struct pk_conv_key keys[] = {
         {PK_OP_CONV1D, PK_BF16, 128, 1000, 12, 32, 5, 2, 2, 2, 1, false, false},
         {PK_OP_CONV1D, PK_F32, 64, 250, 64, 64, 16, 1, 7, 8, 4, true, false},
@@ -526,6 +532,9 @@ static void test_real_library(void)
         return;
     }
     CHECK(pk_cudnn_version(lib) / 10000 == 9);
+    pk_matmul_describe(&text);
+    CHECK(text.s && strstr(text.s, "gpu convs    own, and cuDNN 9."));
+    pk_text_free(&text);
     for (size_t i = 0; i < PK_COUNT(keys); i++) {
         CHECK(pk_conv_layout_of(&keys[i], &lay));
         CHECK_OK(pk_cudnn_plan_open(&plan, lib, &lay.shape, &err), &err);
