@@ -69,8 +69,8 @@ static enum pk_status read_descr(struct cursor *c, struct pk_npy *out)
     }
     return pk_fail(
         c->err, PK_EDATA,
-        "%s: .npy type '%c%.8s is not read; save as bool, u1, i1, i2, i4, i8, f2, f4 or f8",
-        c->path, order ? order : ' ', c->at);
+        "%s: .npy type '%c%.*s' is not read; save as bool, u1, i1, i2, i4, i8, f2, f4 or f8",
+        c->path, order ? order : ' ', (int)PK_MIN(strcspn(c->at, "'\""), (size_t)8), c->at);
 }
 
 static enum pk_status read_shape(struct cursor *c, struct pk_npy *out)

@@ -59,8 +59,11 @@ static void check_data(const struct check *c)
         pk_diag_add(c->d, at(c, "data.synthetic", "data"),
                     corpus ? "'data' has both 'corpus' and 'synthetic'"
                            : "'data' has neither 'corpus' nor 'synthetic'");
-        pk_diag_help(c->d, corpus ? "keep one of them; data.corpus='' takes an inherited one away"
-                                  : "write 'corpus: FOLDER', or 'synthetic: {records: 2000}'");
+        pk_diag_help(
+            c->d, corpus
+                      ? "keep one of them; 'data.corpus=' and 'data.synthetic=' take an inherited "
+                        "one away"
+                      : "write 'corpus: FOLDER', or 'synthetic: {records: 2000}'");
     }
     if (synthetic) {
         double rate = f64(c, "data.synthetic.rate"), seconds = f64(c, "data.synthetic.seconds");

@@ -221,6 +221,23 @@ static void show_path(char out[256], const char *path, int item)
         snprintf(out, 256, "%s", path);
 }
 
+/* "data.synthetic=" takes inherited synthetic records away, as "data.corpus=" does a corpus:
+ * otherwise a recipe with the one could never be run on the other. In a file: synthetic: "". */
+static bool take_away(struct load *l, const struct pk_key *key, const struct pk_node *n)
+{
+    int count;
+    const struct pk_key *keys = pk_keys(&count);
+    size_t length = strlen(key->path);
+    bool override = l->r->sources.item[n->at.source].override;
+    if (strcmp(key->path, "data.synthetic") || n->kind != PK_NODE_SCALAR || !n->text || *n->text ||
+        (n->plain && !override))
+        return false;
+    for (int i = 0; i < count; i++)
+        if (!strncmp(keys[i].path, key->path, length) && strchr(".", keys[i].path[length]))
+            pk_value_free(&l->r->value[pk_recipe_slot(i, 0)]);
+    return true;
+}
+
 static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
 {
     int count, slot = pk_recipe_slot(k, item);
@@ -237,6 +254,8 @@ static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
     }
     if (key->type == PK_KEY_SECTIONS) {
         bind_sections(l, key, slot, n);
+    } else if (key->type == PK_KEY_SECTION && take_away(l, key, n)) {
+        return;
     } else if (key->type == PK_KEY_SECTION) {
         if (n->kind == PK_NODE_MAP) {
             pk_value_free(old);

@@ -3,7 +3,8 @@
  * For signals: a table with millions of rows, of which a few columns are wanted. (Tables of
  * subjects and labels, with quoted texts, are datasets/csv.h's.) Lines end in LF or CR LF, every
  * row has as many cells as the first line; blanks around a cell do not count. An empty cell, nan
- * and NA are NaN; anything else that is not a finite decimal number is an error with
+ * and NA are NaN; anything else that is not a decimal number within the range of a float, which
+ * is what a corpus holds, is an error with
  * file:line:column (columns count bytes from 1). Only empty lines at the very end are ignored. */
 #ifndef PK_NUMBERS_H
 #define PK_NUMBERS_H

@@ -12,6 +12,7 @@
 #include "datasets/numbers.h"
 #include "datasets/ppg_import.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -389,9 +390,9 @@ static enum pk_status take_array(const struct pk_ppg_catalog *c, const struct de
         for (int64_t i = 0; i < n && s == PK_OK; i++) {
             x[i] = d->scale[l] *
                    pk_npy_f64(&a, d->samples_first ? i * rows + row - 1 : (row - 1) * n + i);
-            if (isinf(x[i]))
-                s = pk_fail(err, PK_EDATA, "%s: sample %lld of lead %lld is infinite", path,
-                            (long long)i, (long long)row);
+            if (fabs(x[i]) > FLT_MAX)
+                s = pk_fail(err, PK_EDATA, "%s: sample %lld of lead %lld is infinite or too large",
+                            path, (long long)i, (long long)row);
         }
         if (s == PK_OK)
             s = pk_ppg_add_channel(c, out, l, d->rate, x, n, err);

@@ -108,7 +108,7 @@ static void headers(void)
         {1, "{'descr': '|u1', 'fortran_order': True, 'shape': (2,), }\n", PK_EDATA, "Fortran"},
         {1, "{'descr': '>i2', 'fortran_order': False, 'shape': (1,), }\n", PK_EDATA, "big-endian"},
         {1, "{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }\n", PK_EDATA, "<c8"},
-        {1, "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", PK_EDATA, "|O"},
+        {1, "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", PK_EDATA, "'|O' is not"},
         {1, "{'descr': '<f44', 'fortran_order': False, 'shape': (1,), }\n", PK_EDATA, "f44"},
         {1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", PK_EDATA,
          "structured"},

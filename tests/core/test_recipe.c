@@ -446,6 +446,18 @@ static void composition(void)
     memmove(seed, seed + 8, strlen(seed + 8) + 1);
     put_text("top.yaml", text);
     CHECK_FAILS(load(&r, "top.yaml", "data.synthetic.rate=1 Hz", &err), PK_ERECIPE, &err, "both");
+    put_text("both.yaml", "extends: [top.yaml]\ndata: {synthetic: {records: 5}}\n");
+    put_text("one.yaml", "extends: [both.yaml]\ndata: {synthetic: \"\"}\n");
+    put_text("none.yaml", "extends: [both.yaml]\ndata: {synthetic: }\n");
+    CHECK_FAILS(load(&r, "both.yaml", NULL, &err), PK_ERECIPE, &err, "both");
+    CHECK_FAILS(load(&r, "none.yaml", NULL, &err), PK_ERECIPE, &err, "is empty: leave it out");
+    char *away[][2] = {{"both.yaml", "data.synthetic="}, {"one.yaml", NULL}};
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(load(&r, away[i][0], away[i][1], &err), &err);
+        if (!r) return;
+        CHECK(!pk_recipe_given(r, "data.synthetic") && *pk_recipe_str(r, "data.corpus"));
+        pk_recipe_free(r);
+    }
     CHECK_OK(load(&r, "top.yaml", "train.threads=5", &err), &err);
     if (!r) return;
     CHECK(pk_recipe_i64(r, "seed") == 2); // the later base wins

@@ -351,6 +351,7 @@ def bidmc_damage(tmp):
     damage("column 'PLETH': 'inf' is not a number", put(7, 1, "inf"))
     damage("column 'PLETH': '0x10' is not a number", put(7, 1, "0x10"))
     damage("column 'PLETH': '1e999' is not a number", put(7, 1, "1e999"))
+    damage("column 'PLETH': '1e39' is not a number", put(7, 1, "1e39"))  # beyond the floats of a corpus
     damage("bidmc_01_Signals.csv:100: no time", put(99, 0, ""))
     damage("bidmc_01_Signals.csv:100: time goes backwards, from 0.776 to 0.5", put(99, 0, "0.5"))
     damage("bidmc_01_Signals.csv:5: 3 cells, the first line has 2", put(4, 1, "1,2"))
