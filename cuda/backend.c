@@ -232,6 +232,7 @@ static void close_device(struct pk_exec *x)
     if (!c) return;
     pk_cuda_disconnect(c);
     cudaDeviceSynchronize(); // nothing may still use what is freed now
+    pk_cuda_close_join(c);
     for (int i = 0; i < c->pins; i++) cudaHostUnregister(c->pinned[i]);
     if (c->update) cudaGraphExecDestroy(c->update);
     pk_cuda_optim_free(c->optim);

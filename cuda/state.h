@@ -22,10 +22,11 @@ struct pk_cuda_range { // elements [first, first + count) of the flat arenas
 };
 
 /* Part of a program, captured as a graph of its own: at its end the gradients of one bucket have
- * been touched for the last time. A program without gradients, or of one rank alone, is one part.
- */
+ * been touched for the last time, or a norm over all ranks follows or is over. A program without
+ * gradients, or of one rank alone, is one part. */
 struct pk_cuda_part {
     int64_t end;                 // nodes up to here
+    bool joins;                  // one norm, which gathers; never captured
     struct pk_cuda_range *range; // [ranges] of the bucket
     int32_t ranges;
     cudaGraphExec_t graph[2]; // [gradients and loss are added to those before]
@@ -38,6 +39,15 @@ struct pk_cuda_ranks { // several ranks: how gradients meet; all zero for one
     cudaEvent_t summed;       // all buckets and the loss are sums over ranks
     bool sent;                // all of this step's are under way
     struct pk_cuda_block low; // bf16 copies of gradients, of the flat arena's length
+};
+
+enum { PK_CUDA_AHEAD = 16 }; // gathers that may be under way; the device's queue has an end
+
+struct pk_cuda_join {          // train.sync_norm: what norms of several ranks exchange
+    struct pk_cuda_block rows; // float [ranks][numbers of a rank], of the largest norm
+    struct pk_joined joined;   // these, for kernels
+    cudaEvent_t over[PK_CUDA_AHEAD];
+    int64_t gathers; // since the start; that of number k is over with over[k % PK_CUDA_AHEAD]
 };
 
 struct pk_cuda { // pk_exec.device
@@ -63,6 +73,7 @@ struct pk_cuda { // pk_exec.device
     const struct pk_prog *prog; // of the last run, to name a faulty node
     struct pk_cuda_block fetch; // pinned host memory
     struct pk_cuda_ranks ranks;
+    struct pk_cuda_join join;
     void *pinned[64]; // registered with the driver by pin()
     int pins;
 };
@@ -115,6 +126,14 @@ enum pk_status pk_cuda_share_weights(struct pk_exec *x, struct pk_err *err);
 /* After a step that was not taken, on all ranks: the first gradient that is not finite, which
  * another rank may have. */
 enum pk_status pk_cuda_find_bad(struct pk_exec *x, struct pk_cuda_report *r, struct pk_err *err);
+
+/* join.c: batch norm over all ranks (train.sync_norm). Opened after join.rows was made or moved;
+ * closing is fine without. */
+enum pk_status pk_cuda_open_join(struct pk_exec *x, struct pk_err *err);
+void pk_cuda_close_join(struct pk_cuda *c);
+/* Cuts the parts of a program once more, around every node that gathers. */
+enum pk_status pk_cuda_cut_joins(const struct pk_prog *p, struct pk_cuda_part **part,
+                                 int32_t *parts, struct pk_err *err);
 
 /* bench.c */
 enum pk_status pk_cuda_time_op(struct pk_op_timing *t, struct pk_err *err);
