@@ -107,12 +107,10 @@ static enum pk_status grow_area(struct pk_exec *x, struct pk_cuda_block *b, int6
 static enum pk_status join_norms(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
-    struct bound *d = b->device;
     if (!b->joined) return PK_OK;
     PK_TRY(grow_area(x, &c->join.rows, b->joined * x->comm->size * (int64_t)sizeof(float),
                      "statistics of the ranks", err));
-    PK_TRY(pk_cuda_open_join(x, err));
-    return pk_cuda_cut_joins(b->prog, &d->part, &d->parts, err);
+    return pk_cuda_open_join(x, err);
 }
 
 static enum pk_status place_inputs(struct bound *d, const struct pk_prog *p, struct pk_err *err)
@@ -168,10 +166,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
 static void drop_graphs(struct bound *d)
 {
     for (int32_t k = 0; k < d->parts; k++)
-        for (int i = 0; i < 2; i++) {
-            if (d->part[k].graph[i]) cudaGraphExecDestroy(d->part[k].graph[i]);
-            d->part[k].graph[i] = NULL;
-        }
+        for (int i = 0; i < 2; i++) pk_cuda_free_graphs(&d->part[k].graphs[i]);
 }
 
 void pk_cuda_unbind(struct pk_bound *b)
@@ -278,26 +273,13 @@ static enum pk_status time_nodes(struct pk_exec *x, struct pk_bound *b, bool add
     return s;
 }
 
-static enum pk_status end_capture(struct pk_cuda *c, enum pk_status s, cudaGraphExec_t *out,
-                                  struct pk_err *err)
-{
-    cudaGraph_t graph = NULL;
-    cudaError_t e = cudaStreamEndCapture(c->q.stream, &graph);
-    if (s == PK_OK) s = pk_cuda_check(e, "end of capture", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaGraphInstantiate(out, graph, 0), "graph", err);
-    if (graph) cudaGraphDestroy(graph);
-    return s;
-}
-
 static enum pk_status capture(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
                               struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
-    PK_TRY(pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
-                         "capture", err));
-    enum pk_status s = enqueue_part(x, b, k, add, err);
-    return end_capture(c, s, &d->part[k].graph[add], err);
+    PK_TRY(pk_cuda_begin_graphs(c, &d->part[k].graphs[add], err));
+    return pk_cuda_end_graphs(c, enqueue_part(x, b, k, add, err), err);
 }
 
 static enum pk_status launch_part(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
@@ -305,9 +287,9 @@ static enum pk_status launch_part(struct pk_exec *x, struct pk_bound *b, int32_t
 {
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
-    if (x->eager || d->part[k].joins) return enqueue_part(x, b, k, add, err);
-    if (!d->part[k].graph[add]) PK_TRY(capture(x, b, k, add, err));
-    return pk_cuda_check(cudaGraphLaunch(d->part[k].graph[add], c->q.stream), "graph", err);
+    if (x->eager) return enqueue_part(x, b, k, add, err);
+    if (!d->part[k].graphs[add].count) PK_TRY(capture(x, b, k, add, err));
+    return pk_cuda_launch_graphs(c, &d->part[k].graphs[add], err);
 }
 
 /* send: this is the last of the step, so that gradients leave as they get ready. */
@@ -510,12 +492,11 @@ static enum pk_status launch_update(struct pk_exec *x, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     if (x->eager || x->share) return enqueue_update(x, err); // no message is captured
-    if (!c->update) {
-        PK_TRY(pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
-                             "capture", err));
-        PK_TRY(end_capture(c, enqueue_update(x, err), &c->update, err));
+    if (!c->update.count) {
+        PK_TRY(pk_cuda_begin_graphs(c, &c->update, err));
+        PK_TRY(pk_cuda_end_graphs(c, enqueue_update(x, err), err));
     }
-    return pk_cuda_check(cudaGraphLaunch(c->update, c->q.stream), "graph", err);
+    return pk_cuda_launch_graphs(c, &c->update, err);
 }
 
 enum pk_status pk_cuda_update(struct pk_exec *x, const struct pk_optim_step *step,

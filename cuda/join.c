@@ -1,11 +1,11 @@
-/* join.c -- batch norm over the records of all ranks: what their norms exchange, and when
- * (docs/decisions/016-ranks-on-gpus.md).
+/* join.c -- batch norm over the records of all ranks: what their norms exchange, and graphs that
+ * end where they do (docs/decisions/016-ranks-on-gpus.md).
  *
- *     compute stream  | graph | norm: sums, gather, merge, y | graph | norm ...
+ *     compute stream  | graph, to a norm's own statistics | gather | graph, from their merging ...
  *
  * A norm needs two numbers a channel of every rank before it can go on, forward and backward, so
- * the gather goes into the compute stream itself, between kernels of one node. A program is cut at
- * these nodes: they are launched kernel by kernel, the nodes between them are graphs.
+ * the gather goes into the compute stream, between two kernels of one node. No message is captured:
+ * while a capture goes on, a gather ends the graph and begins the next one.
  *
  * Gathers share one communicator with the sums of buckets (ranks.c), which are on another stream.
  * Every rank's host makes the same calls in the same order, that of the program's nodes, and the
@@ -16,6 +16,8 @@
 
 #include <stdlib.h>
 
+static enum pk_status split(struct pk_cuda *c, int64_t numbers, struct pk_err *err);
+
 /* The host stays at most PK_CUDA_AHEAD gathers in front of the device. Where a rank has died the
  * device stands still in a gather, and a host that went on would fill the queue of launches, which
  * then blocks it where nothing can be polled. */
@@ -25,9 +27,10 @@ static enum pk_status gather(const struct pk_joined *j, int64_t count, struct pk
     struct pk_exec *x = j->ctx;
     struct pk_cuda *c = x->device;
     struct pk_nccl *nccl = c->ranks.nccl;
-    const cudaEvent_t over = c->join.over[c->join.gathers++ % PK_CUDA_AHEAD];
     const struct pk_nccl_range all = {j->all, count, PK_NCCL_F32, PK_NCCL_GATHER, 0};
+    if (c->join.capturing) return split(c, count, err);
     if (!nccl) return pk_fail(err, PK_EINTERNAL, "the ranks' devices are not connected");
+    const cudaEvent_t over = c->join.over[c->join.gathers++ % PK_CUDA_AHEAD];
     PK_TRY(pk_nccl_wait_event(nccl, over, what, err)); // of as many gathers ago
     PK_TRY(pk_nccl_collect(nccl, &all, 1, c->q.stream, what, err));
     return pk_cuda_check(cudaEventRecord(over, c->q.stream), what, err);
@@ -56,36 +59,67 @@ void pk_cuda_close_join(struct pk_cuda *c)
     c->join = (struct pk_cuda_join){0};
 }
 
-/* Statistics of the micro-batch, or gradients that go through them. */
-static bool gathers(const struct pk_node *n)
+/* --- graphs between gathers --------------------------------------------------------------------
+ */
+
+static enum pk_status begin_graph(struct pk_cuda *c, struct pk_err *err)
 {
-    if (n->op == PK_OP_BATCHNORM) return n->attr.batchnorm.train;
-    return n->op == PK_OP_BATCHNORM_GRAD && n->attr.batchnorm.train && n->out[0] >= 0;
+    return pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
+                         "capture", err);
 }
 
-enum pk_status pk_cuda_cut_joins(const struct pk_prog *p, struct pk_cuda_part **part,
-                                 int32_t *parts, struct pk_err *err)
+static enum pk_status end_graph(struct pk_cuda *c, enum pk_status s, int64_t numbers,
+                                struct pk_err *err)
 {
-    struct pk_cuda_part *out;
-    int64_t joins = 0, node = 0;
-    int32_t n = 0;
-    for (int64_t k = 0; k < p->nodes; k++) joins += gathers(&p->node[k]);
-    PK_TRY(pk_alloc(&out, (size_t)(*parts + 2 * joins), sizeof *out, "parts of a program", err));
-    for (int32_t k = 0; k < *parts; k++) {
-        const struct pk_cuda_part *whole = &(*part)[k];
-        int64_t done = node; // nodes that are in parts
-        for (; node < whole->end; node++) {
-            if (!gathers(&p->node[node])) continue;
-            if (node > done) out[n++].end = node;
-            out[n++] = (struct pk_cuda_part){.end = node + 1, .joins = true};
-            done = node + 1;
-        }
-        const bool by_norm = n && done == whole->end && out[n - 1].end == done &&
-                             out[n - 1].joins && !out[n - 1].ranges;
-        if (!by_norm) out[n++].end = whole->end;
-        out[n - 1].range = whole->range, out[n - 1].ranges = whole->ranges; // the bucket
+    struct pk_cuda_graphs *g = c->join.capturing;
+    cudaGraph_t graph = NULL;
+    const cudaError_t e = cudaStreamEndCapture(c->q.stream, &graph);
+    if (s == PK_OK) s = pk_cuda_check(e, "end of capture", err);
+    if (s == PK_OK) s = pk_grow(&g->item, &g->cap, g->count + 1, sizeof *g->item, "graphs", err);
+    if (s == PK_OK) {
+        struct pk_cuda_graph *to = &g->item[g->count];
+        *to = (struct pk_cuda_graph){.gather = numbers};
+        s = pk_cuda_check(cudaGraphInstantiate(&to->exec, graph, 0), "graph", err);
+        if (s == PK_OK) g->count++;
     }
-    free(*part);
-    *part = out, *parts = n;
+    if (graph) cudaGraphDestroy(graph);
+    return s;
+}
+
+static enum pk_status split(struct pk_cuda *c, int64_t numbers, struct pk_err *err)
+{
+    PK_TRY(end_graph(c, PK_OK, numbers, err));
+    return begin_graph(c, err);
+}
+
+enum pk_status pk_cuda_begin_graphs(struct pk_cuda *c, struct pk_cuda_graphs *g, struct pk_err *err)
+{
+    PK_TRY(begin_graph(c, err));
+    c->join.capturing = g;
     return PK_OK;
+}
+
+enum pk_status pk_cuda_end_graphs(struct pk_cuda *c, enum pk_status s, struct pk_err *err)
+{
+    s = end_graph(c, s, 0, err);
+    if (s != PK_OK) pk_cuda_free_graphs(c->join.capturing);
+    c->join.capturing = NULL;
+    return s;
+}
+
+enum pk_status pk_cuda_launch_graphs(struct pk_cuda *c, const struct pk_cuda_graphs *g,
+                                     struct pk_err *err)
+{
+    for (int64_t k = 0; k < g->count; k++) {
+        PK_TRY(pk_cuda_check(cudaGraphLaunch(g->item[k].exec, c->q.stream), "graph", err));
+        if (g->item[k].gather) PK_TRY(gather(&c->join.joined, g->item[k].gather, err));
+    }
+    return PK_OK;
+}
+
+void pk_cuda_free_graphs(struct pk_cuda_graphs *g)
+{
+    for (int64_t k = 0; k < g->count; k++) cudaGraphExecDestroy(g->item[k].exec);
+    free(g->item);
+    *g = (struct pk_cuda_graphs){0};
 }
