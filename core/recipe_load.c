@@ -541,8 +541,31 @@ static enum pk_status fill(struct load *l)
     return PK_OK;
 }
 
-/* A key that means nothing with this objective is an error in the main file or an override; what
- * a base brings along is ignored. */
+static bool overridden(const struct load *l, const char *path)
+{
+    const struct pk_value *v = pk_recipe_value(l->r, path);
+    return v->given && v->key_at.source >= 0 && l->r->sources.item[v->key_at.source].override;
+}
+
+/* A corpus on the command line takes the place of a recipe's generated records, so that every demo
+ * runs on one's own data. The other way round is an error: nobody should train on them by accident.
+ */
+static void replace_synthetic(struct load *l)
+{
+    static const char section[] = "data.synthetic";
+    int count;
+    const struct pk_key *keys = pk_keys(&count);
+    if (!overridden(l, "data.corpus") || !*pk_recipe_str(l->r, "data.corpus") ||
+        overridden(l, section))
+        return;
+    for (int i = 0; i < count; i++)
+        if (!strncmp(keys[i].path, section, sizeof section - 1))
+            pk_value_free(&l->r->value[pk_recipe_slot(i, 0)]);
+}
+
+/* A key that means nothing with this encoder or objective is an error where that was chosen, or
+ * later: in the main file or an override. What a base brings along is ignored, and so is what the
+ * main file says of the encoder or objective that an override has replaced. */
 static void refuse_useless(struct load *l)
 {
     int count;
@@ -551,12 +574,13 @@ static void refuse_useless(struct load *l)
     for (int i = 0; *kind && i < count; i++) {
         const struct pk_value *v = &l->r->value[pk_recipe_slot(i, 0)];
         if (pk_recipe_applies(l->r, &keys[i]) || !v->given || !v->origin) continue;
-        bool main = v->key_at.source == 0 || l->r->sources.item[v->key_at.source].override;
-        if (!main || keys[i].type == PK_KEY_SECTION || strchr(keys[i].path, '*')) continue;
         const bool encoder = keys[i].when == PK_WHEN_VIT || keys[i].when == PK_WHEN_CONVOLUTION;
-        pk_diag_add(&l->d, v->key_at, "'%s' has no meaning when %s is %s", keys[i].path,
-                    encoder ? "model.encoder.kind" : "objective.kind",
-                    encoder ? pk_recipe_str(l->r, "model.encoder.kind") : kind);
+        const char *chosen = encoder ? "model.encoder.kind" : "objective.kind";
+        bool main = l->r->sources.item[v->key_at.source].override ||
+                    (v->key_at.source == 0 && !overridden(l, chosen));
+        if (!main || keys[i].type == PK_KEY_SECTION || strchr(keys[i].path, '*')) continue;
+        pk_diag_add(&l->d, v->key_at, "'%s' has no meaning when %s is %s", keys[i].path, chosen,
+                    pk_recipe_str(l->r, chosen));
     }
 }
 
@@ -571,6 +595,7 @@ static enum pk_status load_all(struct load *l, const char *path, int overrides,
     snprintf(l->r->name, sizeof l->r->name, "%s", found);
     PK_TRY(load_file(l, found, nowhere));
     for (int i = 0; i < overrides; i++) PK_TRY(apply_override(l, override[i], i + 1));
+    replace_synthetic(l);
     PK_TRY(fill(l));
     refuse_useless(l);
     if (!l->d.count) pk_recipe_check(l->r, &l->d);

@@ -70,7 +70,9 @@ static enum pk_status take_format(struct description *d, struct pk_err *err)
     struct pk_settings *y = &d->yaml;
     const struct pk_setting *k = pk_settings_find(y, "format");
     double skip = 0;
-    d->npy = k && !strcmp(k->text, "npy");
+    const struct pk_setting *files = pk_settings_find(y, "files");
+    const size_t n = files ? strlen(files->text) : 0;
+    d->npy = k ? !strcmp(k->text, "npy") : n >= 4 && !strcmp(files->text + n - 4, ".npy");
     if (k && !d->npy && strcmp(k->text, "csv"))
         return pk_settings_fail(y, k, err, "'format' must be csv or npy, found '%.40s'", k->text);
     if ((k = pk_settings_find(y, "layout"))) {

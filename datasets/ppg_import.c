@@ -25,6 +25,7 @@ struct state {
     struct pk_corpus_writer *writer;
     struct pk_text report_text;
     struct pk_json_writer report;
+    char first_problem[400]; // of a recording that was rejected
     int64_t done;
     double last_progress;
 };
@@ -77,30 +78,38 @@ static enum pk_status convert(void *self, int64_t item, void *slot, struct pk_er
 
 /* ---- the report ---- */
 
+static void put_problem(struct state *st, const struct pk_ppg_item *it, const char *why)
+{
+    pk_json_put_string(&st->report, "problem", "rejected");
+    pk_json_put_string(&st->report, "why", why);
+    if (!*st->first_problem)
+        snprintf(st->first_problem, sizeof st->first_problem, "%s: %.*s", it->id,
+                 (int)strcspn(why, "\n"), why);
+    st->sum->rejected++;
+}
+
+static void open_item(struct state *st, const struct pk_ppg_item *it)
+{
+    pk_json_open(&st->report, NULL, '{');
+    pk_json_put_string(&st->report, "recording", it->id);
+    pk_json_put_string(&st->report, "file", it->path);
+}
+
 static void report_problem(struct state *st, const struct pk_ppg_item *it, const char *why)
 {
-    struct pk_json_writer *w = &st->report;
-    pk_json_open(w, NULL, '{');
-    pk_json_put_string(w, "recording", it->id);
-    pk_json_put_string(w, "file", it->path);
-    pk_json_put_string(w, "problem", "rejected");
-    pk_json_put_string(w, "why", why);
-    pk_json_close(w);
-    st->sum->rejected++;
+    open_item(st, it);
+    put_problem(st, it, why);
+    pk_json_close(&st->report);
 }
 
 static void report_windows(struct state *st, const struct pk_ppg_item *it,
                            const struct pk_ppg_counts *n)
 {
     struct pk_json_writer *w = &st->report;
-    pk_json_open(w, NULL, '{');
-    pk_json_put_string(w, "recording", it->id);
-    pk_json_put_string(w, "file", it->path);
-    if (!n->kept) {
-        pk_json_put_string(w, "problem", "rejected");
-        pk_json_put_string(
-            w, "why", n->windows ? "none of its windows is usable" : "it is shorter than a window");
-    }
+    open_item(st, it);
+    if (!n->kept)
+        put_problem(st, it,
+                    n->windows ? "none of its windows is usable" : "it is shorter than a window");
     pk_json_put_i64(w, "windows", n->windows);
     pk_json_put_i64(w, "kept", n->kept);
     pk_json_put_i64(w, "gap", n->gap);
@@ -202,7 +211,6 @@ static enum pk_status accept(void *self, int64_t item, const void *slot, FILE *s
     all->gap += n->gap;
     all->flat += n->flat;
     all->flipped += n->flipped;
-    st->sum->rejected += !n->kept;
     st->done++;
     tell_progress(st, false);
     return PK_OK;
@@ -355,9 +363,9 @@ static enum pk_status import(struct state *st, struct pk_err *err)
     PK_TRY(write_report(st, err)); // also of an import of which nothing was left
     if (!st->sum->counts.kept)
         return pk_fail(err, PK_EDATA,
-                       "not one window could be imported from %lld recordings; "
-                       "%s tells why",
-                       (long long)st->sum->recordings, st->sum->report);
+                       "not one window could be imported from %lld recordings; %s tells why%s%s",
+                       (long long)st->sum->recordings, st->sum->report,
+                       *st->first_problem ? ". The first: " : "", st->first_problem);
     struct pk_corpus_writer *w = st->writer;
     st->writer = NULL;
     return pk_corpus_finish(w, err);

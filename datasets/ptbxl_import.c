@@ -30,6 +30,7 @@ struct state {
     struct pk_corpus_writer *writer;
     struct pk_text report_text;
     struct pk_json_writer report;
+    char first_problem[400]; // of a record that was rejected
     double last_progress;
 };
 
@@ -194,7 +195,8 @@ static enum pk_status reject(void *self, int64_t item, const char *why, struct p
     struct state *st = self;
     (void)err;
     report_record(st, st->pick[item], "rejected", why);
-    st->sum->rejected++;
+    if (!st->sum->rejected++)
+        snprintf(st->first_problem, sizeof st->first_problem, "%.*s", (int)strcspn(why, "\n"), why);
     tell_progress(st, false);
     return PK_OK;
 }
@@ -316,8 +318,8 @@ static enum pk_status finish(struct state *st, struct pk_err *err)
     tell_progress(st, true);
     PK_TRY(write_report(st, err)); // also of an import of which nothing was left
     if (!st->sum->imported)
-        return pk_fail(err, PK_EDATA, "all %lld records were rejected; %s tells why",
-                       (long long)st->sum->rejected, st->sum->report);
+        return pk_fail(err, PK_EDATA, "all %lld records were rejected; %s tells why. The first: %s",
+                       (long long)st->sum->rejected, st->sum->report, st->first_problem);
     struct pk_corpus_writer *w = st->writer;
     st->writer = NULL;
     return pk_corpus_finish(w, err);

@@ -243,8 +243,7 @@ static void refused_together(void)
 }
 
 /* Files that are wrong as files, with the exact place of the complaint. */
-/* Contrastive pretraining, and encoders and heads that do not fit. Texts, since keys of another
- * kind of encoder or objective cannot be overridden away. */
+/* Contrastive pretraining, and encoders and heads that do not fit. */
 static void refused_contrastive(void)
 {
     static const char vit[] = "width: 64, depth: 2, heads: 4, patch: 50 ms";
@@ -666,6 +665,39 @@ static void damaged(void)
     for (int i = 0; i < 4; i++) free(text[i]);
 }
 
+/* Another encoder, objective or corpus on the command line replaces what the file says of its own.
+ */
+static void replaced(void)
+{
+    char net[] = "model.encoder.kind=resnet1d_wang", objective[] = "objective.kind=contrastive",
+         corpus[] = "data.corpus=here", width[] = "model.encoder.width=8",
+         nothing[] = "data.corpus=", records[] = "data.synthetic.records=5";
+    char *const both[] = {net, objective, corpus}, *const late[] = {net, objective, width},
+                *const none[] = {nothing}, *const two[] = {corpus, records};
+    struct pk_text shown = {0};
+    struct pk_err err = {0};
+    struct pk_recipe *r = NULL;
+    CHECK_OK(pk_recipe_load(&r, "jepa_demo", 3, both, NULL, &err), &err);
+    if (!r) return;
+    CHECK(!pk_recipe_given(r, "data.synthetic") && !pk_recipe_given(r, "data.synthetic.records"));
+    CHECK_OK(pk_recipe_print(r, &shown, &err), &err);
+    CHECK(shown.s && !strstr(shown.s, "synthetic:") && !strstr(shown.s, "predictor:") &&
+          !strstr(shown.s, "heads:"));
+    put_text("shown.yaml", shown.s);
+    pk_text_free(&shown);
+    const uint64_t hash = pk_recipe_hash(r);
+    pk_recipe_free(r);
+    CHECK_OK(load(&r, "shown.yaml", NULL, &err), &err);
+    CHECK(r && pk_recipe_hash(r) == hash);
+    pk_recipe_free(r);
+    CHECK_FAILS(pk_recipe_load(&r, "jepa_demo", 3, late, NULL, &err), PK_ERECIPE, &err,
+                "'model.encoder.width' has no meaning when model.encoder.kind is resnet1d_wang");
+    CHECK_FAILS(pk_recipe_load(&r, "jepa_demo", 2, two, NULL, &err), PK_ERECIPE, &err, "both");
+    CHECK_OK(pk_recipe_load(&r, "jepa_demo", 1, none, NULL, &err), &err);
+    CHECK(pk_recipe_given(r, "data.synthetic"));
+    pk_recipe_free(r);
+}
+
 int main(void)
 {
     struct pk_err err = {0};
@@ -687,6 +719,7 @@ int main(void)
     composition();
     stages();
     paths();
+    replaced();
     printing();
     damaged();
     return TEST_END();

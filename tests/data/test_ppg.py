@@ -302,7 +302,8 @@ def gaps_and_flats(tmp):
     make_bidmc(folder, 1, [["nan"] * 3000])
     make_bidmc(folder, 2, [[0.5] * 3000])
     make_bidmc(folder, 3, [pulse(1249, 125)])
-    fails(65, "not one window could be imported from 3 recordings", "bidmc", folder, f"{tmp}/g_none")
+    fails(65, f"not one window could be imported from 3 recordings; {tmp}/g_none/import_report.json tells why. The first: "
+          "bidmc_01: none of its windows is usable", "bidmc", folder, f"{tmp}/g_none")
 
 
 def polarity(tmp):
@@ -638,7 +639,7 @@ subjects:
     np.save(f"{folder}/b.npy", a)
     np.save(f"{folder}/c.npy", (1000 * y).astype(np.int16))
     lead = "leads: [{name: PPG, column: %d, scale: 0.001}]}"
-    c = load(out, "files", folder, describe("{name: n, format: npy, rate: 100 Hz, " + lead % 1))
+    c = load(out, "files", folder, describe("{name: n, files: '*.npy', rate: 100 Hz, " + lead % 1))
     for name, v in (("b", .001 * a[0].astype(float)), ("c", .001 * (1000 * y).astype(np.int16))):
         same_windows(c, name, "PPG", windows(v, 100, 125), f"npy {name}")
     shutil.rmtree(out)
