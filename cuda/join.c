@@ -59,8 +59,7 @@ void pk_cuda_close_join(struct pk_cuda *c)
     c->join = (struct pk_cuda_join){0};
 }
 
-/* --- graphs between gathers --------------------------------------------------------------------
- */
+/* --- graphs between gathers ------------------------------------------------------------------ */
 
 static enum pk_status begin_graph(struct pk_cuda *c, struct pk_err *err)
 {
