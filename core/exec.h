@@ -163,8 +163,7 @@ struct pk_exec_spec {
      * one micro-batch at each rank, of the same program. On one rank it changes nothing. */
     bool sync_norm;
 };
-/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own.
- */
+/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own. */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 /* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then

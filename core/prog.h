@@ -261,8 +261,8 @@ struct pk_queue; // a device backend's stream and what its kernels share
 /* The same node of all ranks, each at its own micro-batch of as many records, at the same time. */
 struct pk_joined {
     int rank, size;
-    float *all; // [size + 1][count], for every node's count; each rank fills its row, the last one
-                // is the kernel's. Memory of the device that kernels run on
+    float *all; // [size][count] of every node's count, where kernels run; each rank fills its row.
+                // On the CPU a row of the kernel's own follows
     /* Brings the other ranks' rows of count numbers, the same bits everywhere; on a device in the
      * order of the call's queue. All must call. Errors  PK_ERANK */
     enum pk_status (*gather)(const struct pk_joined *j, int64_t count, struct pk_err *err);
