@@ -128,7 +128,7 @@ struct pk_exec { // the arenas of one model, each made once
     bool eager;                       // device: launch kernel by kernel, no graphs
     bool skip_nan;                    // a step that is not finite is left out; else it is the last
     enum pk_dtype wire;               // device: of gradients between ranks
-    bool sync_norm;                   // several ranks, CPU: batch norm is over all of them
+    bool sync_norm;                   // several ranks: batch norm is over all of them
     const pk_kernel *kernel;          // [PK_OP_COUNT] of the CPU
     const struct pk_cpu_flat *flat;
     enum pk_isa isa;
@@ -148,7 +148,7 @@ struct pk_exec { // the arenas of one model, each made once
     unsigned char **arena; // CPU: [threads] activations
     int64_t arena_bytes;   // of each; on a device, of the only one
     struct pk_optim *optim;
-    float *joined; // [joined_cap] what norms exchange: [ranks + 1][bound->joined]
+    float *joined; // CPU: [joined_cap] what norms exchange: [ranks + 1][bound->joined]
     int64_t joined_cap;
     float *micro_loss; // [micro_cap] of the last run
     int64_t micro_cap;
@@ -172,11 +172,10 @@ struct pk_exec_spec {
     bool zero1; // ranks share out moments and the update; flags of params are final
     /* Batch norm in training takes the mean and variance of all ranks' records, and its gradient
      * goes through them (as torch.nn.SyncBatchNorm). Every run of a program that has one must be of
-     * one micro-batch at each rank, of the same program. On one rank it changes nothing. CPU */
+     * one micro-batch at each rank, of the same program. On one rank it changes nothing. */
     bool sync_norm;
 };
-/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own.
- * Errors  PK_EMISSING moments to be shared out, or norms over ranks, on a device */
+/* comm of several ranks on devices: pk_comm_locate was called, so that each takes its own. */
 enum pk_status pk_exec_create(struct pk_exec *out, const struct pk_exec_spec *spec,
                               struct pk_err *err);
 /* Several ranks: before the first run, all together. Devices are joined; out (may be NULL) then

@@ -27,22 +27,16 @@ static enum pk_status gather_rows(const struct pk_joined *joined, int64_t count,
     return pk_comm_all_gather(joined->ctx, joined->all, (size_t)count * sizeof(float), err);
 }
 
-/* One micro-batch follows the other here, so only one of each rank can meet the others'. */
-static enum pk_status join_job(struct job *j, struct pk_err *err)
+static void join_job(struct job *j)
 {
     const struct pk_exec *x = j->x;
-    if (!x->sync_norm || !j->b->joined) return PK_OK;
-    if (j->run->micros != 1 || j->run->shared)
-        return pk_fail(err, PK_EINTERNAL,
-                       "batch norm over all ranks in a run of %lld micro-batches at each",
-                       (long long)j->run->micros);
-    j->joins = true;
+    j->joins = j->b->joined > 0;
+    if (!j->joins) return;
     j->joined = (struct pk_joined){.rank = x->comm->rank,
                                    .size = x->comm->size,
                                    .all = x->joined,
                                    .gather = gather_rows,
                                    .ctx = x->comm};
-    return PK_OK;
 }
 
 static void *address(const struct job *j, int worker, int64_t micro, int64_t shard, int32_t i)
@@ -216,8 +210,8 @@ static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
     bool trains = b->prog->loss >= 0;
     j.groups = trains ? PK_MIN(run->micros, x->shards) : run->micros;
     size_t slots = (size_t)PK_MAX(b->prog->inputs, 1);
-    enum pk_status s = join_job(&j, err);
-    if (s == PK_OK) s = pk_alloc(&j.feed, slots, sizeof *j.feed, "feeds", err);
+    join_job(&j);
+    enum pk_status s = pk_alloc(&j.feed, slots, sizeof *j.feed, "feeds", err);
     if (s == PK_OK)
         s = pk_alloc(&j.fetched, (size_t)run->fetches, sizeof *j.fetched, "fetches", err);
     if (s == PK_OK) s = pk_exec_resolve(b->prog, run, j.feed, j.fetched, err);
@@ -250,6 +244,11 @@ static enum pk_status run_on_cpu(struct pk_exec *x, struct pk_bound *b,
 enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct pk_exec_batch *run,
                            struct pk_err *err)
 {
+    // one micro-batch follows the other, so only one of each rank can meet the others'
+    if (b->joined && (run->micros != 1 || run->shared))
+        return pk_fail(err, PK_EINTERNAL,
+                       "batch norm over all ranks in a run of %lld micro-batches at each",
+                       (long long)run->micros);
     return x->backend ? x->backend->run(x, b, run, err) : run_on_cpu(x, b, run, err);
 }
 

@@ -261,10 +261,10 @@ struct pk_queue; // a device backend's stream and what its kernels share
 /* The same node of all ranks, each at its own micro-batch of as many records, at the same time. */
 struct pk_joined {
     int rank, size;
-    float *all; // [size + 1][count], for every node's count; each rank fills its row, the last one
-                // is the kernel's
-    /* Brings the other ranks' rows of count numbers, the same bits everywhere. All must call.
-     * Errors  PK_ERANK */
+    float *all; // [size][count] of every node's count, where kernels run; each rank fills its row.
+                // On the CPU a row of the kernel's own follows
+    /* Brings the other ranks' rows of count numbers, the same bits everywhere; on a device in the
+     * order of the call's queue. All must call. Errors  PK_ERANK */
     enum pk_status (*gather)(const struct pk_joined *j, int64_t count, struct pk_err *err);
     void *ctx; // of gather
 };
@@ -279,7 +279,7 @@ struct pk_call {
                                     // accumulate bit k is set, assigned otherwise
     void *workspace;                // op row's workspace() bytes, 64-byte aligned
     struct pk_queue *queue;         // where a device backend enqueues it; NULL on the CPU
-    const struct pk_joined *joined; // CPU: for norms over all ranks; NULL: over the micro-batch
+    const struct pk_joined *joined; // for norms over all ranks; NULL: over the micro-batch
 };
 typedef enum pk_status (*pk_kernel)(const struct pk_call *c, struct pk_err *err);
 

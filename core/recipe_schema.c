@@ -176,7 +176,7 @@ static const struct pk_key keys[] = {
     BOOLEAN("train.zero1", PRETRAIN, "false",
             "each rank keeps moments of, and updates, its share of the parameters only (ZeRO stage 1)"),
     BOOLEAN("train.sync_norm", ALWAYS, "false",
-            "batch norm over the records of all CPU ranks, each computing its share of a batch at once"),
+            "batch norm over the records of all ranks, each computing its share of a batch at once"),
     CHOICE("train.precision", ALWAYS, "auto|fp32|bf16", "auto",
            "storage of activations and working weights; auto is bf16 on a GPU, fp32 on the CPU"),
     CHOICE("train.wire", ALWAYS, "fp32|bf16", "fp32",

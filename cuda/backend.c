@@ -240,8 +240,9 @@ static void close_device(struct pk_exec *x)
     if (!c) return;
     pk_cuda_disconnect(c);
     cudaDeviceSynchronize(); // nothing may still use what is freed now
+    pk_cuda_close_join(c);
     for (int i = 0; i < c->pins; i++) cudaHostUnregister(c->pinned[i]);
-    if (c->update) cudaGraphExecDestroy(c->update);
+    pk_cuda_free_graphs(&c->update);
     pk_cuda_optim_free(c->optim);
     pk_matmul_close(c->q.matmul);
     struct pk_cuda_block *all[] = {&c->weight, &c->weight_low, &c->ema,  &c->ema_low,
@@ -389,8 +390,7 @@ static enum pk_status optim(struct pk_exec *x, const struct pk_optim_spec *spec,
 {
     struct pk_cuda *c = x->device;
     PK_TRY(pk_cuda_finish(x, err));
-    if (c->update) cudaGraphExecDestroy(c->update);
-    c->update = NULL;
+    pk_cuda_free_graphs(&c->update);
     pk_cuda_optim_free(c->optim);
     c->optim = NULL;
     (void)spec; // its numbers travel with each step

@@ -4,8 +4,9 @@
  *
  * Statistics come in parts: a block reduces some rows of 32 channels to their mean and to the sum
  * of squared deviations from it (its rows, 256 x 32 elements, come from the caches the second
- * time), and a second kernel merges the parts in order (Chan et al. 1979). Nothing cancels, the
- * bits repeat, and parts of other devices can be put beside these before they are merged.
+ * time), and a second kernel merges the parts in order (Chan et al. 1979). Nothing cancels, and the
+ * bits repeat. For norms over all ranks (pk_call.joined) what a rank has merged is its part of the
+ * whole: the ranks' parts are gathered on the stream, and merged by the same kernel in their order.
  *
  * Traffic per element with storage S: forward 3 S (statistics, then y), backward 5 S: dy and x are
  * read for their sums and again for dx. With 2 bytes that is 6 B and 10 B, 16 us and 26 us for
@@ -33,7 +34,9 @@ struct batch_norm {
     float *saved[3];                              // mean, rstd, variance; each may be NULL
     float *partial;                               // [parts][2][cols]
     float *used;                                  // [2][cols]: mean and rstd; sums backwards
-    int64_t rows, cols, range, parts;
+    float *part;       // [2][cols]: where mean and spread go that others' are merged with; or NULL
+    int64_t rows, all; // of this rank, of all that are normalised together
+    int64_t cols, range, parts;
     float eps;
     bool train, add;
 };
@@ -87,6 +90,10 @@ __global__ void __launch_bounds__(THREADS) merge(batch_norm v)
             mean = fmaf(d, count / all, mean);
             spread += v.partial[(2 * p + 1) * v.cols + i] + d * d * (seen * count / all);
             seen = all;
+        }
+        if (v.part) {
+            v.part[i] = mean, v.part[v.cols + i] = spread;
+            return;
         }
         var = spread / (float)v.rows;
     } else {
@@ -144,7 +151,7 @@ template <typename S, int N> __global__ void __launch_bounds__(THREADS) input_gr
     const int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
     if (at >= v.rows * v.cols) return;
     const int64_t i = at % v.cols;
-    const float inverse = v.train ? 1 / (float)v.rows : 0;
+    const float inverse = v.train ? 1 / (float)v.all : 0;
     float dy[N], x[N], before[N];
     to_floats(dy, load<S, N>((const S *)v.dy + at));
     to_floats(x, load<S, N>((const S *)v.x + at));
@@ -186,7 +193,7 @@ size_t workspace_of(const struct pk_value *x)
 batch_norm norm_of(const struct pk_call *c, const struct pk_value *x)
 {
     batch_norm v = {};
-    v.rows = pk_view_rows(x), v.cols = pk_view_cols(x);
+    v.rows = v.all = pk_view_rows(x), v.cols = pk_view_cols(x);
     const int64_t most = parts_of(v.rows, v.cols);
     v.range = (v.rows + most - 1) / most;
     v.parts = (v.rows + v.range - 1) / v.range;
@@ -206,13 +213,41 @@ unsigned flat_grid(const batch_norm &v, int N)
     return (unsigned)((v.rows * v.cols + each - 1) / each);
 }
 
+/* The ranks that v's rows are normalised with, or NULL. */
+const struct pk_joined *ranks_of(const struct pk_call *c, const batch_norm &v)
+{
+    return v.train ? c->joined : NULL;
+}
+
+float *row_of(const struct pk_joined *j, int rank, int64_t cols)
+{
+    return j->all + rank * 2 * cols;
+}
+
+/* This rank's parts are merged into its row of what the ranks exchange; the parts that are left to
+ * be merged are then the ranks'. */
+enum pk_status join(const struct pk_call *c, batch_norm *v, struct pk_err *err)
+{
+    const struct pk_joined *j = c->joined;
+    const unsigned blocks = (unsigned)((v->cols + THREADS - 1) / THREADS);
+    v->part = row_of(j, j->rank, v->cols);
+    PK_TRY(PK_LAUNCH(merge, blocks, THREADS, 0, c->queue, err, *v));
+    v->part = NULL, v->partial = j->all;
+    v->range = v->rows, v->parts = j->size, v->rows = v->all = v->rows * j->size;
+    return j->gather(j, 2 * v->cols, err);
+}
+
 template <typename S>
-enum pk_status forward(const struct pk_queue *q, const batch_norm &v, struct pk_err *err)
+enum pk_status forward(const struct pk_call *c, const batch_norm &v, struct pk_err *err)
 {
     constexpr int N = 16 / sizeof(S);
+    const struct pk_queue *q = c->queue;
+    batch_norm whole = v;
     if (v.train)
         PK_TRY(PK_LAUNCH((part_statistics<S>), part_grid(v), THREADS, sizeof(lanes), q, err, v));
-    PK_TRY(PK_LAUNCH(merge, (unsigned)((v.cols + THREADS - 1) / THREADS), THREADS, 0, q, err, v));
+    if (ranks_of(c, v)) PK_TRY(join(c, &whole, err));
+    PK_TRY(
+        PK_LAUNCH(merge, (unsigned)((v.cols + THREADS - 1) / THREADS), THREADS, 0, q, err, whole));
     if (v.cols % N == 0)
         return PK_LAUNCH((normalise<S, N>), flat_grid(v, N), THREADS, 0, q, err, v);
     return PK_LAUNCH((normalise<S, 1>), flat_grid(v, 1), THREADS, 0, q, err, v);
@@ -231,7 +266,14 @@ enum pk_status backward(const struct pk_call *c, const batch_norm &v, struct pk_
     if (wanted[0] || wanted[1])
         PK_TRY(pk_cuda_sum_parts_of_two(q, wanted, add, v.partial, v.parts, v.cols, err));
     if (!v.to) return PK_OK;
-    PK_TRY(pk_cuda_sum_parts_of_two(q, used, fresh, v.partial, v.parts, v.cols, err));
+    if (const struct pk_joined *j = ranks_of(c, v)) {
+        float *const mine = row_of(j, j->rank, v.cols), *const row[2] = {mine, mine + v.cols};
+        PK_TRY(pk_cuda_sum_parts_of_two(q, row, fresh, v.partial, v.parts, v.cols, err));
+        PK_TRY(j->gather(j, 2 * v.cols, err));
+        PK_TRY(pk_cuda_sum_parts_of_two(q, used, fresh, j->all, j->size, v.cols, err));
+    } else {
+        PK_TRY(pk_cuda_sum_parts_of_two(q, used, fresh, v.partial, v.parts, v.cols, err));
+    }
     if (v.cols % N == 0)
         return PK_LAUNCH((input_gradient<S, N>), flat_grid(v, N), THREADS, 0, q, err, v);
     return PK_LAUNCH((input_gradient<S, 1>), flat_grid(v, 1), THREADS, 0, q, err, v);
@@ -250,8 +292,7 @@ enum pk_status pk_cuda_batchnorm(const struct pk_call *c, struct pk_err *err)
     v.mean = (const float *)c->src[3], v.var = (const float *)c->src[4];
     v.to = c->dst[0];
     for (int k = 0; k < 3; k++) v.saved[k] = (float *)c->dst[k + 1];
-    return c->in[0]->dtype == PK_BF16 ? forward<bf16>(c->queue, v, err)
-                                      : forward<float>(c->queue, v, err);
+    return c->in[0]->dtype == PK_BF16 ? forward<bf16>(c, v, err) : forward<float>(c, v, err);
 }
 
 /* in: dy, x, gain, mean, rstd; out: dx, dgain, dbias, each may be absent, all accumulating */
@@ -261,13 +302,15 @@ enum pk_status pk_cuda_batchnorm_grad(const struct pk_call *c, struct pk_err *er
     v.dy = c->src[0], v.x = c->src[1], v.gain = (const float *)c->src[2];
     v.mean = (const float *)c->src[3], v.rstd = (const float *)c->src[4];
     v.to = c->dst[0], v.add = pk_call_accumulates(c, 0);
+    if (const struct pk_joined *j = ranks_of(c, v)) v.all = v.rows * j->size;
     return c->in[0]->dtype == PK_BF16 ? backward<bf16>(c, v, err) : backward<float>(c, v, err);
 }
 
 /* in: mean, variance, seed; out: terms of the running statistics, accumulating */
 enum pk_status pk_cuda_batchnorm_state(const struct pk_call *c, struct pk_err *err)
 {
-    const int64_t cols = pk_view_cols(c->in[0]), rows = c->node->attr.batchnorm.rows;
+    const int64_t cols = pk_view_cols(c->in[0]);
+    const int64_t rows = c->node->attr.batchnorm.rows * (c->joined ? c->joined->size : 1);
     const float unbias = (float)((double)rows / (double)(rows - 1));
     return PK_LAUNCH(state_terms, (unsigned)((cols + THREADS - 1) / THREADS), THREADS, 0, c->queue,
                      err, (float *)c->dst[0], (float *)c->dst[1], (float *)c->dst[2],

@@ -77,7 +77,9 @@ static struct pk_call call_of(const struct pk_cuda *c, const struct pk_bound *b,
 {
     const struct pk_prog *p = b->prog;
     const struct pk_node *n = &p->node[k];
-    struct pk_call call = {.node = n, .queue = (struct pk_queue *)(uintptr_t)&c->q};
+    struct pk_call call = {.node = n,
+                           .queue = (struct pk_queue *)(uintptr_t)&c->q,
+                           .joined = b->joined ? &c->join.joined : NULL};
     for (int i = 0; i < n->n_in; i++) {
         if (n->in[i] < 0) continue;
         call.in[i] = &p->value[n->in[i]];
@@ -101,6 +103,16 @@ static enum pk_status grow_area(struct pk_exec *x, struct pk_cuda_block *b, int6
     PK_TRY(pk_cuda_finish(x, err));
     c->generation++;
     return pk_cuda_alloc(x, b, bytes, what, err);
+}
+
+/* Room for what the ranks' norms exchange. */
+static enum pk_status join_norms(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
+{
+    struct pk_cuda *c = x->device;
+    if (!b->joined) return PK_OK;
+    PK_TRY(grow_area(x, &c->join.rows, b->joined * x->comm->size * (int64_t)sizeof(float),
+                     "statistics of the ranks", err));
+    return pk_cuda_open_join(x, err);
 }
 
 static enum pk_status place_inputs(struct bound *d, const struct pk_prog *p, struct pk_err *err)
@@ -139,6 +151,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
     d->x = x;
     PK_TRY(place_inputs(d, p, err));
     PK_TRY(pk_cuda_parts(x, p, &d->part, &d->parts, err));
+    PK_TRY(join_norms(x, b, err));
     PK_TRY(grow_area(x, &c->input, d->input_bytes, "inputs", err));
     PK_TRY(grow_area(x, &c->staging, d->input_bytes, "inputs", err));
     PK_TRY(grow_area(x, &c->arena, b->plan.arena, "activations", err));
@@ -156,10 +169,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
 static void drop_graphs(struct bound *d)
 {
     for (int32_t k = 0; k < d->parts; k++)
-        for (int i = 0; i < 2; i++) {
-            if (d->part[k].graph[i]) cudaGraphExecDestroy(d->part[k].graph[i]);
-            d->part[k].graph[i] = NULL;
-        }
+        for (int i = 0; i < 2; i++) pk_cuda_free_graphs(&d->part[k].graphs[i]);
 }
 
 void pk_cuda_unbind(struct pk_bound *b)
@@ -213,26 +223,47 @@ static enum pk_status enqueue_part(struct pk_exec *x, struct pk_bound *b, int32_
     return k == d->parts - 1 ? add_loss(x, b, add, err) : PK_OK;
 }
 
+static enum pk_status send_part(struct pk_exec *x, const struct bound *d, int32_t k,
+                                struct pk_err *err)
+{
+    const bool last = k == d->parts - 1;
+    return last || d->part[k].ranges ? pk_cuda_send(x, &d->part[k], last, err) : PK_OK;
+}
+
+/* All nodes, with an event before each and one behind the last; *made counts them. */
+static enum pk_status mark_nodes(struct pk_exec *x, struct pk_bound *b, bool add, bool send,
+                                 cudaEvent_t *mark, int64_t *made, struct pk_err *err)
+{
+    struct pk_cuda *c = x->device;
+    const struct bound *d = b->device;
+    const struct pk_prog *p = b->prog;
+    int32_t part = 0;
+    for (int64_t k = 0; k <= p->nodes; k++) {
+        PK_TRY(pk_cuda_check(cudaEventCreate(&mark[k]), "event", err));
+        ++*made;
+        PK_TRY(pk_cuda_check(cudaEventRecord(mark[k], c->q.stream), "event", err));
+        if (k == p->nodes) break;
+        struct pk_call call = call_of(c, b, k);
+        PK_TRY(pk_cuda_kernels[p->node[k].op](&call, err));
+        for (; send && part < d->parts - 1 && d->part[part].end == k + 1; part++)
+            PK_TRY(send_part(x, d, part, err)); // where every run does, for the order of messages
+    }
+    PK_TRY(add_loss(x, b, add, err));
+    return send ? send_part(x, d, d->parts - 1, err) : PK_OK;
+}
+
 /* The same with the time of every node, for the profile. */
-static enum pk_status time_nodes(struct pk_exec *x, struct pk_bound *b, bool add,
+static enum pk_status time_nodes(struct pk_exec *x, struct pk_bound *b, bool add, bool send,
                                  struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     const struct pk_prog *p = b->prog;
     cudaEvent_t *mark;
     int64_t made = 0;
-    enum pk_status s;
     PK_TRY(pk_alloc(&mark, (size_t)p->nodes + 1, sizeof *mark, "profile", err));
     if (p->loss >= 0 && !add)
         cudaMemsetAsync(c->grad.memory, 0, (size_t)c->grad.bytes, c->q.stream);
-    for (s = PK_OK; s == PK_OK && made <= p->nodes; made++) {
-        if ((s = pk_cuda_check(cudaEventCreate(&mark[made]), "event", err)) != PK_OK) break;
-        s = pk_cuda_check(cudaEventRecord(mark[made], c->q.stream), "event", err);
-        if (s != PK_OK || made == p->nodes) continue;
-        struct pk_call call = call_of(c, b, made);
-        s = pk_cuda_kernels[p->node[made].op](&call, err);
-    }
-    if (s == PK_OK) s = add_loss(x, b, add, err);
+    enum pk_status s = mark_nodes(x, b, add, send, mark, &made, err);
     if (s == PK_OK) s = pk_cuda_finish(x, err);
     for (int64_t k = 0; s == PK_OK && k < p->nodes; k++) {
         float ms = 0;
@@ -245,26 +276,13 @@ static enum pk_status time_nodes(struct pk_exec *x, struct pk_bound *b, bool add
     return s;
 }
 
-static enum pk_status end_capture(struct pk_cuda *c, enum pk_status s, cudaGraphExec_t *out,
-                                  struct pk_err *err)
-{
-    cudaGraph_t graph = NULL;
-    cudaError_t e = cudaStreamEndCapture(c->q.stream, &graph);
-    if (s == PK_OK) s = pk_cuda_check(e, "end of capture", err);
-    if (s == PK_OK) s = pk_cuda_check(cudaGraphInstantiate(out, graph, 0), "graph", err);
-    if (graph) cudaGraphDestroy(graph);
-    return s;
-}
-
 static enum pk_status capture(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
                               struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
-    PK_TRY(pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
-                         "capture", err));
-    enum pk_status s = enqueue_part(x, b, k, add, err);
-    return end_capture(c, s, &d->part[k].graph[add], err);
+    PK_TRY(pk_cuda_begin_graphs(c, &d->part[k].graphs[add], err));
+    return pk_cuda_end_graphs(c, enqueue_part(x, b, k, add, err), err);
 }
 
 static enum pk_status launch_part(struct pk_exec *x, struct pk_bound *b, int32_t k, bool add,
@@ -273,8 +291,8 @@ static enum pk_status launch_part(struct pk_exec *x, struct pk_bound *b, int32_t
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
     if (x->eager) return enqueue_part(x, b, k, add, err);
-    if (!d->part[k].graph[add]) PK_TRY(capture(x, b, k, add, err));
-    return pk_cuda_check(cudaGraphLaunch(d->part[k].graph[add], c->q.stream), "graph", err);
+    if (!d->part[k].graphs[add].count) PK_TRY(capture(x, b, k, add, err));
+    return pk_cuda_launch_graphs(c, &d->part[k].graphs[add], err);
 }
 
 /* send: this is the last of the step, so that gradients leave as they get ready. */
@@ -283,12 +301,12 @@ static enum pk_status launch(struct pk_exec *x, struct pk_bound *b, bool add, bo
 {
     struct pk_cuda *c = x->device;
     struct bound *d = b->device;
-    if (b->seconds) PK_TRY(time_nodes(x, b, add, err));
+    if (b->seconds) return time_nodes(x, b, add, send, err);
     if (d->generation != c->generation) drop_graphs(d);
     d->generation = c->generation;
     for (int32_t k = 0; k < d->parts; k++) {
-        if (!b->seconds) PK_TRY(launch_part(x, b, k, add, err));
-        if (send) PK_TRY(pk_cuda_send(x, &d->part[k], k == d->parts - 1, err));
+        PK_TRY(launch_part(x, b, k, add, err));
+        if (send) PK_TRY(send_part(x, d, k, err));
     }
     return PK_OK;
 }
@@ -488,12 +506,11 @@ static enum pk_status launch_update(struct pk_exec *x, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     if (x->eager || x->share) return enqueue_update(x, err); // no message is captured
-    if (!c->update) {
-        PK_TRY(pk_cuda_check(cudaStreamBeginCapture(c->q.stream, cudaStreamCaptureModeThreadLocal),
-                             "capture", err));
-        PK_TRY(end_capture(c, enqueue_update(x, err), &c->update, err));
+    if (!c->update.count) {
+        PK_TRY(pk_cuda_begin_graphs(c, &c->update, err));
+        PK_TRY(pk_cuda_end_graphs(c, enqueue_update(x, err), err));
     }
-    return pk_cuda_check(cudaGraphLaunch(c->update, c->q.stream), "graph", err);
+    return pk_cuda_launch_graphs(c, &c->update, err);
 }
 
 enum pk_status pk_cuda_update(struct pk_exec *x, const struct pk_optim_step *step,

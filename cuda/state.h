@@ -22,14 +22,23 @@ struct pk_cuda_range { // elements [first, first + count) of the flat arenas
     int owner; // the rank that updates them (ZeRO stage 1); -1: all do
 };
 
-/* Part of a program, captured as a graph of its own: at its end the gradients of one bucket have
+struct pk_cuda_graph { // what is launched between two messages to other ranks
+    cudaGraphExec_t exec;
+    int64_t gather; // then this many numbers of each rank are gathered for a norm; 0: none
+};
+struct pk_cuda_graphs { // one after the other
+    struct pk_cuda_graph *item;
+    int64_t count, cap;
+};
+
+/* Part of a program, captured as graphs of its own: at its end the gradients of one bucket have
  * been touched for the last time. A program without gradients, or of one rank alone, is one part.
  */
 struct pk_cuda_part {
     int64_t end;                 // nodes up to here
     struct pk_cuda_range *range; // [ranges] of the bucket
     int32_t ranges;
-    cudaGraphExec_t graph[2]; // [gradients and loss are added to those before]
+    struct pk_cuda_graphs graphs[2]; // [gradients and loss are added to those before]
 };
 
 struct pk_cuda_ranks { // several ranks: how gradients meet; all zero for one
@@ -39,6 +48,16 @@ struct pk_cuda_ranks { // several ranks: how gradients meet; all zero for one
     cudaEvent_t summed;       // all buckets and the loss are sums over ranks
     bool sent;                // all of this step's are under way
     struct pk_cuda_block low; // bf16 copies of gradients, of the flat arena's length
+};
+
+enum { PK_CUDA_AHEAD = 16 }; // gathers that may be under way; the device's queue has an end
+
+struct pk_cuda_join {          // train.sync_norm: what norms of several ranks exchange
+    struct pk_cuda_block rows; // float [ranks][numbers of a rank], of the largest norm
+    struct pk_joined joined;   // these, for kernels
+    cudaEvent_t over[PK_CUDA_AHEAD];
+    int64_t gathers; // since the start; that of number k is over with over[k % PK_CUDA_AHEAD]
+    struct pk_cuda_graphs *capturing; // gathers end a graph; NULL: they take place
 };
 
 struct pk_cuda { // pk_exec.device
@@ -59,12 +78,13 @@ struct pk_cuda { // pk_exec.device
     cudaEvent_t consumed; // and may be filled again
     cudaEvent_t done[PK_CUDA_RING];
     struct pk_cuda_optim *optim;
-    cudaGraphExec_t update;     // NULL until first used
-    int64_t enqueued, told;     // optimizer steps since open
-    float seed[2];              // what small->seed and small->counted hold
-    const struct pk_prog *prog; // of the last run, to name a faulty node
-    struct pk_cuda_block fetch; // pinned host memory
+    struct pk_cuda_graphs update; // empty until first used
+    int64_t enqueued, told;       // optimizer steps since open
+    float seed[2];                // what small->seed and small->counted hold
+    const struct pk_prog *prog;   // of the last run, to name a faulty node
+    struct pk_cuda_block fetch;   // pinned host memory
     struct pk_cuda_ranks ranks;
+    struct pk_cuda_join join;
     void *pinned[64]; // registered with the driver by pin()
     int pins;
 };
@@ -117,6 +137,19 @@ enum pk_status pk_cuda_share_weights(struct pk_exec *x, struct pk_err *err);
 /* After a step that was not taken, on all ranks: the first gradient that is not finite, which
  * another rank may have. */
 enum pk_status pk_cuda_find_bad(struct pk_exec *x, struct pk_cuda_report *r, struct pk_err *err);
+
+/* join.c: batch norm over all ranks (train.sync_norm). Opened after join.rows was made or moved;
+ * closing is fine without. */
+enum pk_status pk_cuda_open_join(struct pk_exec *x, struct pk_err *err);
+void pk_cuda_close_join(struct pk_cuda *c);
+/* A capture of the compute stream into *g, which is empty: a graph up to each gather and one behind
+ * the last. s: how it went; what fails leaves *g empty. Launching gathers between the graphs. */
+enum pk_status pk_cuda_begin_graphs(struct pk_cuda *c, struct pk_cuda_graphs *g,
+                                    struct pk_err *err);
+enum pk_status pk_cuda_end_graphs(struct pk_cuda *c, enum pk_status s, struct pk_err *err);
+enum pk_status pk_cuda_launch_graphs(struct pk_cuda *c, const struct pk_cuda_graphs *g,
+                                     struct pk_err *err);
+void pk_cuda_free_graphs(struct pk_cuda_graphs *g);
 
 /* bench.c */
 enum pk_status pk_cuda_time_op(struct pk_op_timing *t, struct pk_err *err);
