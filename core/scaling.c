@@ -147,7 +147,10 @@ enum pk_status pk_scaling_simulate(struct pk_scaling_result *out, const struct p
     const double work = before + s->run_seconds;
     double elements = 0, sent = 0;
     struct clock c = {0};
-    *out = (struct pk_scaling_result){.alone = work + s->optimizer_seconds};
+    const double gather =
+        s->gathers ? s->gathers * half_seconds(net, n, s->gather_bytes / s->gathers) : 0;
+    *out = (struct pk_scaling_result){.alone = s->before_seconds + work + s->optimizer_seconds,
+                                      .comm = gather};
     for (int32_t i = 0; i < s->buckets; i++) {
         const double bytes = (double)s->bucket[i].elements * s->element_bytes;
         const double cost = (s->zero1 ? 1 : 2) * half_seconds(net, n, bytes);
@@ -158,7 +161,8 @@ enum pk_status pk_scaling_simulate(struct pk_scaling_result *out, const struct p
         elements += (double)s->bucket[i].elements;
     }
     compute_until(&c, work, s->slowdown);
-    out->step = PK_MAX(c.now, c.busy);
+    out->step = s->before_seconds + gather + PK_MAX(c.now, c.busy);
+    sent += s->gather_bytes;
     if (s->zero1 && n > 1) { // the norm of all gradients, then the update, then the weights
         const double norm = pk_scaling_allreduce(net, n, sizeof(float));
         const double gather = half_seconds(net, n, elements * s->weight_bytes);
@@ -169,7 +173,8 @@ enum pk_status pk_scaling_simulate(struct pk_scaling_result *out, const struct p
         out->step += s->optimizer_seconds;
     }
     const double own = s->optimizer_seconds / (s->zero1 ? (double)n : 1.0);
-    out->exposed = PK_MAX(out->step - work - own, 0.0); // not the rounding of the sums
+    // not the rounding of the sums
+    out->exposed = PK_MAX(out->step - s->before_seconds - work - own, 0.0);
     out->inside = sent * shape.inside;
     out->between = sent * shape.between;
     return PK_OK;

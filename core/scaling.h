@@ -5,8 +5,9 @@
  * touches it in the last run of a step is done. Gradients are packed into buckets in that order,
  * and a second stream reduces one bucket after the other, each as soon as it is ready and the one
  * before is done. Meanwhile computing is slower by a factor, since communication takes SMs and
- * bandwidth. The optimizer follows when both are done. Ranks are alike: no stragglers, no input, no
- * jitter.
+ * bandwidth. The optimizer follows when both are done. Where a loss couples the batch, rows are
+ * gathered and compared ahead of all that, which nothing hides. Ranks are alike: no stragglers, no
+ * input, no jitter.
  *
  * Costs: a ring inside a node, t = latency + bytes * 2 (g-1)/g / bandwidth for g GPUs. Over several
  * nodes: reduce-scatter inside, all-reduce of each GPU's g-th part with its peers of the m nodes,
@@ -49,6 +50,9 @@ struct pk_scaling_step {                    // of one rank
     double slowdown;          // of computing while a bucket is on its way, at least 1
     double optimizer_seconds; // of all parameters on one rank
     bool zero1;               // gradients are scattered, each rank updates 1/n and gathers weights
+    double before_seconds;    // of programs that bring no gradients, ahead of the runs
+    double gather_bytes;      // of all ranks' rows, which each must have before the runs
+    int32_t gathers;          // in so many messages
 };
 
 struct pk_scaling_result {

@@ -39,9 +39,9 @@ static double value_bytes(const struct pk_prog *p, int32_t v, double share)
     return (double)pk_value_bytes(&p->value[v]) * (records ? share : 1);
 }
 
-static double roofline(const struct job *j, const struct pk_node *n, double share)
+static double roofline(const struct job *j, const struct pk_prog *p, const struct pk_node *n,
+                       double share)
 {
-    const struct pk_prog *p = &j->p->listing;
     double bytes = 0;
     for (int i = 0; i < n->n_in; i++)
         if (n->in[i] >= 0) bytes += value_bytes(p, n->in[i], share);
@@ -56,14 +56,36 @@ static double time_nodes(struct job *j, double share)
 {
     const struct pk_prog *p = &j->p->listing;
     double whole[PK_OP_COUNT] = {0}, sum = 0;
-    for (int64_t k = 0; k < p->nodes; k++) whole[p->node[k].op] += roofline(j, &p->node[k], 1);
+    for (int64_t k = 0; k < p->nodes; k++) whole[p->node[k].op] += roofline(j, p, &p->node[k], 1);
     for (int64_t k = 0; k < p->nodes; k++) {
         const enum pk_op op = p->node[k].op;
-        double t = roofline(j, &p->node[k], share);
+        double t = roofline(j, p, &p->node[k], share);
         if (j->have_times && whole[op] > 0) t *= j->measured[op] / whole[op];
         sum += j->node[k] = PK_MAX(t, j->node_seconds);
     }
     return sum;
+}
+
+/* A program that brings no gradients. */
+static double program_seconds(const struct job *j, const struct pk_prog *p, double share)
+{
+    double sum = 0;
+    for (int64_t k = 0; k < p->nodes; k++)
+        sum += PK_MAX(roofline(j, p, &p->node[k], share), j->node_seconds);
+    return sum;
+}
+
+/* What a loss that couples the batch asks for ahead of the backward passes: a forward pass, the
+ * rows of all ranks, and the loss, which every rank computes from all of them, so that its logits
+ * grow with their square. times: the planned batch. */
+static void couple(const struct job *j, struct pk_scaling_step *step, double share, double times)
+{
+    const struct pk_recipe_plan *p = j->p;
+    if (!p->gathers) return;
+    step->before_seconds = (double)step->runs * program_seconds(j, &p->embed, share) +
+                           (double)p->parts * program_seconds(j, &p->loss, times * times);
+    step->gathers = p->gathers * (int32_t)p->parts;
+    step->gather_bytes = (double)(p->gathered * p->parts) * times * sizeof(float);
 }
 
 /* Rows of 'bench ops' on a device, or of 'bench step --profile', whose sum is made that of the
@@ -182,10 +204,10 @@ static enum pk_status options_of(struct job *j, const struct pk_args *args, stru
     if (j->ranks > j->net.gpus_per_node && j->ranks % j->net.gpus_per_node)
         return pk_fail(err, PK_EUSAGE, "--ranks %lld does not fill nodes of %lld GPUs",
                        (long long)j->ranks, (long long)j->net.gpus_per_node);
-    if (j->p->objective && j->p->objective->coupled)
+    if (j->p->gathers && pk_arg(args, "times"))
         return pk_fail(err, PK_EUSAGE,
-                       "--ranks does not know objectives whose loss couples the batch: they also "
-                       "gather features");
+                       "--times knows one program, and a loss that couples the batch has three: "
+                       "give --tflops and --tbps");
     if (pk_arg(args, "times")) PK_TRY(read_times(j, pk_arg(args, "times"), err));
     if (!(j->rates.flops > 0 && j->rates.bytes > 0))
         return pk_fail(err, PK_EUSAGE,
@@ -227,7 +249,7 @@ static void put_row(struct job *j, int64_t n, bool each, const char *way, int64_
     pk_json_close(w);
 }
 
-/* The four ways of reducing, for n ranks with so many records each. */
+/* The ways of reducing, for n ranks with so many records each. */
 static enum pk_status put_ranks(struct job *j, int64_t n, bool each, struct pk_err *err)
 {
     static const char *const way[] = {"fp32", "bf16", "zero1 fp32", "zero1 bf16"};
@@ -242,11 +264,14 @@ static enum pk_status put_ranks(struct job *j, int64_t n, bool each, struct pk_e
                                    .weight_bytes = sizeof(float), // the masters travel
                                    .slowdown = j->slowdown,
                                    .optimizer_seconds = j->optimizer};
-    step.run_seconds = time_nodes(j, (double)records / (double)(runs * j->p->micro));
+    const double share = (double)records / (double)(runs * j->p->micro);
+    step.run_seconds = time_nodes(j, share);
+    couple(j, &step, share, each ? (double)n : 1);
     PK_TRY(pk_scaling_gradients(&g, &count, &j->p->listing, j->node, err));
     step.buckets = pk_scaling_pack(bucket, (int32_t)j->buckets, g, count);
     free(g);
-    for (int i = 0; i < (n == 1 ? 1 : 4); i++) {
+    const int ways = n == 1 ? 1 : j->p->objective ? 4 : 2; // fine-tuning knows no zero1
+    for (int i = 0; i < ways; i++) {
         struct pk_scaling_result r;
         step.element_bytes = i & 1 ? 2 : 4;
         step.zero1 = i > 1;

@@ -72,9 +72,10 @@ static enum pk_status built(struct pk_prog *prog, enum pk_status s)
     return s;
 }
 
-/* Plans and frees one program; arenas and constants become the largest so far. */
+/* Plans one program, and frees it unless it goes to *keep; arenas and constants become the largest
+ * so far. */
 static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
-                              struct pk_plan_part *part, int64_t records, bool keep,
+                              struct pk_plan_part *part, int64_t records, struct pk_prog *keep,
                               struct pk_err *err)
 {
     struct pk_plan plan;
@@ -94,13 +95,14 @@ static enum pk_status measure(struct pk_recipe_plan *out, struct pk_prog *prog,
         part->program_bytes = plan.bytes / (double)records;
         part->nodes = prog->nodes;
     }
-    if (keep) {
-        out->listing = *prog;
+    if (keep == &out->listing)
         out->listing_plan = plan;
-        return PK_OK;
-    }
-    pk_plan_free(&plan);
-    pk_prog_free(prog);
+    else
+        pk_plan_free(&plan);
+    if (keep)
+        *keep = *prog;
+    else
+        pk_prog_free(prog);
     return PK_OK;
 }
 
@@ -116,16 +118,19 @@ static enum pk_status plan_coupled(struct pk_recipe_plan *out, struct pk_plan_pa
     const struct pk_contrastive_progs progs = {&prog[0], &prog[1], &prog[2]};
     enum pk_status s = out->objective->build_coupled(&progs, &out->params, &none, &out->model,
                                                      out->micro, total, err);
+    struct pk_prog *const keep[3] = {&out->embed, &out->loss, &out->listing};
     struct pk_plan_part one = {0};
     for (int i = 0; s == PK_OK && i < 3; i++) {
         out->constants += prog[i].constant_len;
-        s = measure(out, &prog[i], &one, i == 1 ? total : out->micro, i == 2, err);
+        s = measure(out, &prog[i], &one, i == 1 ? total : out->micro, keep[i], err);
         prog[i] = (struct pk_prog){0};
         part->program_flops += one.program_flops;
         part->program_bytes += one.program_bytes;
         part->nodes += one.nodes;
     }
     out->need.rows = arrays * total * out->model.contrastive.width;
+    out->gathers = arrays - 1; // the gradients stay
+    out->gathered = out->gathers * total * out->model.contrastive.width;
     for (int i = 0; i < 3; i++) pk_prog_free(&prog[i]);
     pk_params_free(&none);
     return s;
@@ -155,7 +160,8 @@ static enum pk_status plan_pretext(struct pk_recipe_plan *out, const struct pk_r
         bool mean = k == out->keep[1];
         PK_TRY(built(&prog, o->build(&prog, &out->params, m, out->micro, k, err)));
         out->constants += prog.constant_len;
-        PK_TRY(measure(out, &prog, mean ? part : NULL, out->micro, mean, err));
+        PK_TRY(
+            measure(out, &prog, mean ? part : NULL, out->micro, mean ? &out->listing : NULL, err));
     }
     return PK_OK;
 }
@@ -222,12 +228,12 @@ static enum pk_status plan_stages(struct pk_recipe_plan *out, const struct pk_re
         PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, out->micro, true, err)));
         constants = PK_MAX(constants, prog.constant_len);
         PK_TRY(classifier_flops(&part->record_flops, c, err));
-        PK_TRY(measure(out, &prog, part, out->micro, i == 0, err));
+        PK_TRY(measure(out, &prog, part, out->micro, i ? NULL : &out->listing, err));
         prog = (struct pk_prog){0};
     }
     PK_TRY(built(&prog, pk_classifier_build(&prog, &out->params, c, micro, false, err)));
     out->constants = constants + prog.constant_len;
-    return measure(out, &prog, NULL, micro, false, err);
+    return measure(out, &prog, NULL, micro, NULL, err);
 }
 
 static enum pk_status plan_classifier(struct pk_recipe_plan *out, const struct pk_recipe *r,
@@ -319,6 +325,8 @@ void pk_recipe_plan_free(struct pk_recipe_plan *p)
 {
     pk_plan_free(&p->listing_plan);
     pk_prog_free(&p->listing);
+    pk_prog_free(&p->embed);
+    pk_prog_free(&p->loss);
     pk_params_free(&p->params);
     *p = (struct pk_recipe_plan){0};
 }

@@ -43,6 +43,11 @@ struct pk_recipe_plan {
     int64_t checkpoint;         // tensors; headers and state add a few KB
     struct pk_prog listing;     // of the first part, at the mean keep
     struct pk_plan listing_plan;
+    /* Of an objective whose loss couples the batch, where `listing` is the third of three programs:
+     * the first, of a micro-batch, and the second, of a part of the batch. */
+    struct pk_prog embed, loss;
+    int64_t gathered; // floats that the ranks gather for a part, in so many arrays
+    int gathers;
 };
 
 /* backend: where it will run, NULL for the CPU. classes: of a classifier, 0 takes the corpus's or

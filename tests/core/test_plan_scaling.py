@@ -98,12 +98,30 @@ def refused():
                        (["--ranks", "8", *RATES, "--link", "30,0"], "--link 30,0")):
         r = call("plan", *TINY, *args, code=2)
         assert text in r.stderr, (args, r.stderr)
-    r = call("plan", "simclr_demo", "--ranks", "8", *RATES, code=2)
-    assert "couples the batch" in r.stderr, r.stderr
+    r = call("plan", "simclr_demo", "--ranks", "8", *RATES, "--times", __file__, code=2)
+    assert "couples the batch has three" in r.stderr, r.stderr
+
+
+def coupled():
+    """A contrastive step: rows of all ranks are gathered, and the loss over all of them is each rank's own work."""
+    recipe = ["moco_v3_vit_tiny_ptbxl_100hz", "objective.projection.width=256"]
+    got = scaling(*recipe, "--ranks", "64", *RATES)
+    table = rows(got)
+    params = json.loads(call("plan", *recipe, "--json", "--no-probe").stdout)["parameters"]["total"]
+    for batch, times in ("shared", 1), ("each", 64):
+        gathered = times * 2 * 4 * 256 * got["batch"]  # queries and keys of 256 numbers
+        assert abs(table[64, batch, "fp32"]["bytes_inside_node"] - 7 / 8 * (8 * params + gathered)) < 1, table
+    # with the batch of every rank its logits grow by the square: 64 times the rows cost more than 64 ranks bring
+    assert table[64, "each", "fp32"]["efficiency"] < table[8, "each", "fp32"]["efficiency"] < 1, table
+    assert table[64, "shared", "fp32"]["exposed_s"] > 30e-6, table
+    # fine-tuning has no train.zero1, so it is not offered
+    ways = {way for _, _, way in rows(scaling("supervised_xresnet1d101_ptbxl_100hz", "--ranks", "8", *RATES))}
+    assert ways == {"none", "fp32", "bf16"}, ways
 
 
 a_published_size()
 measured_times()
+coupled()
 refused()
 text = call("plan", *TINY, "--ranks", "16", *RATES).stdout
 assert "a model and no measurement" in text and "zero1 bf16" in text, text

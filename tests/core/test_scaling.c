@@ -70,13 +70,30 @@ static void test_zero1(void)
 {
     const struct pk_scaling_net one = {2, 1, 100, 1, 100};
     const struct pk_scaling_bucket b = {10, 100, 1};
-    const struct pk_scaling_step s = {10, 1, &b, 1, 4, 2, 1, 2, true};
+    const struct pk_scaling_step s = {10, 1, &b, 1, 4, 2, 1, 2, true, 0, 0, 0};
     // scatter .5 + 200/100, norm 1 + 4/100, half of the optimizer, gather .5 + 100/100
     struct pk_scaling_result r = simulate(&s, &one, 2);
     CHECK_NEAR(r.step, 10 + 2.5 + 1.04 + 1 + 1.5, 1e-9);
     CHECK_NEAR(r.exposed, 2.5 + 1.04 + 1.5, 1e-9);
     CHECK_NEAR(r.inside, 200 + 100 + 4, 1e-9);
     CHECK_NEAR(simulate(&s, &one, 1).step, 12, 1e-9);
+}
+
+/* Rows are gathered and compared first, and nothing hides that. */
+static void test_coupled(void)
+{
+    const struct pk_scaling_net one = {2, 1, 100, 1, 100};
+    const struct pk_scaling_bucket b = {10, 100, 1};
+    const struct pk_scaling_step s = {10, 1, &b, 1, 4, 4, 1, 2, false, 7, 800, 2};
+    // two gathers of .5 + 400 / 2 / 100 each, one bucket of 1 + 400 / 100 at the end
+    struct pk_scaling_result r = simulate(&s, &one, 2);
+    CHECK_NEAR(r.step, 7 + 5 + 10 + 5 + 2, 1e-9);
+    CHECK_NEAR(r.exposed, 5 + 5, 1e-9);
+    CHECK_NEAR(r.comm, 5 + 5, 1e-9);
+    CHECK_NEAR(r.inside, 400 + 400, 1e-9);
+    r = simulate(&s, &one, 1);
+    CHECK_NEAR(r.step, 19, 1e-9);
+    CHECK(r.step == r.alone && r.exposed == 0 && r.comm == 0 && r.inside == 0);
 }
 
 static void test_invariants(void)
@@ -89,8 +106,8 @@ static void test_invariants(void)
             double before = 1e9;
             for (double speed = 1e8; speed < 1e13; speed *= 3) {
                 const struct pk_scaling_net links = {8, 30e-6, speed, 10e-6, speed / 7};
-                const struct pk_scaling_step s = {7e-3, 2,   b + 2 * late, late ? 1 : 3, 4,
-                                                  4,    1.1, 1e-4,         false};
+                const struct pk_scaling_step s = {
+                    7e-3, 2, b + 2 * late, late ? 1 : 3, 4, 4, 1.1, 1e-4, false, 0, 0, 0};
                 struct pk_scaling_result r = simulate(&s, &links, ranks[i]);
                 CHECK(r.step >= r.alone * (1 - 1e-12)); // efficiency of at most 1
                 CHECK(r.step <= before * (1 + 1e-12));  // never longer over a faster link
@@ -158,7 +175,7 @@ static void test_readiness(void)
 static void test_refused(void)
 {
     const struct pk_scaling_bucket b = {1, 1, 1};
-    const struct pk_scaling_step good = {1, 1, &b, 1, 4, 4, 1, 0, false};
+    const struct pk_scaling_step good = {1, 1, &b, 1, 4, 4, 1, 0, false, 0, 0, 0};
     struct pk_scaling_step s = good;
     struct pk_scaling_result r;
     struct pk_err err = {0};
@@ -175,6 +192,7 @@ int main(void)
     test_links();
     test_by_hand();
     test_zero1();
+    test_coupled();
     test_invariants();
     test_pack();
     test_readiness();
