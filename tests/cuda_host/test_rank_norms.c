@@ -1,4 +1,4 @@
-/* test_cuda_norms.c -- batch norm over the records of two ranks, through the CUDA executor with the
+/* test_rank_norms.c -- batch norm over the records of two ranks, through the CUDA executor with the
  * stand-in for NCCL: graphs that end at every gather, kernel by kernel, and with every node timed
  * give the same bits, on both ranks, and a single rank with all records is near. A run of several
  * micro-batches is refused. */
