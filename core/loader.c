@@ -533,10 +533,11 @@ static enum pk_status group_participants(struct pk_loader *l, const struct owned
                            "paired; leave it out or choose other pairs",
                            id, d->name);
         if (n == 1 && l->spec.pair_all)
-            return pk_fail(err, PK_EDATA,
-                           "record %s of %s is the only one of its participant, so it cannot be "
-                           "paired; leave it out or allow participants to be left out",
-                           id, d->name);
+            return pk_fail(
+                err, PK_EDATA,
+                "record %s of %s is the only one of its participant, so it cannot be "
+                "paired\nhelp: objective.single_records=true leaves such participants out",
+                id, d->name);
         singles += n == 1;
         if (n == 1) continue;
         l->first[l->participants++] = used;

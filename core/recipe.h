@@ -48,7 +48,7 @@ enum pk_status pk_recipe_path(const struct pk_recipe *r, const char *path, char 
 bool pk_recipe_given(const struct pk_recipe *r, const char *path);
 /* Whether it learns labels or targets (objective.kind: classify, regress), in stages. */
 bool pk_recipe_supervised(const struct pk_recipe *r);
-/* "recipes/mine.yaml:14:3" or "override" or "default": where the value comes from. */
+/* "recipes/mine.yaml:14:3" or "override train.steps" or "default": where the value comes from. */
 const char *pk_recipe_origin(const struct pk_recipe *r, const char *path);
 
 /* The resolved recipe as YAML with the origin of every value in comments; loads again to the same

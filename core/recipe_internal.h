@@ -60,6 +60,12 @@ void pk_make_printable(char *s);
 /* Number of edits (insert, delete, replace, swap) from a to b, capped at `limit` + 1. */
 int pk_edit_distance(const char *a, const char *b, int limit);
 
+/* Finding ------------------------------------------------------------------------------------- */
+
+bool pk_recipe_is_file(const char *path); // or a pipe
+/* "base/vit_s.yaml" or "jepa_demo" in the recipe folders. */
+bool pk_recipe_in_folders(char out[PK_PATH_MAX], const char *name);
+
 /* The YAML tree ------------------------------------------------------------------------------- */
 
 enum pk_node_kind { PK_NODE_SCALAR, PK_NODE_LIST, PK_NODE_MAP };

@@ -4,19 +4,8 @@
  * all are reported at once. */
 #include "core/recipe_internal.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#ifndef PK_RECIPE_DIR
-#define PK_RECIPE_DIR ""
-#endif
-#ifndef PK_RECIPE_SHARE
-#define PK_RECIPE_SHARE ""
-#endif
 
 enum { EXTENDS_DEPTH_MAX = 16 };
 
@@ -32,99 +21,6 @@ struct load {
 };
 
 static const struct pk_place nowhere = {-1, 0, 0, 0};
-
-/* Finding ----------------------------------------------------------------------------------- */
-
-/* PREFIX/share/purkinje/recipes of a program PREFIX/bin/purkinje, "" where that cannot be told: an
- * installation is found wherever it was moved to. */
-static void beside_program(char out[PK_PATH_MAX])
-{
-    char program[PK_PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    out[0] = 0;
-    if (n > 0)
-        program[n] = 0;
-    else if (!realpath((const char *)getauxval(AT_EXECFN), program)) // a chroot without /proc
-        return;
-    for (int up = 0; up < 2; up++) {
-        char *slash = strrchr(program, '/');
-        if (!slash) return;
-        *slash = 0;
-    }
-    if (pk_path(out, NULL, "%s/share/purkinje/recipes", program) != PK_OK) out[0] = 0;
-}
-
-bool pk_recipe_folder(int i, char out[PK_PATH_MAX])
-{
-    char beside[PK_PATH_MAX];
-    beside_program(beside);
-    const char *const built_in[] = {beside, PK_RECIPE_DIR, PK_RECIPE_SHARE};
-    const char *list = getenv("PURKINJE_RECIPES");
-    for (const char *p = list ? list : ""; *p;) {
-        size_t n = strcspn(p, ":");
-        if (n && i-- == 0) return snprintf(out, PK_PATH_MAX, "%.*s", (int)n, p) < PK_PATH_MAX;
-        p += n + (p[n] == ':');
-    }
-    for (size_t k = 0; k < PK_COUNT(built_in); k++) {
-        if (!*built_in[k] || !pk_exists(built_in[k]) || i-- != 0) continue;
-        return snprintf(out, PK_PATH_MAX, "%s", built_in[k]) < PK_PATH_MAX;
-    }
-    return false;
-}
-
-static bool is_file(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
-}
-
-/* "base/vit_s.yaml" or "jepa_demo" in the recipe folders. */
-static bool find_in_folders(char out[PK_PATH_MAX], const char *name)
-{
-    char folder[PK_PATH_MAX];
-    for (int i = 0; pk_recipe_folder(i, folder); i++) {
-        if (pk_path(out, NULL, "%s/%s", folder, name) == PK_OK && is_file(out)) return true;
-        if (pk_path(out, NULL, "%s/%s.yaml", folder, name) == PK_OK && is_file(out)) return true;
-    }
-    return false;
-}
-
-static void guess_name(const char *name, char guess[256])
-{
-    char folder[PK_PATH_MAX], stem[256], word[256];
-    int best = PK_RECIPE_TEXT_MAX;
-    const char *slash = strrchr(name, '/'); // of "recipes/jepa_demo.yaml", its name is meant
-    snprintf(word, sizeof word, "%.255s", slash ? slash + 1 : name);
-    size_t length = strlen(word);
-    if (length > 5 && !strcmp(word + length - 5, ".yaml")) word[length - 5] = 0;
-    guess[0] = 0;
-    for (int i = 0; pk_recipe_folder(i, folder); i++) {
-        DIR *dir = opendir(folder);
-        for (struct dirent *e; dir && (e = readdir(dir));) {
-            size_t n = strlen(e->d_name);
-            if (n < 6 || n > 200 || strcmp(e->d_name + n - 5, ".yaml")) continue;
-            snprintf(stem, sizeof stem, "%.*s", (int)n - 5, e->d_name);
-            if (pk_better_guess(word, stem, &best)) snprintf(guess, 256, "%s", stem);
-        }
-        if (dir) closedir(dir);
-    }
-}
-
-enum pk_status pk_recipe_find(char out[PK_PATH_MAX], const char *name, struct pk_err *err)
-{
-    char guess[256];
-    if (find_in_folders(out, name)) return PK_OK;
-    guess_name(name, guess);
-    if (*guess)
-        return pk_fail(err, PK_ERECIPE,
-                       "no recipe '%.200s': there is no such file, and no built-in "
-                       "of that name\nhelp: did you mean '%s'? ('purkinje recipe ls' lists them)",
-                       name, guess);
-    return pk_fail(err, PK_ERECIPE,
-                   "no recipe '%.200s': there is no such file, and no built-in of "
-                   "that name\nhelp: 'purkinje recipe ls' lists the built-in ones",
-                   name);
-}
 
 /* Binding to the schema --------------------------------------------------------------------- */
 
@@ -162,7 +58,8 @@ static void give(struct load *l, struct pk_value *v, const struct pk_node *n)
     v->at = n->at;
     v->key_at = n->key ? n->key_at : n->at;
     if (s->override)
-        snprintf(origin, sizeof origin, "override");
+        snprintf(origin, sizeof origin, "override %.*s", (int)PK_MIN(strcspn(s->name, "="), 200u),
+                 s->name);
     else
         snprintf(origin, sizeof origin, "%.4000s:%d:%d", s->name, v->key_at.line, v->key_at.column);
     pk_make_printable(origin);
@@ -221,21 +118,24 @@ static void show_path(char out[256], const char *path, int item)
         snprintf(out, 256, "%s", path);
 }
 
-/* "data.synthetic=" takes inherited synthetic records away, as "data.corpus=" does a corpus:
- * otherwise a recipe with the one could never be run on the other. In a file: synthetic: "". */
-static bool take_away(struct load *l, const struct pk_key *key, const struct pk_node *n)
+/* A section and all that is in it, as if nobody had given it. */
+static void drop_section(struct load *l, const char *section)
 {
     int count;
     const struct pk_key *keys = pk_keys(&count);
-    size_t length = strlen(key->path);
-    bool override = l->r->sources.item[n->at.source].override;
-    if (strcmp(key->path, "data.synthetic") || n->kind != PK_NODE_SCALAR || !n->text || *n->text ||
-        (n->plain && !override))
-        return false;
+    const size_t length = strlen(section);
     for (int i = 0; i < count; i++)
-        if (!strncmp(keys[i].path, key->path, length) && strchr(".", keys[i].path[length]))
+        if (!strncmp(keys[i].path, section, length) && strchr(".", keys[i].path[length]))
             pk_value_free(&l->r->value[pk_recipe_slot(i, 0)]);
-    return true;
+}
+
+/* "data.synthetic=" takes inherited synthetic records away, as "data.corpus=" does a corpus. In a
+ * file: synthetic: "". */
+static bool takes_away(const struct load *l, const struct pk_key *key, const struct pk_node *n)
+{
+    const bool override = l->r->sources.item[n->at.source].override;
+    return !strcmp(key->path, "data.synthetic") && n->kind == PK_NODE_SCALAR && n->text &&
+           !*n->text && (override || !n->plain);
 }
 
 static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
@@ -254,8 +154,8 @@ static void bind_key(struct load *l, int k, int item, const struct pk_node *n)
     }
     if (key->type == PK_KEY_SECTIONS) {
         bind_sections(l, key, slot, n);
-    } else if (key->type == PK_KEY_SECTION && take_away(l, key, n)) {
-        return;
+    } else if (key->type == PK_KEY_SECTION && takes_away(l, key, n)) {
+        drop_section(l, key->path);
     } else if (key->type == PK_KEY_SECTION) {
         if (n->kind == PK_NODE_MAP) {
             pk_value_free(old);
@@ -325,9 +225,10 @@ static bool locate_base(char out[PK_PATH_MAX], const char *path, const char *nam
 {
     const char *slash = strrchr(path, '/');
     int folder = slash ? (int)(slash - path) + 1 : 0;
-    if (name[0] == '/') return pk_path(out, NULL, "%s", name) == PK_OK && is_file(out);
-    if (pk_path(out, NULL, "%.*s%s", folder, path, name) == PK_OK && is_file(out)) return true;
-    return find_in_folders(out, name);
+    if (name[0] == '/') return pk_path(out, NULL, "%s", name) == PK_OK && pk_recipe_is_file(out);
+    if (pk_path(out, NULL, "%.*s%s", folder, path, name) == PK_OK && pk_recipe_is_file(out))
+        return true;
+    return pk_recipe_in_folders(out, name);
 }
 
 static enum pk_status load_bases(struct load *l, const char *path, const struct pk_node *root)
@@ -572,14 +473,9 @@ static bool overridden(const struct load *l, const char *path)
 static void replace_synthetic(struct load *l)
 {
     static const char section[] = "data.synthetic";
-    int count;
-    const struct pk_key *keys = pk_keys(&count);
-    if (!overridden(l, "data.corpus") || !*pk_recipe_str(l->r, "data.corpus") ||
-        overridden(l, section))
-        return;
-    for (int i = 0; i < count; i++)
-        if (!strncmp(keys[i].path, section, sizeof section - 1))
-            pk_value_free(&l->r->value[pk_recipe_slot(i, 0)]);
+    if (overridden(l, "data.corpus") && *pk_recipe_str(l->r, "data.corpus") &&
+        !overridden(l, section))
+        drop_section(l, section);
 }
 
 /* A key that means nothing with this encoder or objective is an error where that was chosen, or
@@ -607,7 +503,7 @@ static enum pk_status load_all(struct load *l, const char *path, int overrides,
                                char *const *override)
 {
     char found[PK_PATH_MAX];
-    if (is_file(path))
+    if (pk_recipe_is_file(path))
         PK_TRY(pk_path(found, l->err, "%s", path));
     else
         PK_TRY(pk_recipe_find(found, path, l->err));

@@ -27,7 +27,9 @@ static enum pk_status select_leads(struct pk_signal *s, const struct pk_recipe *
             for (int32_t l = 0; l < s->shape.leads; l++)
                 pk_text_add(&have, "%s%s", l ? ", " : "", s->shape.lead_name[l]);
             enum pk_status e =
-                pk_fail(err, PK_EDATA, "%s: lead '%s' is not in the data, which has %s",
+                pk_fail(err, PK_EDATA,
+                        "%s: lead '%s' is not in the data, which has %s\n"
+                        "help: data.leads=[] takes all that it has",
                         pk_recipe_origin(r, "data.leads"), name, have.s ? have.s : "none");
             pk_text_free(&have);
             return e;

@@ -161,7 +161,7 @@ def check_refusals(root):
 
     no(2, ["2 records at once cannot be compared", "counts both records of a pair"], "train.batch_size=2")
     no(2, ["5 records at once", "even number of 4 or more"], "train.batch_size=10", "train.accumulate=2")
-    no(65, ["is the only one of its participant", "left out"], "objective.pairs=participant",
+    no(65, ["is the only one of its participant", "objective.single_records=true"], "objective.pairs=participant",
        "objective.single_records=false")
     no(65, ["participants of", "have two records or more", "smaller batch_size"], "objective.pairs=participant",
        "data.synthetic.records=24")
