@@ -303,6 +303,7 @@ static enum pk_status cut_windows(const struct pk_recording *r, const struct lan
         mean_series(r, (double)k * o->stride, (double)k * o->stride + o->window, w.target);
         s = take(self, &w, signal, err);
         counts->kept++;
+        counts->incomplete += w.lead_mask != (1u << leads) - 1;
     }
     free(work);
     free(signal);

@@ -71,8 +71,9 @@ struct pk_ppg_window {
 struct pk_ppg_counts {
     int64_t windows; // that fit into the recording
     int64_t kept;
-    int64_t gap, flat; // left out: no lead without gap; none that is not flat
-    int32_t flipped;   // channels turned over
+    int64_t incomplete; // of these, without a signal in some lead
+    int64_t gap, flat;  // left out: no lead without gap; none that is not flat
+    int32_t flipped;    // channels turned over
 };
 
 /* Checks the numbers, and that window and stride are whole samples; *samples of a window.

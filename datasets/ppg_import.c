@@ -112,6 +112,7 @@ static void report_windows(struct state *st, const struct pk_ppg_item *it,
                     n->windows ? "none of its windows is usable" : "it is shorter than a window");
     pk_json_put_i64(w, "windows", n->windows);
     pk_json_put_i64(w, "kept", n->kept);
+    pk_json_put_i64(w, "incomplete", n->incomplete);
     pk_json_put_i64(w, "gap", n->gap);
     pk_json_put_i64(w, "flat", n->flat);
     pk_json_put_i64(w, "flipped_channels", n->flipped);
@@ -141,6 +142,7 @@ static enum pk_status write_report(struct state *st, struct pk_err *err)
     pk_json_put_i64(w, "rejected", st->sum->rejected);
     pk_json_put_i64(w, "windows", n->windows);
     pk_json_put_i64(w, "imported", n->kept);
+    pk_json_put_i64(w, "incomplete", n->incomplete);
     pk_json_put_i64(w, "gap", n->gap);
     pk_json_put_i64(w, "flat", n->flat);
     pk_json_put_i64(w, "flipped_channels", n->flipped);
@@ -208,6 +210,7 @@ static enum pk_status accept(void *self, int64_t item, const void *slot, FILE *s
     report_windows(st, it, n);
     all->windows += n->windows;
     all->kept += n->kept;
+    all->incomplete += n->incomplete;
     all->gap += n->gap;
     all->flat += n->flat;
     all->flipped += n->flipped;

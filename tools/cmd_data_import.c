@@ -211,6 +211,9 @@ static enum pk_status print_ppg(const struct pk_ppg_summary *s, const char *out,
     if (!json) {
         printf("%s: %lld of %lld windows of %lld recordings imported to %s in %.1f s\n", s->version,
                (long long)n->kept, (long long)n->windows, (long long)s->recordings, out, seconds);
+        if (n->incomplete)
+            printf("leads:    %lld windows without a signal in some lead\n",
+                   (long long)n->incomplete);
         if (n->flat) printf("flat:     %lld windows\n", (long long)n->flat);
         if (n->gap) printf("gaps:     %lld windows\n", (long long)n->gap);
         if (n->flipped) printf("turned:   %d channels\n", n->flipped);
@@ -227,6 +230,7 @@ static enum pk_status print_ppg(const struct pk_ppg_summary *s, const char *out,
     pk_json_put_i64(&w, "rejected", s->rejected);
     pk_json_put_i64(&w, "windows", n->windows);
     pk_json_put_i64(&w, "imported", n->kept);
+    pk_json_put_i64(&w, "incomplete", n->incomplete);
     pk_json_put_i64(&w, "flat", n->flat);
     pk_json_put_i64(&w, "gap", n->gap);
     pk_json_put_i64(&w, "flipped_channels", n->flipped);

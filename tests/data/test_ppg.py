@@ -273,6 +273,8 @@ def bidmc(tmp):
                          f"mixed {number} {lead}")
     masks = [e.mask[e.row[f"bidmc_{k:02d}_00000"]] for k in (1, 2, 3, 4)]
     check(masks == [3, 3, 2, 1], f"lead masks: {masks}")
+    check(e.report["incomplete"] == sum(int(m) != 3 for m in e.mask) == sum(r["incomplete"] for r in e.report["recordings"]),
+          f"windows without a lead: {e.report['incomplete']} of {len(e.mask)}")
     check(np.all(e.signal[e.row["bidmc_04_00001"], 1, :1250] == INVALID), "an absent lead has no values")
 
 
