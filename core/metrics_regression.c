@@ -126,7 +126,8 @@ enum pk_status pk_regression_compute(struct pk_regression *out, const double *y,
     if (s == PK_OK) {
         scores(out->value, &all);
         out->deviation = sqrt(fmax(0, all.yy / all.n - all.y / all.n * (all.y / all.n)));
-        if (options->resamples) s = bootstrap(out, sum, options, err);
+        // one subject drawn with replacement is that one again: no interval, and not one of width 0
+        if (options->resamples && out->subjects > 1) s = bootstrap(out, sum, options, err);
     }
     free(sum);
     return s;

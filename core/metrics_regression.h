@@ -19,8 +19,9 @@ struct pk_regression {
     double value[PK_REGRESSION_SCORES];
     int64_t resamples; // of the bootstrap; 0: not run
     uint64_t seed;
-    int64_t undefined[PK_REGRESSION_SCORES];           // resamples left out of the interval
-    struct pk_interval interval[PK_REGRESSION_SCORES]; // NaN without a bootstrap, or if all were
+    int64_t undefined[PK_REGRESSION_SCORES]; // resamples left out of the interval
+    // NaN without a bootstrap, of one subject, or if all were
+    struct pk_interval interval[PK_REGRESSION_SCORES];
 };
 
 const char *

@@ -134,6 +134,9 @@ void pk_regression_print_words(const struct pk_regression_result *r, const char 
 {
     const char *verdict = pk_regression_verdict(r);
     const struct pk_interval *i = &r->r.interval[PK_MAE];
+    if (!verdict && r->r.resamples && r->r.subjects == 1)
+        printf("  in words: all test records are of one subject, who stands for nobody else: no "
+               "interval\n");
     if (!verdict) return; // without an interval nothing can be said
     printf("  in words: MAE %.1f [%.1f, %.1f]%s; predicting the mean gives %.1f, which is %.1f "
            "[%.1f, %.1f] more: %s\n",

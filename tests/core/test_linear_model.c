@@ -298,10 +298,14 @@ static void regression_by_hand(void)
     CHECK_NEAR(r.interval[PK_MAE].low, 0, 0);  // the subject without an error three times
     CHECK_NEAR(r.interval[PK_MAE].high, 1, 0); // the subject with an error of 1
     CHECK(r.undefined[PK_R2] > 0 && r.undefined[PK_MAE] == 0);
-    CHECK_OK(pk_regression_compute(&r, y, flat, same, 4, &o, &err), &err);
+    CHECK_OK(pk_regression_compute(&r, y, flat, who, 4, &o, &err), &err);
     CHECK_NEAR(r.value[PK_R2], 0, 1e-15);
     CHECK(isnan(r.value[PK_PEARSON]) && r.undefined[PK_PEARSON] == 500);
-    CHECK(isnan(r.interval[PK_PEARSON].low) && r.interval[PK_MAE].low == r.value[PK_MAE]);
+    CHECK(isnan(r.interval[PK_PEARSON].low) && r.interval[PK_MAE].low < r.value[PK_MAE]);
+    CHECK_OK(pk_regression_compute(&r, y, p, same, 4, &o, &err), &err); // nobody to draw
+    CHECK(r.subjects == 1 && r.resamples == 500 && r.value[PK_MAE] == .5);
+    for (int k = 0; k < PK_REGRESSION_SCORES; k++)
+        CHECK(isnan(r.interval[k].low) && isnan(r.interval[k].high) && r.undefined[k] == 0);
     CHECK_OK(pk_regression_compute(&r, flat, p, who, 4, &o, &err), &err);
     CHECK(isnan(r.value[PK_R2]) && isnan(r.value[PK_PEARSON]));
     double bad[4] = {1, (double)NAN, 0, 0};
