@@ -15,6 +15,7 @@
  * convert operands. Sums are always float (the convolution's compute type). beta = 1 adds to the
  * output in float and rounds once, as the own kernels do. */
 #include "cuda/conv.h"
+#include "cuda/library.h"
 
 #include <cudnn.h>
 
@@ -71,10 +72,7 @@ struct pk_cudnn_plan {
 
 static enum pk_status find(void *file, const char *symbol, void *function, struct pk_err *err)
 {
-    void *p = dlsym(file, symbol); // POSIX: an object pointer that may be used as a function's
-    if (!p) return pk_fail(err, PK_EMISSING, "cuDNN has no %s: it is not a usable version", symbol);
-    memcpy(function, &p, sizeof p);
-    return PK_OK;
+    return pk_library_find(file, "cuDNN", "it is not a usable version", symbol, function, err);
 }
 
 static enum pk_status load(struct pk_cudnn *lib, struct pk_err *err)

@@ -16,6 +16,7 @@
  * separate step); INPLACE, which adds into the output under counters, and OUTPUT_TYPE, which rounds
  * the parts to bf16, are filtered out twice, by the preference and by looking at what came back. */
 #include "cuda/matmul.h"
+#include "cuda/library.h"
 
 #include <cublasLt.h>
 
@@ -69,11 +70,7 @@ _Static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof((struct pk_matmul_choice *
 
 static enum pk_status find(void *file, const char *symbol, void *function, struct pk_err *err)
 {
-    void *p = dlsym(file, symbol); // POSIX: an object pointer that may be used as a function's
-    if (!p)
-        return pk_fail(err, PK_EMISSING, "cuBLASLt has no %s: it is not a usable version", symbol);
-    memcpy(function, &p, sizeof p);
-    return PK_OK;
+    return pk_library_find(file, "cuBLASLt", "it is not a usable version", symbol, function, err);
 }
 
 static enum pk_status load(struct pk_cublaslt *lib, struct pk_err *err)

@@ -1,5 +1,6 @@
 /* nccl.c -- NCCL, loaded at run time, never waited for blindly (see nccl.h). */
 #include "cuda/nccl.h"
+#include "cuda/library.h"
 #include "cuda/queue.h"
 
 #include <dlfcn.h>
@@ -61,11 +62,8 @@ struct pk_nccl {
 static enum pk_status find(const struct pk_nccl *n, const char *symbol, void *function,
                            struct pk_err *err)
 {
-    void *p = dlsym(n->file, symbol); // POSIX: an object pointer that may be used as a function's
-    if (!p)
-        return pk_fail(err, PK_EMISSING, "NCCL has no %s: version 2.14 or later is needed", symbol);
-    memcpy(function, &p, sizeof p);
-    return PK_OK;
+    return pk_library_find(n->file, "NCCL", "version 2.14 or later is needed", symbol, function,
+                           err);
 }
 
 static enum pk_status load(struct pk_nccl *n, struct pk_err *err)

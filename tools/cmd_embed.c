@@ -4,7 +4,6 @@
 #include "datasets/table.h"
 #include "tools/device.h"
 #include "tools/model.h"
-#include "tools/world.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -133,8 +132,7 @@ static enum pk_status embed(struct embedding *e, const struct pk_args *a, struct
                             struct pk_err *err)
 {
     PK_TRY(pk_comm_agree(job->comm, prepare(e, a, err), err));
-    e->model.comm = pk_world_others(job);
-    e->model.eval.heartbeat = job->heartbeat;
+    pk_model_share(&e->model, job);
     PK_TRY(pk_model_on(&e->model, &e->data, e->window, e->stride, err));
     e->window = e->model.eval.window / e->data.rate;
     e->stride = e->model.eval.stride / e->data.rate;

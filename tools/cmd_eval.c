@@ -7,7 +7,6 @@
 #include "tools/device.h"
 #include "tools/model.h"
 #include "tools/regression.h"
-#include "tools/world.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -182,8 +181,7 @@ static enum pk_status evaluate(struct evaluation *e, const struct pk_args *a, st
                                struct pk_err *err)
 {
     PK_TRY(pk_comm_agree(job->comm, prepare(e, a, err), err));
-    e->model.comm = pk_world_others(job);
-    e->model.eval.heartbeat = job->heartbeat;
+    pk_model_share(&e->model, job);
     PK_TRY(pk_model_on(&e->model, &e->data, 0, 0, err));
     return compute(e, err);
 }

@@ -5,7 +5,6 @@
 #include "core/json.h"
 #include "tools/device.h"
 #include "tools/linear_eval.h"
-#include "tools/world.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -150,8 +149,7 @@ static enum pk_status embed(struct pk_linear_eval *e, struct pk_embeddings *from
 {
     struct windows w = {0};
     PK_TRY(pk_comm_agree(job->comm, prepare(e, from, data, a, &w, err), err));
-    from->model.comm = pk_world_others(job);
-    from->model.eval.heartbeat = job->heartbeat;
+    pk_model_share(&from->model, job);
     return pk_embeddings_get(&e->embedding, from, data, &e->rows, w.backend, w.window, w.stride,
                              err);
 }

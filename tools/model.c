@@ -86,6 +86,13 @@ static enum pk_status take_statistics(struct pk_model *m, const struct pk_datase
     return PK_OK;
 }
 
+void pk_model_share(struct pk_model *m, const struct pk_job *job)
+{
+    m->comm = job->comm->size > 1 ? job->comm : NULL;
+    m->eval.comm = m->comm;
+    m->eval.heartbeat = job->heartbeat;
+}
+
 /* Else ranks would put scores of different things together. */
 static enum pk_status check_ranks(const struct pk_model *m, const struct pk_dataset *d,
                                   struct pk_err *err)
@@ -133,7 +140,6 @@ enum pk_status pk_model_on(struct pk_model *m, const struct pk_dataset *data, do
 {
     if (!m->comm) return model_on(m, data, window, stride, err);
     PK_TRY(pk_device_alike(m->backend, m->comm, err));
-    m->eval.comm = m->comm;
     PK_TRY(pk_comm_agree(m->comm, model_on(m, data, window, stride, err), err));
     return check_ranks(m, data, err);
 }

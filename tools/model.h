@@ -6,6 +6,7 @@
 
 #include "tools/evaluate.h"
 #include "tools/weights.h"
+#include "tools/world.h"
 
 struct pk_model {
     struct pk_model_file file;
@@ -13,7 +14,7 @@ struct pk_model {
     struct pk_params params;
     /* with a dataset: */
     const struct pk_backend *backend; // to be set before pk_model_on; NULL: the CPU
-    struct pk_comm *comm;             // the same: ranks that share out records, or NULL
+    struct pk_comm *comm;             // ranks that share out the records (pk_model_share), or NULL
     struct pk_exec exec;              // exec.weight holds the weights
     struct pk_evaluator eval;
     double (*mean)[PK_LEADS_MAX], (*std)[PK_LEADS_MAX]; // [sources], the model's own, by data lead
@@ -28,6 +29,9 @@ enum pk_status pk_model_net(struct pk_classifier *out, const struct pk_model_inf
  * laid out by m->params; free it. Close m with pk_model_free. */
 enum pk_status pk_model_load(struct pk_model *m, const char *path, bool ema, float **weight,
                              struct pk_err *err);
+/* Before pk_model_on: the ranks of a job, if there are several, each take a share of the records
+ * that are evaluated, and get all scores. */
+void pk_model_share(struct pk_model *m, const struct pk_job *job);
 /* Makes a model whose file is open (pk_model_open(&m->file, ...), all else zero) ready for windows
  * of records of a dataset: use m->eval with pk_evaluate. window, stride: seconds; 0 stands for the
  * model's own protocol, which for an encoder is windows as long as those of its training, one after

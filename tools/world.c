@@ -139,11 +139,6 @@ enum pk_status pk_world_open_command(struct pk_job *job, const struct pk_args *a
     return s == PK_OK ? s : pk_world_close(job, s, err);
 }
 
-struct pk_comm *pk_world_others(const struct pk_job *job)
-{
-    return job->comm && job->comm->size > 1 ? job->comm : NULL;
-}
-
 /* Which node lacks the corpus? Under `purkinje launch` the launcher puts the rank before each line.
  */
 static void name_rank(const struct pk_job *job, struct pk_err *err)

@@ -47,8 +47,6 @@ enum pk_status pk_world_open(struct pk_job *job, const struct pk_world_options *
  * Errors  PK_ERANK they were not */
 enum pk_status pk_world_open_command(struct pk_job *job, const struct pk_args *args,
                                      struct pk_err *err);
-/* The ranks there are to share with, or NULL where this process is alone. */
-struct pk_comm *pk_world_others(const struct pk_job *job);
 /* Ends it with the status s of the run and returns the status of the process: s, or PK_ERANK with
  * the verdict's words where another rank is at fault and s is a consequence. Safe after a failed
  * open and twice. */
