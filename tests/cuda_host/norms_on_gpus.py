@@ -2,7 +2,6 @@
 one whose micro-batch is the whole batch, up to the rounding of sums, and as the CPU's ranks do; replicas are equal bit
 for bit (the runs compare them); with and without graphs, in parts, with moments shared out, while buckets leave; on one
 rank the key changes nothing; a rank that dies in a norm's gather ends the others, soon and by name."""
-import array
 import os
 import shutil
 import sys
@@ -39,26 +38,13 @@ def losses(out):
     return [line["loss"] for line in metrics(out) if "loss" in line]
 
 
-def arena(out, name):
-    """All numbers of a file of the newest checkpoint, in the order of names."""
-    numbers = array.array("f")
-    for key, (_, _, raw) in sorted(runs.weights(out).items()):
-        if key.startswith(name):
-            numbers.frombytes(raw)
-    return numbers
-
-
 def apart(out, reference):
     """|a - b| / |b| of the losses (the largest), the running mean of the gradients, and weights."""
     x, y = losses(out), losses(reference)
     if not expect(len(x) == len(y) == STEPS and state(out) == "done", f"{out}: {len(x)} losses, not {len(y)}; {state(out)}"):
         return 9, 9, 9
     d = [max(abs(p / q - 1) for p, q in zip(x, y))]
-    for name in ("moment1.safetensors", "model.safetensors"):
-        a, b = arena(out, name), arena(reference, name)
-        expect(len(a) == len(b) > 1000, f"{out}: {len(a)} and {len(b)} numbers in {name}")
-        d.append((sum((p - q) ** 2 for p, q in zip(a, b)) / sum(q * q for q in b)) ** 0.5)
-    return d
+    return d + [runs.distance(out, reference, name) for name in ("moment1.safetensors", "model.safetensors")]
 
 
 # Sums over other parts of the batch: every number a few roundings of 2^-24 apart, which 22 norms and three steps

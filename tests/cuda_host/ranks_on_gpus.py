@@ -2,7 +2,6 @@
 of one, to the bit where both add the same numbers and up to the rounding of sums where not; replicas are equal
 bit for bit (the runs compare them, and a wrong bit is found); gradients leave in buckets, during the last backward
 pass, and nobody touches them on their way; whatever fails at one rank ends all of them, soon and by name."""
-import array
 import os
 import shutil
 import sys
@@ -41,23 +40,6 @@ def with_env(**env):
     return back
 
 
-def arena(run, name):
-    """All numbers of a file of the newest checkpoint, in the order of names."""
-    out = array.array("f")
-    for key, (_, _, raw) in sorted(runs.weights(run).items()):
-        if key.startswith(name):
-            out.frombytes(raw)
-    return out
-
-
-def distance(run, reference, name):
-    """|a - b| / |b|"""
-    a, b = arena(run, name), arena(reference, name)
-    if not expect(len(a) == len(b) and len(a) > 1000, f"{run}: {len(a)} and {len(b)} numbers in {name}"):
-        return 1.0
-    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(y * y for y in b)) ** 0.5
-
-
 # The first moment is linear in the gradients: a relative error of each sum is one of it. An fp32 sum over ranks and
 # one over a micro-batch cut in two differ by a few roundings of 2^-24; 16 of them are allowed. On a bf16 wire each
 # rank's gradient and each partial sum is rounded by at most 2^-9.
@@ -66,7 +48,7 @@ NEAR = {"fp32": 16 * 2.0**-24, "bf16": 2 * 2.0**-9}
 
 def near(run, reference, wire, what):
     for name in ("model.safetensors", "moment1.safetensors"):
-        d = distance(run, reference, name)
+        d = runs.distance(run, reference, name)
         expect(d <= NEAR[wire], f"{what}: {name} is {d:.2g} away, {NEAR[wire]:.2g} are allowed")
     for a, b in zip(metrics(run), metrics(reference)):
         expect(a["step"] == b["step"] and abs(a["loss"] - b["loss"]) <= NEAR[wire] * abs(b["loss"]),

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
 import runs  # noqa: E402
@@ -31,3 +32,12 @@ def start(n, command, by_rank=lambda r: [], prefix=lambda r: [], cwd=lambda r: N
 def end(jobs):
     out = [p.communicate(timeout=60) for p in jobs]
     return [p.returncode for p in jobs], [e for _, e in out]
+
+
+def kill_second(jobs):
+    """Rank 1 of two is killed: the other ends soon, with one line that names it."""
+    begun = time.time()
+    jobs[1].kill()
+    codes, said = end(jobs)
+    runs.expect(codes == [71, -9] and time.time() - begun < 5, f"{codes} after {time.time() - begun:.1f} s: {said}")
+    runs.expect("rank 1" in said[0] and said[0].count("error:") == 1, f"rank 0 says {said[0]}")

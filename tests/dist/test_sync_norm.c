@@ -99,20 +99,6 @@ static enum pk_status build_contrastive(struct net *n, bool momentum, struct pk_
     return pk_contrastive_build(&progs, &n->x.params, &n->none, &c, n->x.records, RECORDS, err);
 }
 
-/* Gains and biases off 1 and 0, running statistics off theirs. */
-static void perturb(struct model *x)
-{
-    struct pk_rng r = pk_rng_make(11, PK_RNG_TEST, 1, 0);
-    pk_params_init(&x->params, 3, x->exec.weight);
-    for (int64_t i = 0; i < x->params.count; i++) {
-        const struct pk_param *q = &x->params.item[i];
-        for (int64_t k = q->offset; q->rank == 1 && k < q->offset + q->count; k++)
-            x->exec.weight[k] += (float)(0.2 * pk_rng_normal(&r));
-    }
-    if (x->exec.ema)
-        memcpy(x->exec.ema, x->exec.weight, (size_t)x->params.elements * sizeof(float));
-}
-
 static enum pk_status start(struct net *n, const struct task *t, struct pk_comm *c,
                             struct pk_err *err)
 {
@@ -130,7 +116,7 @@ static enum pk_status start(struct net *n, const struct task *t, struct pk_comm 
     PK_TRY(pk_exec_bind(&n->x.exec, &n->x.bound, &n->x.prog, err));
     for (int i = 0; i < 2 && coupled(t); i++)
         PK_TRY(pk_exec_bind(&n->x.exec, &n->bound[i], &n->more[i], err));
-    perturb(&n->x);
+    model_perturb_norms(&n->x);
     PK_TRY(pk_exec_optim(&n->x.exec, &plan.optim, err));
     if (!coupled(t)) return PK_OK;
     const struct pk_gradcache cache = {.x = &n->x.exec,

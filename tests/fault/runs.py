@@ -1,4 +1,5 @@
 """What the tests of whole runs share: a run that takes a tenth of a second, and ways to look at it."""
+import array
 import json
 import os
 import re
@@ -148,3 +149,20 @@ def same(run, reference, what):
     wrong = [(x, y) for x, y in zip(a, b) if x != y]
     expect(len(a) == len(b) and not wrong, f"{what}: {len(a)} of {len(b)} metrics, differing: {wrong[:1]}")
     expect(state(run) == "done", f"{what}: state {state(run)}")
+
+
+def arena(run, name):
+    """All numbers of a file of the newest checkpoint, in the order of names."""
+    out = array.array("f")
+    for key, (_, _, raw) in sorted(weights(run).items()):
+        if key.startswith(name):
+            out.frombytes(raw)
+    return out
+
+
+def distance(run, reference, name):
+    """|a - b| / |b| of all these numbers."""
+    a, b = arena(run, name), arena(reference, name)
+    if not expect(len(a) == len(b) and len(a) > 1000, f"{run}: {len(a)} and {len(b)} numbers in {name}"):
+        return 1.0
+    return (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(y * y for y in b)) ** 0.5

@@ -95,6 +95,21 @@ static inline void model_perturb(struct model *x)
     }
 }
 
+/* Weights as initialised, but for gains and biases off 1 and 0 and running statistics off theirs.
+ * The EMA copy is the same. */
+static inline void model_perturb_norms(struct model *x)
+{
+    struct pk_rng r = pk_rng_make(11, PK_RNG_TEST, 1, 0);
+    pk_params_init(&x->params, 3, x->exec.weight);
+    for (int64_t i = 0; i < x->params.count; i++) {
+        const struct pk_param *q = &x->params.item[i];
+        for (int64_t k = q->offset; q->rank == 1 && k < q->offset + q->count; k++)
+            x->exec.weight[k] += (float)(0.2 * pk_rng_normal(&r));
+    }
+    if (x->exec.ema)
+        memcpy(x->exec.ema, x->exec.weight, (size_t)x->params.elements * sizeof(float));
+}
+
 /* Arenas and plan for the program that the caller has built into x->prog. */
 static inline enum pk_status model_start(struct model *x, int threads, bool ema, struct pk_err *err)
 {

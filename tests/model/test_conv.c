@@ -116,19 +116,6 @@ static enum pk_status build(struct model *x, const struct net *n, int32_t leads,
     return pk_build_finish(b, err);
 }
 
-/* Weights as initialised, but for gains and biases off 1 and 0 and running statistics off theirs.
- */
-static void perturb(struct model *x)
-{
-    struct pk_rng r = pk_rng_make(11, PK_RNG_TEST, 1, 0);
-    pk_params_init(&x->params, 3, x->exec.weight);
-    for (int64_t i = 0; i < x->params.count; i++) {
-        const struct pk_param *q = &x->params.item[i];
-        for (int64_t k = q->offset; q->rank == 1 && k < q->offset + q->count; k++)
-            x->exec.weight[k] += (float)(0.2 * pk_rng_normal(&r));
-    }
-}
-
 static bool start(struct model *x, const struct net *n, int64_t records, int threads)
 {
     struct pk_err err = {0};
@@ -136,7 +123,7 @@ static bool start(struct model *x, const struct net *n, int64_t records, int thr
     enum pk_status s = build(x, n, 3, TOKENS, &err);
     CHECK_OK(s, &err);
     if (s == PK_OK) CHECK_OK(s = model_start(x, threads, false, &err), &err);
-    if (s == PK_OK) perturb(x);
+    if (s == PK_OK) model_perturb_norms(x);
     return s == PK_OK;
 }
 
