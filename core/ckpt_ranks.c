@@ -127,8 +127,9 @@ void pk_ckpt_ranks_stop(struct pk_ckpt_ranks *r)
 {
     if (!r) return;
     pk_ckpt_writer_stop(r->writer, NULL);
-    /* Others may still be at it, so this is best effort: pk_ckpt_clean comes back to it. */
-    if (r->step >= 0 && r->comm->rank == 0) pk_ckpt_abandon(r->dir, r->step, NULL);
+    /* Others may still be at it and would fail for want of the folder, which hides why the job
+     * ends: pk_ckpt_clean takes it away when the next one starts. */
+    if (r->step >= 0 && r->comm->size == 1) pk_ckpt_abandon(r->dir, r->step, NULL);
     free(r->state);
     free(r->told);
     free(r->entry);
@@ -145,10 +146,13 @@ static enum pk_status together(struct pk_ckpt_ranks *r, enum pk_status s, struct
     return s;
 }
 
-/* Nobody writes any more: the folder goes. */
+/* All ranks come here. The folder goes as soon as nobody writes any more; where a rank is lost that
+ * cannot be known, and the folder is left to pk_ckpt_clean. */
 static void give_up(struct pk_ckpt_ranks *r)
 {
-    if (r->comm->rank == 0) pk_ckpt_abandon(r->dir, r->step, NULL);
+    pk_ckpt_writer_wait(r->writer, NULL);
+    if (pk_comm_barrier(r->comm, NULL) == PK_OK && r->comm->rank == 0)
+        pk_ckpt_abandon(r->dir, r->step, NULL);
     r->step = -1;
 }
 
@@ -186,10 +190,7 @@ enum pk_status pk_ckpt_ranks_submit(struct pk_ckpt_ranks *r, const struct pk_ckp
         return s;
     }
     s = together(r, pk_ckpt_writer_submit_part(r->writer, c, err), err);
-    if (s == PK_OK) return PK_OK;
-    pk_ckpt_writer_wait(r->writer, NULL);
-    pk_comm_barrier(r->comm, NULL);
-    give_up(r);
+    if (s != PK_OK) give_up(r);
     return s;
 }
 
