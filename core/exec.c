@@ -124,17 +124,34 @@ static enum pk_status check_storage(const struct pk_exec *x, const struct pk_pro
     return PK_OK;
 }
 
-/* Room for what the ranks' norms exchange: two numbers for each channel. */
-static enum pk_status join_norms(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
+/* Numbers of a rank that a node exchanges with the others': of a norm two a channel, of a loss
+ * whose rows are shared out what is told of a row. */
+static int64_t exchanged(const struct pk_exec *x, const struct pk_prog *p, const struct pk_node *n,
+                         int32_t *ranks)
+{
+    const struct pk_value *in = n->in[0] < 0 ? NULL : &p->value[n->in[0]];
+    *ranks = 1;
+    if (n->op == PK_OP_BATCHNORM && x->sync_norm && n->attr.batchnorm.train)
+        return 2 * in->dim[in->rank - 1];
+    if (n->op == PK_OP_CONTRAST_LOSS || n->op == PK_OP_CONTRAST_LOSS_GRAD)
+        *ranks = n->attr.contrast.ranks;
+    if (n->op == PK_OP_KOLEO_LOSS || n->op == PK_OP_KOLEO_LOSS_GRAD) *ranks = n->attr.koleo.ranks;
+    return *ranks > 1 ? PK_TOLD_FLOATS * (pk_value_count(in) / in->dim[in->rank - 1]) / *ranks : 0;
+}
+
+/* Room for what the ranks exchange within a program. */
+static enum pk_status join_nodes(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
 {
     const struct pk_prog *p = b->prog;
     for (int64_t k = 0; k < p->nodes; k++) {
-        const struct pk_node *n = &p->node[k];
-        if (n->op != PK_OP_BATCHNORM || !n->attr.batchnorm.train) continue;
-        const struct pk_value *in = &p->value[n->in[0]];
-        b->joined = PK_MAX(b->joined, 2 * in->dim[in->rank - 1]);
+        int32_t ranks;
+        b->joined = PK_MAX(b->joined, exchanged(x, p, &p->node[k], &ranks));
+        if (ranks > 1 && (!x->comm || x->comm->size != ranks))
+            return pk_fail(err, PK_EINTERNAL, "rows of a loss for %d ranks in a job of %d", ranks,
+                           x->comm ? x->comm->size : 1);
+        b->shared |= ranks > 1;
     }
-    if (x->backend) return PK_OK; // on the device
+    if (x->backend || !b->joined) return PK_OK;
     return pk_grow(&x->joined, &x->joined_cap, b->joined * (x->comm->size + 1), sizeof *x->joined,
                    "statistics of the ranks", err);
 }
@@ -144,7 +161,7 @@ enum pk_status pk_exec_bind(struct pk_exec *x, struct pk_bound *out, const struc
 {
     *out = (struct pk_bound){.prog = prog, .backend = x->backend};
     PK_TRY(check_storage(x, prog, err));
-    if (x->sync_norm) PK_TRY(join_norms(x, out, err));
+    PK_TRY(join_nodes(x, out, err));
     PK_TRY(pk_plan_make(&out->plan, prog, x->backend ? x->backend->workspace : NULL, err));
     if (x->backend) {
         enum pk_status s = x->backend->bind(x, out, err);

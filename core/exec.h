@@ -148,7 +148,7 @@ struct pk_exec { // the arenas of one model, each made once
     unsigned char **arena; // CPU: [threads] activations
     int64_t arena_bytes;   // of each; on a device, of the only one
     struct pk_optim *optim;
-    float *joined; // CPU: [joined_cap] what norms exchange: [ranks + 1][bound->joined]
+    float *joined; // CPU: [joined_cap] what nodes exchange: [ranks + 1][bound->joined]
     int64_t joined_cap;
     float *micro_loss; // [micro_cap] of the last run
     int64_t micro_cap;
@@ -191,7 +191,9 @@ struct pk_bound { // a program ready to run: plan and kernels
     struct pk_plan plan;
     double *seconds;  // [nodes] time of each node on worker 0, NULL unless profiling
     int64_t profiled; // micro-batches that these times are of
-    int64_t joined;   // sync_norm: most numbers of a rank that a norm exchanges; 0: has no norm
+    int64_t
+        joined;  // most numbers of a rank that one of its norms or losses exchanges; 0: none does
+    bool shared; // the ranks share out the rows of a loss, so that all run it on the same batch
     const struct pk_backend *backend;
     void *device; // the backend's own: addresses, graphs
 };

@@ -18,7 +18,7 @@ struct job { // one pk_exec_run, shared by its workers
     atomic_int failed;
     struct pk_err err; // of the first failure
     float seed;
-    bool joins; // norms go over all ranks
+    bool joins; // norms or losses go over all ranks
     struct pk_joined joined;
 };
 
@@ -245,10 +245,10 @@ enum pk_status pk_exec_run(struct pk_exec *x, struct pk_bound *b, const struct p
                            struct pk_err *err)
 {
     // one micro-batch follows the other, so only one of each rank can meet the others'
-    if (b->joined && (run->micros != 1 || run->shared))
-        return pk_fail(err, PK_EINTERNAL,
-                       "batch norm over all ranks in a run of %lld micro-batches at each",
-                       (long long)run->micros);
+    if (b->joined && (run->micros != 1 || run->shared != b->shared))
+        return pk_fail(err, PK_EINTERNAL, "%s over all ranks in a run of %lld %s at each",
+                       b->shared ? "a loss" : "batch norm", (long long)run->micros,
+                       run->shared ? "batches of all" : "micro-batches");
     return x->backend ? x->backend->run(x, b, run, err) : run_on_cpu(x, b, run, err);
 }
 

@@ -290,7 +290,13 @@ struct pk_val pk_regression_loss(struct pk_build *b, struct pk_val x, struct pk_
 
 /* Losses that couple all rows of a batch: x [..., D] counts as N rows (the product of the leading
  * axes) of the storage type or of float. A program that holds them must see the whole batch
- * (docs/decisions/010-batch-coupled-losses.md). */
+ * (docs/decisions/010-batch-coupled-losses.md).
+ *
+ * ranks: 1, or as many as the executor has, which then share out the work. All have the rows of the
+ * whole batch and get the whole loss, but each compares only its own N / ranks rows, in the order
+ * of the ranks, with the others, tells what the rest needs of them (a gather of four numbers a row)
+ * and computes the gradient of its own rows; that of the others' rows is 0 here. On the CPU loss
+ * and gradient have the bits of ranks = 1. */
 /* x / max(|x|, eps) row by row; the gradient goes through the norm. */
 struct pk_val pk_l2_normalize(struct pk_build *b, struct pk_val x, float eps);
 /* InfoNCE with given positives. query [N, D], key [M, D], groups i64 [N] and [M]:
@@ -306,11 +312,12 @@ struct pk_val pk_l2_normalize(struct pk_build *b, struct pk_val x, float eps);
  * first. A row without a positive adds nothing; the mean is over all N rows. */
 struct pk_val pk_contrast_loss(struct pk_build *b, struct pk_val query, struct pk_val key,
                                struct pk_val query_group, struct pk_val key_group,
-                               float temperature, float weight);
+                               float temperature, float weight, int32_t ranks);
 /* -weight / N * sum_i log(eps + min_{j != i} |x_i - x_j|): KoLeo (Sablayrolles et al. 2019), for
  * normalised rows. Of several nearest rows the first counts; between equal rows no gradient flows.
  */
-struct pk_val pk_koleo_loss(struct pk_build *b, struct pk_val x, float weight, float eps);
+struct pk_val pk_koleo_loss(struct pk_build *b, struct pk_val x, float weight, float eps,
+                            int32_t ranks);
 /* The sum of x * gradient, gradient float of x's shape: its derivative by x is `gradient`, so that
  * a backward pass can start from a gradient that another program computed. */
 struct pk_val pk_dot_loss(struct pk_build *b, struct pk_val x, struct pk_val gradient);

@@ -164,9 +164,11 @@ union pk_attr {
     } normalize;
     struct {
         float temperature, weight; // logits are divided by one, the loss multiplied by the other
+        int32_t ranks;             // that share out the rows; 1: not shared out
     } contrast;
     struct {
         float weight, eps; // eps: added to a distance before its logarithm
+        int32_t ranks;     // as above
     } koleo;
     struct {
         int32_t leads, patch; // of the signal; samples of a patch of the output
@@ -258,7 +260,8 @@ uint64_t pk_prog_hash(const struct pk_prog *p);
 
 struct pk_queue; // a device backend's stream and what its kernels share
 
-/* The same node of all ranks, each at its own micro-batch of as many records, at the same time. */
+/* The same node of all ranks at the same time: each at its own micro-batch of as many records, or,
+ * where the rows of a loss are shared out, at its part of the rows that all have. */
 struct pk_joined {
     int rank, size;
     float *all; // [size][count] of every node's count, where kernels run; each rank fills its row.
@@ -268,6 +271,14 @@ struct pk_joined {
     enum pk_status (*gather)(const struct pk_joined *j, int64_t count, struct pk_err *err);
     void *ctx; // of gather
 };
+
+/* What a rank tells of a row of a loss that is shared out. The parts of all ranks make up
+ * pk_joined.all, so that a row is found by its number. */
+struct pk_told_row {
+    float of[2]; // log sum exp and positives, or nearest row (exact up to 16 M) and distance
+    double term; // of the loss
+};
+enum { PK_TOLD_FLOATS = sizeof(struct pk_told_row) / sizeof(float) };
 
 /* What a kernel gets: a node with its pointers resolved, run by one thread. */
 struct pk_call {
@@ -279,13 +290,19 @@ struct pk_call {
                                     // accumulate bit k is set, assigned otherwise
     void *workspace;                // op row's workspace() bytes, 64-byte aligned
     struct pk_queue *queue;         // where a device backend enqueues it; NULL on the CPU
-    const struct pk_joined *joined; // for norms over all ranks; NULL: over the micro-batch
+    const struct pk_joined *joined; // for norms and losses over all ranks; NULL: this rank alone
 };
 typedef enum pk_status (*pk_kernel)(const struct pk_call *c, struct pk_err *err);
 
 static inline bool pk_call_accumulates(const struct pk_call *c, int k)
 {
     return c->node->accumulate >> k & 1;
+}
+
+/* The first of this rank's rows / ranks rows. */
+static inline int64_t pk_call_first_row(const struct pk_call *c, int32_t ranks, int64_t rows)
+{
+    return ranks > 1 ? rows / ranks * c->joined->rank : 0;
 }
 
 /* Context of shape inference and of differentiation (core/build.c, core/grad.c). */

@@ -105,8 +105,8 @@ static enum pk_status grow_area(struct pk_exec *x, struct pk_cuda_block *b, int6
     return pk_cuda_alloc(x, b, bytes, what, err);
 }
 
-/* Room for what the ranks' norms exchange. */
-static enum pk_status join_norms(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
+/* Room for what the ranks' norms and losses exchange. */
+static enum pk_status join_nodes(struct pk_exec *x, struct pk_bound *b, struct pk_err *err)
 {
     struct pk_cuda *c = x->device;
     if (!b->joined) return PK_OK;
@@ -151,7 +151,7 @@ enum pk_status pk_cuda_bind(struct pk_exec *x, struct pk_bound *b, struct pk_err
     d->x = x;
     PK_TRY(place_inputs(d, p, err));
     PK_TRY(pk_cuda_parts(x, p, &d->part, &d->parts, err));
-    PK_TRY(join_norms(x, b, err));
+    PK_TRY(join_nodes(x, b, err));
     PK_TRY(grow_area(x, &c->input, d->input_bytes, "inputs", err));
     PK_TRY(grow_area(x, &c->staging, d->input_bytes, "inputs", err));
     PK_TRY(grow_area(x, &c->arena, b->plan.arena, "activations", err));

@@ -1,10 +1,10 @@
-/* join.c -- batch norm over the records of all ranks: what their norms exchange, and graphs that
- * end where they do (docs/decisions/016-ranks-on-gpus.md).
+/* join.c -- batch norm over the records of all ranks, and losses whose rows they share out: what
+ * these exchange, and graphs that end where they do (docs/decisions/016-ranks-on-gpus.md).
  *
  *     compute stream  | graph, to a norm's own statistics | gather | graph, from their merging ...
  *
- * A norm needs two numbers a channel of every rank before it can go on, forward and backward, so
- * the gather goes into the compute stream, between two kernels of one node. No message is captured:
+ * A norm needs two numbers a channel of every rank before it can go on, forward and backward, a
+ * loss what the others tell of their rows (struct pk_told_row), so the gather goes into the compute stream, between two kernels of one node. No message is captured:
  * while a capture goes on, a gather ends the graph and begins the next one.
  *
  * Gathers share one communicator with the sums of buckets (ranks.c), which are on another stream.
@@ -23,7 +23,7 @@ static enum pk_status split(struct pk_cuda *c, int64_t numbers, struct pk_err *e
  * then blocks it where nothing can be polled. */
 static enum pk_status gather(const struct pk_joined *j, int64_t count, struct pk_err *err)
 {
-    static const char what[] = "the statistics of batch norm";
+    static const char what[] = "gathering what norms and losses exchange";
     struct pk_exec *x = j->ctx;
     struct pk_cuda *c = x->device;
     struct pk_nccl *nccl = c->ranks.nccl;

@@ -52,8 +52,8 @@ struct pk_cuda_ranks { // several ranks: how gradients meet; all zero for one
 
 enum { PK_CUDA_AHEAD = 16 }; // gathers that may be under way; the device's queue has an end
 
-struct pk_cuda_join {          // train.sync_norm: what norms of several ranks exchange
-    struct pk_cuda_block rows; // float [ranks][numbers of a rank], of the largest norm
+struct pk_cuda_join {          // what norms and losses of several ranks exchange
+    struct pk_cuda_block rows; // float [ranks][numbers of a rank], of the largest of them
     struct pk_joined joined;   // these, for kernels
     cudaEvent_t over[PK_CUDA_AHEAD];
     int64_t gathers; // since the start; that of number k is over with over[k % PK_CUDA_AHEAD]

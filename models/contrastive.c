@@ -87,21 +87,21 @@ static struct pk_val view(struct pk_build *b, struct pk_val x, int32_t i)
  * loss: its gradient goes through the norm, and <z, gradient> is 0, since the loss does not depend
  * on the length of a row. */
 static struct pk_val loss(struct pk_build *b, struct pk_val z, struct pk_val key,
-                          struct pk_val group, const struct pk_contrastive *c)
+                          struct pk_val group, const struct pk_contrastive *c, int32_t ranks)
 {
     struct pk_val sum, q = pk_l2_normalize(b, z, NORM_EPS);
     if (c->momentum) { // each view against the other view's keys
         struct pk_val k = pk_l2_normalize(b, key, NORM_EPS), part[2];
         for (int i = 0; i < 2; i++)
             part[i] = pk_contrast_loss(b, view(b, q, i), view(b, k, 1 - i), group, group,
-                                       c->temperature, 0.5f);
+                                       c->temperature, 0.5f, ranks);
         sum = pk_add(b, part[0], part[1]);
     } else {
-        sum = pk_contrast_loss(b, q, PK_NONE, group, PK_NONE, c->temperature, 1);
+        sum = pk_contrast_loss(b, q, PK_NONE, group, PK_NONE, c->temperature, 1, ranks);
     }
     if (!(c->koleo > 0)) return sum;
     for (int i = 0; i < 2; i++) // within a view, where pairs do not attract
-        sum = pk_add(b, sum, pk_koleo_loss(b, view(b, q, i), c->koleo / 2, KOLEO_EPS));
+        sum = pk_add(b, sum, pk_koleo_loss(b, view(b, q, i), c->koleo / 2, KOLEO_EPS, ranks));
     return sum;
 }
 
@@ -132,7 +132,8 @@ static struct pk_val group_input(struct pk_build *b, const struct pk_contrastive
 }
 
 static enum pk_status build_loss(struct pk_prog *out, struct pk_params *none,
-                                 const struct pk_contrastive *c, int64_t total, struct pk_err *err)
+                                 const struct pk_contrastive *c, int64_t total, int32_t ranks,
+                                 struct pk_err *err)
 {
     struct pk_build *b;
     const int64_t dim[] = {total / 2, 2, c->width};
@@ -140,7 +141,7 @@ static enum pk_status build_loss(struct pk_prog *out, struct pk_params *none,
     struct pk_val z = pk_input(b, "projected", PK_F32, 3, dim);
     struct pk_val key = c->momentum ? pk_input(b, "key", PK_F32, 3, dim) : PK_NONE;
     pk_input_gradient(b, z, "d_projected");
-    pk_loss(b, loss(b, z, key, group_input(b, c, total), c));
+    pk_loss(b, loss(b, z, key, group_input(b, c, total), c, ranks));
     return pk_build_finish(b, err);
 }
 
@@ -156,10 +157,10 @@ static enum pk_status check_total(int64_t total, struct pk_err *err)
 enum pk_status pk_contrastive_build(const struct pk_contrastive_progs *out,
                                     struct pk_params *params, struct pk_params *none,
                                     const struct pk_contrastive *c, int64_t records, int64_t total,
-                                    struct pk_err *err)
+                                    int32_t ranks, struct pk_err *err)
 {
     PK_TRY(check_total(total, err));
     PK_TRY(build_embed(out->embed, params, c, records, false, err));
-    PK_TRY(build_loss(out->loss, none, c, total, err));
+    PK_TRY(build_loss(out->loss, none, c, total, ranks, err));
     return build_embed(out->back, params, c, records, true, err);
 }

@@ -37,7 +37,8 @@ struct pk_contrastive_progs { // where the three programs go
 };
 
 /* Records the three programs: embed and back for `records` a micro-batch, loss for `total` records,
- * an even number. `none` is an empty table for loss, which has no parameters and is float whatever
+ * an even number, which are those of `ranks` ranks: each computes its part of the loss, and the
+ * gradient of its own records (core/ops.h). `none` is an empty table for loss, which has no parameters and is float whatever
  * the storage of params; it lives as long as the program. Inputs besides the signal's:
  *     loss  "projected" [total / 2, 2, width], "group" i64; with momentum "key" like "projected"
  *           "group" is [total], rows with equal numbers are positives; with momentum [total / 2],
@@ -49,6 +50,6 @@ struct pk_contrastive_progs { // where the three programs go
 enum pk_status pk_contrastive_build(const struct pk_contrastive_progs *out,
                                     struct pk_params *params, struct pk_params *none,
                                     const struct pk_contrastive *c, int64_t records, int64_t total,
-                                    struct pk_err *err);
+                                    int32_t ranks, struct pk_err *err);
 
 #endif

@@ -89,7 +89,9 @@ static enum pk_status lose(struct pk_gradcache *g, const int64_t *group,
                                        .add = run->add,
                                        .more = true,
                                        .shared = true};
+    pk_heartbeat_at(g->heartbeat, g->step, "comparing projections");
     PK_TRY(pk_exec_run(g->x, g->loss, &once, err));
+    pk_heartbeat_at(g->heartbeat, g->step, "computing");
     if (loss) *loss = (double)value;
     return PK_OK;
 }

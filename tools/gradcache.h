@@ -8,8 +8,8 @@
  * <embedding, gradient> = 0: the third program's "loss" then adds rounding alone to the loss that
  * pk_exec_result tells. pk_gradcache_run reports the exact one.
  *
- * Ranks: each has its micro-batches' rows of the projections and gets the others'; all compute the
- * same loss and go back through their own records.
+ * Ranks: each has its micro-batches' rows of the projections and gets the others'; each compares its
+ * own rows with all, from which all have the same loss, and goes back through its own records.
  *
  * On a device the rows stay in its memory, between devices they go over what joins these, and the
  * three programs are enqueued one behind the other: the host waits for none of them.
@@ -30,8 +30,8 @@ struct pk_gradcache {
     bool keys;                            // embed has "key" and loss wants it
     struct pk_heartbeat *heartbeat;       // is told when this rank waits for the others, or NULL
     int64_t step;                         // of the batch, for the heartbeat
-    /* [records * micros, width]; no key without keys. gradient: by the projections; this rank's
-     * rows as the third program takes them, which is raised by micros. */
+    /* [records * micros, width]; no key without keys. gradient: by the projections, of this rank's
+     * rows, as the third program takes them, which is raised by micros. */
     struct pk_exec_rows projected, gradient, key;
 };
 

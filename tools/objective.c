@@ -221,9 +221,9 @@ static int32_t contrastive_tokens(const union pk_pretext *m)
 static enum pk_status contrastive_build(const struct pk_contrastive_progs *out,
                                         struct pk_params *params, struct pk_params *none,
                                         const union pk_pretext *m, int64_t records, int64_t total,
-                                        struct pk_err *err)
+                                        int32_t ranks, struct pk_err *err)
 {
-    return pk_contrastive_build(out, params, none, &m->contrastive, records, total, err);
+    return pk_contrastive_build(out, params, none, &m->contrastive, records, total, ranks, err);
 }
 
 static int contrastive_work(const union pk_pretext *m, int32_t keep,

@@ -56,11 +56,11 @@ struct pk_objective {
     enum pk_status (*build)(struct pk_prog *out, struct pk_params *params,
                             const union pk_pretext *m, int64_t records, int32_t keep,
                             struct pk_err *err);
-    /* See pk_contrastive_build. total: records that are compared with each other. */
+    /* See pk_contrastive_build. total: records that are compared with each other, by all ranks. */
     enum pk_status (*build_coupled)(const struct pk_contrastive_progs *out,
                                     struct pk_params *params, struct pk_params *none,
                                     const union pk_pretext *m, int64_t records, int64_t total,
-                                    struct pk_err *err);
+                                    int32_t ranks, struct pk_err *err);
     /* The minimum of work, whatever an implementation computes again; returns how many parts. */
     int (*work)(const union pk_pretext *m, int32_t keep, struct pk_work_part out[PK_WORK_PARTS]);
     /* The linear layers of a micro-batch, for the GEMM ceiling; returns how many towers. */

@@ -75,17 +75,45 @@ static double program_seconds(const struct job *j, const struct pk_prog *p, doub
     return sum;
 }
 
+/* Whether an op compares the rows of all ranks; exchanges: they meet there as well. */
+static bool compares(enum pk_op op, bool *exchanges)
+{
+    *exchanges = op == PK_OP_CONTRAST_LOSS || op == PK_OP_KOLEO_LOSS;
+    return *exchanges || op == PK_OP_CONTRAST_LOSS_GRAD || op == PK_OP_KOLEO_LOSS_GRAD;
+}
+
+/* The loss over the rows of all ranks. Its comparisons grow with their square and are shared out,
+ * what is done row by row is done by every rank. Adds what the ranks tell of their rows. */
+static double loss_seconds(const struct job *j, struct pk_scaling_step *step, double times,
+                           int64_t ranks)
+{
+    const struct pk_prog *p = &j->p->loss;
+    double sum = 0;
+    for (int64_t k = 0; k < p->nodes; k++) {
+        bool exchanges;
+        const struct pk_node *n = &p->node[k];
+        const double share = compares(n->op, &exchanges) ? times * times / (double)ranks : times;
+        sum += PK_MAX(roofline(j, p, n, share), j->node_seconds);
+        if (!exchanges) continue;
+        const struct pk_value *rows = &p->value[n->in[0]];
+        step->gathers += (int32_t)j->p->parts;
+        step->gather_bytes += (double)(pk_value_count(rows) / rows->dim[rows->rank - 1]) * times *
+                              (double)j->p->parts * sizeof(struct pk_told_row);
+    }
+    return sum;
+}
+
 /* What a loss that couples the batch asks for ahead of the backward passes: a forward pass, the
- * rows of all ranks, and the loss, which every rank computes from all of them, so that its logits
- * grow with their square. times: the planned batch. */
-static void couple(const struct job *j, struct pk_scaling_step *step, double share, double times)
+ * rows of all ranks, and the loss of them. times: the planned batch. */
+static void couple(const struct job *j, struct pk_scaling_step *step, double share, double times,
+                   int64_t ranks)
 {
     const struct pk_recipe_plan *p = j->p;
     if (!p->gathers) return;
-    step->before_seconds = (double)step->runs * program_seconds(j, &p->embed, share) +
-                           (double)p->parts * program_seconds(j, &p->loss, times * times);
     step->gathers = p->gathers * (int32_t)p->parts;
     step->gather_bytes = (double)(p->gathered * p->parts) * times * sizeof(float);
+    step->before_seconds = (double)step->runs * program_seconds(j, &p->embed, share) +
+                           (double)p->parts * loss_seconds(j, step, times, ranks);
 }
 
 /* Rows of 'bench ops' on a device, or of 'bench step --profile', whose sum is made that of the
@@ -266,7 +294,7 @@ static enum pk_status put_ranks(struct job *j, int64_t n, bool each, struct pk_e
                                    .optimizer_seconds = j->optimizer};
     const double share = (double)records / (double)(runs * j->p->micro);
     step.run_seconds = time_nodes(j, share);
-    couple(j, &step, share, each ? (double)n : 1);
+    couple(j, &step, share, each ? (double)n : 1, n);
     PK_TRY(pk_scaling_gradients(&g, &count, &j->p->listing, j->node, err));
     step.buckets = pk_scaling_pack(bucket, (int32_t)j->buckets, g, count);
     free(g);

@@ -117,7 +117,7 @@ static enum pk_status plan_coupled(struct pk_recipe_plan *out, struct pk_plan_pa
     const int arrays = out->objective->ema(&out->model) ? 3 : 2; // as tools/gradcache.c has them
     const struct pk_contrastive_progs progs = {&prog[0], &prog[1], &prog[2]};
     enum pk_status s = out->objective->build_coupled(&progs, &out->params, &none, &out->model,
-                                                     out->micro, total, err);
+                                                     out->micro, total, 1, err);
     struct pk_prog *const keep[3] = {&out->embed, &out->loss, &out->listing};
     struct pk_plan_part one = {0};
     for (int i = 0; s == PK_OK && i < 3; i++) {

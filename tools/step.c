@@ -22,7 +22,7 @@ static enum pk_status build_coupled(struct pk_step *s, struct pk_err *err)
     const struct pk_contrastive_progs progs = {&s->program[0].prog, &s->program[1].prog,
                                                &s->program[2].prog};
     return s->objective->build_coupled(&progs, &s->t->params, &s->none, &s->model, s->micro,
-                                       s->batch / s->parts, err);
+                                       s->batch / s->parts, s->t->comm ? s->t->comm->size : 1, err);
 }
 
 static enum pk_status bind_programs(struct pk_step *s, struct pk_err *err)

@@ -32,6 +32,13 @@ static enum pk_status need_groups(struct pk_infer *x, int k, const struct pk_val
     return PK_OK;
 }
 
+/* Each rank has as many rows. */
+static enum pk_status need_ranks(struct pk_infer *x, int32_t ranks, int64_t rows)
+{
+    if (ranks >= 1 && rows % ranks == 0) return PK_OK;
+    return pk_infer_fail(x, "%lld rows cannot be shared out to %d ranks", (long long)rows, ranks);
+}
+
 static enum pk_status infer_normalize(struct pk_infer *x)
 {
     PK_TRY(need_rows(x, 0));
@@ -56,6 +63,8 @@ static enum pk_status infer_contrast(struct pk_infer *x)
         return pk_infer_fail(x, "a single row has nothing to be compared with");
     if (!(x->attr->contrast.temperature > 0 && isfinite(x->attr->contrast.temperature)))
         return pk_infer_fail(x, "the temperature must be above 0");
+    PK_TRY(need_ranks(x, x->attr->contrast.ranks, rows_of(x->in[0])));
+    if (!self) PK_TRY(need_ranks(x, x->attr->contrast.ranks, rows_of(x->in[1])));
     pk_infer_out(x, 0, PK_F32, 1, (int64_t[]){1});
     pk_infer_out(x, 1, PK_F32, 2, (int64_t[]){2, rows_of(x->in[0])});
     return PK_OK;
@@ -66,8 +75,9 @@ static enum pk_status infer_koleo(struct pk_infer *x)
 {
     PK_TRY(need_rows(x, 0));
     const int64_t rows = rows_of(x->in[0]);
-    if (rows < 2 || rows > INT32_MAX)
-        return pk_infer_fail(x, "%lld rows: two at least are needed", (long long)rows);
+    if (rows < 2) return pk_infer_fail(x, "%lld rows: two at least are needed", (long long)rows);
+    if (rows > 1 << 24) return pk_infer_fail(x, "%lld rows are too many", (long long)rows);
+    PK_TRY(need_ranks(x, x->attr->koleo.ranks, rows));
     pk_infer_out(x, 0, PK_F32, 1, (int64_t[]){1});
     pk_infer_out(x, 1, PK_I32, 1, &rows);
     pk_infer_out(x, 2, PK_F32, 1, &rows);
@@ -120,12 +130,12 @@ static void grad_dot(struct pk_diff *d, const struct pk_node *n)
                  &dx);
 }
 
-/* Every query with every key, over all columns. */
+/* Every query of a rank with every key, over all columns. */
 static double products(const struct pk_prog *p, const struct pk_node *n)
 {
     const struct pk_value *q = &p->value[n->in[0]];
     const struct pk_value *k = n->in[1] >= 0 ? &p->value[n->in[1]] : q;
-    return 2.0 * (double)rows_of(q) * (double)pk_value_count(k);
+    return 2.0 * (double)rows_of(q) * (double)pk_value_count(k) / n->attr.contrast.ranks;
 }
 
 static double flops_contrast(const struct pk_prog *p, const struct pk_node *n)
@@ -133,17 +143,17 @@ static double flops_contrast(const struct pk_prog *p, const struct pk_node *n)
     return products(p, n);
 }
 
-/* The logits again, then a product for each gradient. */
+/* For each gradient the logits again, then a product. */
 static double flops_contrast_grad(const struct pk_prog *p, const struct pk_node *n)
 {
-    return products(p, n) * (1 + (n->out[0] >= 0) + (n->out[1] >= 0));
+    return products(p, n) * 2 * ((n->out[0] >= 0) + (n->out[1] >= 0));
 }
 
 /* A difference, its square and a sum for every pair and column. */
 static double flops_koleo(const struct pk_prog *p, const struct pk_node *n)
 {
     const struct pk_value *x = &p->value[n->in[0]];
-    return 3.0 * (double)rows_of(x) * (double)pk_value_count(x);
+    return 3.0 * (double)rows_of(x) * (double)pk_value_count(x) / n->attr.koleo.ranks;
 }
 
 const struct pk_op_row pk_row_l2_normalize = {.name = "l2_normalize",
@@ -178,23 +188,26 @@ struct pk_val pk_l2_normalize(struct pk_build *b, struct pk_val x, float eps)
 
 struct pk_val pk_contrast_loss(struct pk_build *b, struct pk_val query, struct pk_val key,
                                struct pk_val query_group, struct pk_val key_group,
-                               float temperature, float weight)
+                               float temperature, float weight, int32_t ranks)
 {
     int32_t out[PK_NODE_OUT];
     union pk_attr a = {.raw = {0}};
     a.contrast.temperature = temperature;
     a.contrast.weight = weight;
+    a.contrast.ranks = ranks;
     pk_emit(b, PK_OP_CONTRAST_LOSS, &a, 4,
             (int32_t[]){query.id, key.id, query_group.id, key_group.id}, out);
     return (struct pk_val){out[0]};
 }
 
-struct pk_val pk_koleo_loss(struct pk_build *b, struct pk_val x, float weight, float eps)
+struct pk_val pk_koleo_loss(struct pk_build *b, struct pk_val x, float weight, float eps,
+                            int32_t ranks)
 {
     int32_t out[PK_NODE_OUT];
     union pk_attr a = {.raw = {0}};
     a.koleo.weight = weight;
     a.koleo.eps = eps;
+    a.koleo.ranks = ranks;
     pk_emit(b, PK_OP_KOLEO_LOSS, &a, 1, &x.id, out);
     return (struct pk_val){out[0]};
 }

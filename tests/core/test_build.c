@@ -273,6 +273,9 @@ static void test_contrast_shapes(void)
         "eps must be above 0",
         "input 1 has 2 axes, 3 were expected",
         "input 0 is one row, several are needed",
+        "10 rows cannot be shared out to 3 ranks",
+        "1 rows cannot be shared out to 2 ranks",
+        "10 rows cannot be shared out to 0 ranks",
     };
     for (int i = 0; i < (int)PK_COUNT(wanted); i++) {
         struct made m;
@@ -283,14 +286,17 @@ static void test_contrast_shapes(void)
         struct pk_val one = pk_input(b, "one", PK_F32, 2, (int64_t[]){1, 8});
         struct pk_val wide = pk_input(b, "wide", PK_F32, 2, (int64_t[]){1, 9});
         struct pk_val row = pk_input(b, "row", PK_F32, 1, (int64_t[]){8});
-        if (i == 0) pk_contrast_loss(b, m.x, PK_NONE, few, PK_NONE, 1, 1);
-        if (i == 1) pk_contrast_loss(b, m.x, wide, group, few, 1, 1);
-        if (i == 2) pk_contrast_loss(b, m.x, one, group, few, 0, 1);
-        if (i == 3) pk_contrast_loss(b, one, PK_NONE, few, PK_NONE, 1, 1);
-        if (i == 4) pk_koleo_loss(b, one, 1, 0);
+        if (i == 0) pk_contrast_loss(b, m.x, PK_NONE, few, PK_NONE, 1, 1, 1);
+        if (i == 1) pk_contrast_loss(b, m.x, wide, group, few, 1, 1, 1);
+        if (i == 2) pk_contrast_loss(b, m.x, one, group, few, 0, 1, 1);
+        if (i == 3) pk_contrast_loss(b, one, PK_NONE, few, PK_NONE, 1, 1, 1);
+        if (i == 4) pk_koleo_loss(b, one, 1, 0, 1);
         if (i == 5) pk_l2_normalize(b, m.x, 0);
         if (i == 6) pk_dot_loss(b, m.x, one);
         if (i == 7) pk_l2_normalize(b, row, 1e-6f);
+        if (i == 8) pk_contrast_loss(b, m.x, PK_NONE, group, PK_NONE, 1, 1, 3);
+        if (i == 9) pk_contrast_loss(b, m.x, one, group, few, 1, 1, 2);
+        if (i == 10) pk_koleo_loss(b, m.x, 1, 0, 0);
         fails(&m, PK_ESHAPE, wanted[i]);
     }
 }

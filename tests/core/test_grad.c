@@ -352,10 +352,10 @@ static void contrasts(struct pk_build *b, struct in *in)
 {
     struct pk_val z = pk_l2_normalize(b, pk_linear(b, in->x, C, "a"), 1e-6f);
     struct pk_val k = pk_l2_normalize(b, pool(b, pk_linear(b, in->y, C, "b")), 1e-6f), l[4];
-    l[in->turn & 3] = pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 0.5f, 1);
-    l[(in->turn + 1) & 3] = pk_contrast_loss(b, z, k, in->group, in->segment, 0.3f, 0.5f);
-    l[(in->turn + 2) & 3] = pk_contrast_loss(b, k, z, in->segment, in->group, 0.4f, 0.5f);
-    l[(in->turn + 3) & 3] = pk_koleo_loss(b, k, 0.1f, 1e-8f); // few rows: no kink nearby
+    l[in->turn & 3] = pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 0.5f, 1, 1);
+    l[(in->turn + 1) & 3] = pk_contrast_loss(b, z, k, in->group, in->segment, 0.3f, 0.5f, 1);
+    l[(in->turn + 2) & 3] = pk_contrast_loss(b, k, z, in->segment, in->group, 0.4f, 0.5f, 1);
+    l[(in->turn + 3) & 3] = pk_koleo_loss(b, k, 0.1f, 1e-8f, 1); // few rows: no kink nearby
     pk_loss(b, pk_add(b, pk_add(b, l[0], l[1]), pk_add(b, l[2], l[3])));
 }
 
@@ -363,8 +363,8 @@ static void contrasts(struct pk_build *b, struct in *in)
 static void contrast_same(struct pk_build *b, struct in *in)
 {
     struct pk_val z = pk_linear(b, in->x, C, "a");
-    struct pk_val l = pk_contrast_loss(b, z, z, in->group, in->group, 2, 1);
-    if (in->turn) l = pk_add(b, pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 2, 1), l);
+    struct pk_val l = pk_contrast_loss(b, z, z, in->group, in->group, 2, 1, 1);
+    if (in->turn) l = pk_add(b, pk_contrast_loss(b, z, PK_NONE, in->group, PK_NONE, 2, 1, 1), l);
     pk_loss(b, l);
 }
 
@@ -379,7 +379,7 @@ static void contrast_momentum(struct pk_build *b, struct in *in)
         h[ema] = pk_l2_normalize(b, h[ema], 1e-6f);
         if (ema) pk_scope_ema(b, false);
     }
-    pk_loss(b, pk_contrast_loss(b, h[0], h[1], in->group, in->group, 0.2f, 1));
+    pk_loss(b, pk_contrast_loss(b, h[0], h[1], in->group, in->group, 0.2f, 1, 1));
 }
 
 /* A gradient that comes from outside. */

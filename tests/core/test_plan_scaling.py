@@ -103,16 +103,17 @@ def refused():
 
 
 def coupled():
-    """A contrastive step: rows of all ranks are gathered, and the loss over all of them is each rank's own work."""
+    """A contrastive step: rows of all ranks are gathered, and the loss over all of them is shared out."""
     recipe = ["moco_v3_vit_tiny_ptbxl_100hz", "objective.projection.width=256"]
     got = scaling(*recipe, "--ranks", "64", *RATES)
     table = rows(got)
     params = json.loads(call("plan", *recipe, "--json", "--no-probe").stdout)["parameters"]["total"]
     for batch, times in ("shared", 1), ("each", 64):
         gathered = times * 2 * 4 * 256 * got["batch"]  # queries and keys of 256 numbers
+        gathered += times * 16 * got["batch"]  # and what is told of the queries of both views
         assert abs(table[64, batch, "fp32"]["bytes_inside_node"] - 7 / 8 * (8 * params + gathered)) < 1, table
-    # with the batch of every rank its logits grow by the square: 64 times the rows cost more than 64 ranks bring
-    assert table[64, "each", "fp32"]["efficiency"] < table[8, "each", "fp32"]["efficiency"] < 1, table
+    # with the batch of every rank the logits grow by the square, of which each rank has an n-th: n times its own
+    assert .5 < table[64, "each", "fp32"]["efficiency"] < table[8, "each", "fp32"]["efficiency"] < 1, table
     assert table[64, "shared", "fp32"]["exposed_s"] > 30e-6, table
     # fine-tuning has no train.zero1, so it is not offered
     ways = {way for _, _, way in rows(scaling("supervised_xresnet1d101_ptbxl_100hz", "--ranks", "8", *RATES))}

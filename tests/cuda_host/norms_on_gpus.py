@@ -107,7 +107,7 @@ def check_faults(root, step):
     """Forward and backward, in the second step of many."""
     forward, backward = len(step), len(step) + len(step) - 1 - step[::-1].index("gather")
     for fault, at, words in (("die", forward, ["rank 1", "SIGKILL"]), ("die", backward, ["rank 1", "SIGKILL"]),
-                                ("call", backward, ["rank 1 of 2: the statistics of batch norm", "says the test"]),
+                                ("call", backward, ["rank 1 of 2: gathering what norms and losses", "says the test"]),
                                 ("error", forward, ["rank 1", "NCCL", "remote"]),
                                 ("stall", forward, ["no progress"])):
         out, before, begun = f"{root}/{fault}-{at}", dict(runs.ENV), time.time()

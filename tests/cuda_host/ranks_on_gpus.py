@@ -91,7 +91,8 @@ def check_zero1(root):
 
 
 def check_contrastive(root):
-    """Projections and keys meet on the devices, ahead of the sums of their step; two parts."""
+    """Projections, keys and what the losses of both views tell of their rows meet on the devices,
+    ahead of the sums of their step; two parts."""
     late, parts, path = (os.path.join(root, f"gathers-{x}") for x in ("moco", "parts", "trace"))
     back = with_env(FAKE_NCCL_TRACE=path)
     good(*ranks(2), *MOCO, *FP32, *HALVES, f"train.log_every={STEPS}", f"output.dir={late}", "--quiet")
@@ -99,7 +100,7 @@ def check_contrastive(root):
     expect(runs.weights(late) == runs.weights(os.path.join(root, "moco-1")), "steps that nobody waits for: other weights")
     kinds = [op[3] for op in trace(path)]
     step = len(kinds) // STEPS
-    expect(kinds == STEPS * (2 * ["gather"] + (step - 2) * ["sum"]) and step > 4, f"messages in steps of {step}: {kinds}")
+    expect(kinds == STEPS * (4 * ["gather"] + (step - 4) * ["sum"]) and step > 6, f"messages in steps of {step}: {kinds}")
     expect({op[1] for op in trace(path)[:2]} == {8 * 64}, f"of 8 records {trace(path)[:2]} are sent")
     # without batch norm, which magnifies rounding from step to step
     two = ["train.accumulate=2", "train.micro_batch=4", "objective.projection.norm=false", "train.steps=2"]
@@ -110,19 +111,20 @@ def check_contrastive(root):
 
 
 def check_gather_faults(root, third):
-    """In the first gather of the third step, while nobody waits but for the step's record."""
-    for fault, n, words in (("die", 4, ["rank 1", "SIGKILL"]),
-                            ("stall", 2, ["no progress"]),
-                            ("call", 2, ["rank 1 of 2: gathering projections", "says the test"])):
-        run = os.path.join(root, f"gathers-{fault}")
-        back = with_env(FAKE_NCCL_FAULT=fault, FAKE_NCCL_RANK="1", FAKE_NCCL_AT=str(third),
+    """In a gather of the third step, while nobody waits but for the step's record: of projections or keys, of a loss."""
+    for fault, n, at, words in (("die", 4, 0, ["rank 1", "SIGKILL"]),
+                                ("stall", 2, 2, ["no progress"]),
+                                ("call", 2, 0, ["rank 1 of 2: gathering projections", "says the test"]),
+                                ("call", 2, 2, ["rank 1 of 2: gathering what norms and losses", "says the test"])):
+        run = os.path.join(root, f"gathers-{fault}-{at}")
+        back = with_env(FAKE_NCCL_FAULT=fault, FAKE_NCCL_RANK="1", FAKE_NCCL_AT=str(third + at),
                         **({"PURKINJE_WATCHDOG": "4"} if fault == "stall" else {}))
         begun = time.time()
         refused(71, words, *ranks(n), *MOCO, "train.precision=fp32", "train.steps=200", "train.log_every=100",
                 f"output.dir={run}", "--quiet")
-        expect(time.time() - begun < 60, f"{fault} in a gather: {time.time() - begun:.0f} s until all had ended")
+        expect(time.time() - begun < 60, f"{fault} in gather {at}: {time.time() - begun:.0f} s until all had ended")
         back()
-        expect(state(run) != "done" and not steps_on_disk(run), f"{fault} in a gather: {steps_on_disk(run)}")
+        expect(state(run) != "done" and not steps_on_disk(run), f"{fault} in gather {at}: {steps_on_disk(run)}")
 
 
 def check_finetuning(root):

@@ -70,7 +70,7 @@ struct net {
     bool coupled;
 };
 
-static enum pk_status build(struct net *n, const struct task *t, struct pk_err *err)
+static enum pk_status build(struct net *n, const struct task *t, int32_t ranks, struct pk_err *err)
 {
     const struct pk_vit vit = {.width = 32,
                                .depth = 2,
@@ -106,14 +106,14 @@ static enum pk_status build(struct net *n, const struct task *t, struct pk_err *
     const struct pk_contrastive_progs progs = {&n->prog[0], &n->prog[1], &n->prog[2]};
     n->coupled = true;
     return pk_contrastive_build(&progs, &n->params, &n->none, &c, t->records,
-                                t->records * t->micros, err);
+                                t->records * t->micros, ranks, err);
 }
 
 static enum pk_status start(struct net *n, const struct task *t, struct pk_comm *comm,
                             struct pk_err *err)
 {
     const bool ema = t->kind == JEPA || t->kind == MOCO;
-    PK_TRY(build(n, t, err));
+    PK_TRY(build(n, t, comm ? comm->size : 1, err));
     const struct pk_exec_spec spec = {.params = &n->params,
                                       .threads = t->threads,
                                       .ema = ema,

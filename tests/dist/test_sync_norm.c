@@ -96,7 +96,8 @@ static enum pk_status build_contrastive(struct net *n, bool momentum, struct pk_
                                      .temperature = 0.5f,
                                      .koleo = 0.1f};
     const struct pk_contrastive_progs progs = {&n->x.prog, &n->more[0], &n->more[1]};
-    return pk_contrastive_build(&progs, &n->x.params, &n->none, &c, n->x.records, RECORDS, err);
+    return pk_contrastive_build(&progs, &n->x.params, &n->none, &c, n->x.records, RECORDS, n->ranks,
+                                err);
 }
 
 static enum pk_status start(struct net *n, const struct task *t, struct pk_comm *c,

@@ -56,7 +56,8 @@ static bool step_start(struct step *s, const struct pk_contrastive *c, int64_t r
     struct pk_err err = {0};
     memset(s, 0, sizeof *s);
     const struct pk_contrastive_progs progs = {&s->prog[0], &s->prog[1], &s->prog[2]};
-    CHECK_OK(pk_contrastive_build(&progs, &s->params, &s->none, c, records, RECORDS, &err), &err);
+    CHECK_OK(pk_contrastive_build(&progs, &s->params, &s->none, c, records, RECORDS, 1, &err),
+             &err);
     if (err.status != PK_OK) return false;
     struct pk_exec_spec spec = {
         .params = &s->params, .threads = threads, .ema = c->momentum, .train = true};
@@ -147,7 +148,7 @@ static enum pk_status build_whole(struct model *m, const struct pk_contrastive *
     h = pk_l2_normalize(b, h, 1e-8f);
     pk_scope_end(b);
     struct pk_val group = pk_input(b, "group", PK_I64, 1, (int64_t[]){RECORDS});
-    pk_loss(b, pk_contrast_loss(b, h, PK_NONE, group, PK_NONE, c->temperature, 1));
+    pk_loss(b, pk_contrast_loss(b, h, PK_NONE, group, PK_NONE, c->temperature, 1, 1));
     return pk_build_finish(b, err);
 }
 
@@ -307,7 +308,7 @@ static void test_refused(void)
     struct pk_params params = {0}, none = {0};
     struct pk_err err = {0};
     for (int64_t total = 2; total < 6; total += 3) {
-        enum pk_status s = pk_contrastive_build(&progs, &params, &none, &c, 1, total, &err);
+        enum pk_status s = pk_contrastive_build(&progs, &params, &none, &c, 1, total, 1, &err);
         CHECK_FAILS(s, PK_EINVAL, &err, "an even number of 4 or more");
     }
     pk_params_free(&params);
@@ -359,14 +360,14 @@ static struct pk_val one_loss(struct pk_build *b, int which, struct pk_val q, st
     k = pk_l2_normalize(b, k, 1e-8f);
     switch (which) {
     case 0: // NT-Xent, CMSC: all rows of both sets would do; here the queries among themselves
-        return pk_contrast_loss(b, q, PK_NONE, qg, PK_NONE, 0.1f, 1);
+        return pk_contrast_loss(b, q, PK_NONE, qg, PK_NONE, 0.1f, 1, 1);
     case 1: // InfoNCE both ways, several positives on both sides
-        return pk_add(b, pk_contrast_loss(b, q, k, qg, kg, 0.04f, 0.5f),
-                      pk_contrast_loss(b, k, q, kg, qg, 0.04f, 0.5f));
+        return pk_add(b, pk_contrast_loss(b, q, k, qg, kg, 0.04f, 0.5f, 1),
+                      pk_contrast_loss(b, k, q, kg, qg, 0.04f, 0.5f, 1));
     case 2: // MoCo v3's factor 2 * temperature; here with a gradient into the keys as well
-        return pk_contrast_loss(b, q, k, qg, kg, 0.2f, 0.4f);
+        return pk_contrast_loss(b, q, k, qg, kg, 0.2f, 0.4f, 1);
     default:
-        return pk_add(b, pk_koleo_loss(b, q, 1, 1e-8f), pk_koleo_loss(b, k, 0.5f, 1e-8f));
+        return pk_add(b, pk_koleo_loss(b, q, 1, 1e-8f, 1), pk_koleo_loss(b, k, 0.5f, 1e-8f, 1));
     }
 }
 

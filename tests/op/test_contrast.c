@@ -164,6 +164,7 @@ static void put_inputs(struct op_sweep *t, size_t s, bool self)
 {
     const int64_t rows = shapes[s].rows, keys = shapes[s].keys, cols = shapes[s].cols;
     t->c.node.attr.contrast.temperature = shapes[s].temperature;
+    t->c.node.attr.contrast.ranks = 1;
     t->c.node.attr.contrast.weight = 0.75f;
     fill_rows(t, sweep_in(t, DIMS(rows, cols)), rows, cols);
     if (self)
@@ -276,6 +277,7 @@ static void test_koleo(int64_t rows, int64_t cols, bool equal, const char *why)
         sweep_begin(&t, grad ? PK_OP_KOLEO_LOSS_GRAD : PK_OP_KOLEO_LOSS, why);
         t.reference = grad ? koleo_grad : koleo;
         t.c.node.attr.koleo.weight = 0.5f;
+        t.c.node.attr.koleo.ranks = 1;
         t.c.node.attr.koleo.eps = equal ? 0.01f : 1e-8f;
         float *x = sweep_in(&t, DIMS(rows, cols));
         if (equal) memcpy(x + (rows - 1) * cols, x, (size_t)cols * sizeof *x);
@@ -336,6 +338,7 @@ static void test_equal_rows(const struct op_variant *v)
     struct op_sweep t;
     sweep_begin(&t, PK_OP_CONTRAST_LOSS, "equal rows");
     t.c.node.attr.contrast.temperature = 0.03125f;
+    t.c.node.attr.contrast.ranks = 1;
     t.c.node.attr.contrast.weight = 1;
     float *x = sweep_in(&t, DIMS(6, 4));
     for (int i = 0; i < 24; i++) x[i] = 2; // logits of 512
