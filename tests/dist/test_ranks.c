@@ -230,6 +230,39 @@ static void keep_outcome(const struct net *n, struct outcome *o)
     free(moment[1]);
 }
 
+/* A rank compares its own rows only: it has no gradient of others'. */
+static void check_rows(const struct net *n, const struct pk_comm *c)
+{
+    const struct pk_exec_rows *g = &n->cache.gradient;
+    const int64_t own = g->count / c->size, first = own * c->rank;
+    bool here = false, elsewhere = false;
+    for (int64_t i = 0; i < g->count; i++) {
+        const bool mine = i >= first && i < first + own;
+        here |= mine && g->data[i] != 0;
+        elsewhere |= !mine && g->data[i] != 0;
+    }
+    CHECK(here && !elsewhere);
+}
+
+/* A loss for as many ranks as a job has not. */
+static void check_refused(struct pk_comm *c, void *ctx)
+{
+    const struct task *t = ctx;
+    struct pk_err err = {0};
+    struct net n = {0};
+    CHECK_OK(start(&n, t, c, &err), &err);
+    struct net other = {0};
+    CHECK_OK(build(&other, t, 2 * c->size, &err), &err);
+    struct pk_bound bound;
+    CHECK_FAILS(pk_exec_bind(&n.exec, &bound, &other.prog[1], &err), PK_EINTERNAL, &err,
+                "rows of a loss for 4 ranks in a job of 2");
+    const struct pk_exec_batch torn = {.micros = 1};
+    CHECK_FAILS(pk_exec_run(&n.exec, &n.bound[1], &torn, &err), PK_EINTERNAL, &err,
+                "a loss over all ranks");
+    stop(&other);
+    stop(&n);
+}
+
 static enum pk_status train(struct net *n, const struct task *t, struct pk_comm *c,
                             struct outcome *o, struct pk_err *err)
 {
@@ -245,6 +278,7 @@ static enum pk_status train(struct net *n, const struct task *t, struct pk_comm 
         n->exec.vote = c->rank == step % c->size ? 1U << step % 3 : 0;
         for (int part = 0; s == PK_OK && part < t->parts; part++)
             s = run_part(n, t, d, c->rank, c->size, part, err);
+        if (s == PK_OK && n->coupled && step == 0) check_rows(n, c);
         const struct pk_optim_step o_step = {
             .step = step, .learning_rate = 3e-3, .weight_decay = 0.05, .ema_momentum = 0.9};
         if (s == PK_OK) s = pk_exec_update(&n->exec, &o_step, err);
@@ -409,6 +443,8 @@ int main(void)
               "batch norm");
     test_task((struct task){.kind = SIMCLR, .parts = 1, .records = 2, .micros = 8}, "SimCLR");
     test_task((struct task){.kind = MOCO, .parts = 2, .records = 2, .micros = 8}, "MoCo");
+    world_run(2, 0, 0, check_refused,
+              &(struct task){.kind = SIMCLR, .records = 2, .micros = 8, .threads = 1});
     struct task t = {.kind = JEPA, .parts = 1, .records = 1, .micros = 8, .threads = 1};
     world_run(4, 0, 0, flip, &t);
     world_run(4, 0, 1U << 1, dies_in_step, &t);
