@@ -4,8 +4,9 @@
  *     compute stream  | graph, to a norm's own statistics | gather | graph, from their merging ...
  *
  * A norm needs two numbers a channel of every rank before it can go on, forward and backward, a
- * loss what the others tell of their rows (struct pk_told_row), so the gather goes into the compute stream, between two kernels of one node. No message is captured:
- * while a capture goes on, a gather ends the graph and begins the next one.
+ * loss what the others tell of their rows (struct pk_told_row), so the gather goes into the compute
+ * stream, between two kernels of one node. No message is captured: while a capture goes on, a
+ * gather ends the graph and begins the next one.
  *
  * Gathers share one communicator with the sums of buckets (ranks.c), which are on another stream.
  * Every rank's host makes the same calls in the same order, that of the program's nodes, and the

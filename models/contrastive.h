@@ -38,8 +38,9 @@ struct pk_contrastive_progs { // where the three programs go
 
 /* Records the three programs: embed and back for `records` a micro-batch, loss for `total` records,
  * an even number, which are those of `ranks` ranks: each computes its part of the loss, and the
- * gradient of its own records (core/ops.h). `none` is an empty table for loss, which has no parameters and is float whatever
- * the storage of params; it lives as long as the program. Inputs besides the signal's:
+ * gradient of its own records (core/ops.h). `none` is an empty table for loss, which has no
+ * parameters and is float whatever the storage of params; it lives as long as the program.
+ * Inputs besides the signal's:
  *     loss  "projected" [total / 2, 2, width], "group" i64; with momentum "key" like "projected"
  *           "group" is [total], rows with equal numbers are positives; with momentum [total / 2],
  *           and the pairs of one number are

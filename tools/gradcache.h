@@ -8,8 +8,8 @@
  * <embedding, gradient> = 0: the third program's "loss" then adds rounding alone to the loss that
  * pk_exec_result tells. pk_gradcache_run reports the exact one.
  *
- * Ranks: each has its micro-batches' rows of the projections and gets the others'; each compares its
- * own rows with all, from which all have the same loss, and goes back through its own records.
+ * Ranks: each has its micro-batches' rows of the projections and gets the others'; each compares
+ * its own rows with all, from which all have the same loss, and goes back through its own records.
  *
  * On a device the rows stay in its memory, between devices they go over what joins these, and the
  * three programs are enqueued one behind the other: the host waits for none of them.

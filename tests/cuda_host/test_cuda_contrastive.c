@@ -67,7 +67,8 @@ static bool start(struct step *s, bool cuda, enum pk_dtype storage, bool momentu
     memset(s, 0, sizeof *s);
     const struct pk_contrastive_progs progs = {&s->prog[0], &s->prog[1], &s->prog[2]};
     s->params.storage = storage;
-    CHECK_OK(pk_contrastive_build(&progs, &s->params, &s->none, &c, records, RECORDS, 1, &err), &err);
+    CHECK_OK(pk_contrastive_build(&progs, &s->params, &s->none, &c, records, RECORDS, 1, &err),
+             &err);
     if (err.status != PK_OK) return false;
     const struct pk_exec_spec spec = {.params = &s->params,
                                       .threads = 1,
