@@ -19,6 +19,9 @@ except ImportError:
     print("skipped: sklearn is not installed")
     sys.exit(77)
 
+sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests"))
+import shared_data  # noqa: E402
+
 PURKINJE = os.environ["PURKINJE"]
 failures = 0
 
@@ -131,11 +134,8 @@ def bootstrap():
 
 
 def golden():
-    folder = os.path.join(os.environ["PK_SOURCE_DIR"], "..", "shared", "data", "golden")
-    if not os.path.isdir(folder):
-        folder = "/work/shared/data/golden"
-    if not os.path.isdir(folder):
-        print("no golden PTB-XL scores here; that part is left out")
+    folder = shared_data.folder("golden")
+    if not folder:
         return
     p = run(f"{folder}/ptbxl_val_labels.npy", f"{folder}/ptbxl_val_scores.npy", "--json")
     check(p.returncode == 0, p.stderr)

@@ -9,6 +9,8 @@ import sys
 sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
 import runs  # noqa: E402
 from runs import expect, good  # noqa: E402
+sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests"))
+import shared_data  # noqa: E402
 
 try:
     import numpy as np
@@ -17,8 +19,7 @@ except ImportError:
     sys.exit(77)
 
 SOURCE = os.environ["PK_SOURCE_DIR"]
-SHARED = [f"{SOURCE}/../shared/data/ppg/ppg-bp", "/work/shared/data/ppg/ppg-bp"]
-PPG_BP = next((d for d in SHARED if os.path.isdir(d)), None)
+PPG_BP = shared_data.folder("ppg/ppg-bp")
 SMALL = ["data.leads=[PPG]", "model.encoder.width=16", "model.encoder.depth=1", "model.encoder.heads=2",
          "objective.decoder.width=8", "objective.decoder.depth=1", "objective.decoder.heads=2", "train.steps=3",
          "train.batch_size=16", "train.learning_rate.warmup=1", "data.crop=1.92s", "model.encoder.patch=160ms"]

@@ -5,7 +5,7 @@
  *     y = sosfiltfilt(cheby2(4, stop_db, [low, high], "bandpass", fs=rate, output="sos"), x)
  *     z = resample_poly(x, up, down, padtype="mean")
  *
- * and a few properties. tests/data/test_ppg.py compares whole imports with SciPy. */
+ * and a few properties. tests/data/ppg_case.py compares whole imports with SciPy. */
 #include "datasets/filter.h"
 #include "tests/test.h"
 

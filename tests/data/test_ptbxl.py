@@ -23,6 +23,9 @@ except ImportError:
     print("skipped: h5py is not installed")
     sys.exit(77)
 
+sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests"))
+import shared_data  # noqa: E402
+
 PURKINJE = os.environ["PURKINJE"]
 LEADS = "I II III aVR aVL aVF V1 V2 V3 V4 V5 V6".split()
 TASKS = "all diagnostic subdiagnostic superdiagnostic form rhythm".split()
@@ -465,10 +468,8 @@ def examples(tmp):
 
 def official(tmp):
     """The official tables with invented waveforms for some rows: all labels derived again."""
-    folders = [os.environ.get("PK_SOURCE_DIR", ".") + "/../shared/data/ptb-xl", "/work/shared/data/ptb-xl"]
-    source = next((f for f in folders if os.path.exists(f + "/ptbxl_database.csv")), None)
+    source = shared_data.folder("ptb-xl")
     if not source:
-        print("official tables not checked: no shared/data/ptb-xl")
         return
     folder = os.path.join(tmp, "official")
     os.makedirs(folder)

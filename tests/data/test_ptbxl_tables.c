@@ -64,16 +64,12 @@ static void official(void)
     static const int64_t total[] = {21799, 21388, 21388, 21388, 8978, 21030};
     static const int64_t train[] = {17418, 17084, 17084, 17084, 7197, 16832};
     static const int64_t valid[] = {2183, 2146, 2146, 2146, 901, 2100};
-    static const char *const folders[] = {PK_SOURCE_DIR "/../shared/data/ptb-xl",
-                                          "/work/shared/data/ptb-xl"};
-    const char *folder = NULL;
-    for (size_t i = 0; i < PK_COUNT(folders) && !folder; i++) {
-        char path[PK_PATH_MAX];
-        if (pk_path(path, &err, "%s/ptbxl_database.csv", folders[i]) == PK_OK && pk_exists(path))
-            folder = folders[i];
-    }
-    if (!folder) {
-        fprintf(stderr, "official tables not checked: shared/data/ptb-xl is not there\n");
+    const char *shared = getenv("PK_SHARED_DATA");
+    char folder[PK_PATH_MAX];
+    CHECK_OK(pk_path(folder, &err, "%s/ptb-xl", shared ? shared : PK_SOURCE_DIR "/../shared/data"),
+             &err);
+    if (!pk_exists(folder)) {
+        fprintf(stderr, "official tables not checked: no %s\n", folder);
         return;
     }
     struct pk_ptbxl p;

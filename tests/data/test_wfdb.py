@@ -19,6 +19,9 @@ try:
 except ImportError:
     wfdb = None
 
+sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests"))
+import shared_data  # noqa: E402
+
 PURKINJE = os.environ["PURKINJE"]
 INVALID = -(2**31)
 CODES = {8: None, 16: -(2**15), 24: -(2**23), 32: -(2**31), 61: -(2**15), 80: -128, 160: -(2**15),
@@ -406,12 +409,11 @@ def main():
         segments(tmp)
         damaged(tmp)
         garbage(tmp)
-    folders = [os.environ.get("PK_SOURCE_DIR", ".") + "/../shared/data/ecg", "/work/shared/data/ecg"]
-    folder = next((f for f in folders if os.path.isdir(f)), None)
+    folder = shared_data.folder("ecg")
     if wfdb and folder:
         real_records(folder)
-    else:
-        print("real records not compared: no " + ("data" if wfdb else "wfdb package"))
+    elif not wfdb:
+        print("real records not compared: no wfdb package")
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed or not passed else 0)
 
