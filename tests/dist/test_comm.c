@@ -5,6 +5,8 @@
 #include "tests/dist/ranks.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 
 static void collectives(struct pk_comm *c, void *ctx)
 {
@@ -111,15 +113,17 @@ static void sizes_differ(struct pk_comm *c, void *ctx)
     CHECK(strstr(err.message, "bytes, this one expects"));
 }
 
-/* Rank 1 does not come, and does not end either. */
+/* Rank 1 does not come, and does not end before the others have noticed. */
 static void one_hangs(struct pk_comm *c, void *ctx)
 {
     struct pk_err err = {0};
-    (void)ctx;
-    if (c->rank == 1)
-        nanosleep(&(struct timespec){.tv_nsec = 600000000}, NULL);
-    else
+    atomic_int *noticed = ctx;
+    const struct timespec moment = {.tv_nsec = 1000000};
+    if (c->rank != 1) {
         CHECK_FAILS(pk_comm_barrier(c, &err), PK_ERANK, &err, "sent nothing for 0.2 s");
+        atomic_fetch_add(noticed, 1);
+    }
+    while (atomic_load(noticed) < c->size - 1) nanosleep(&moment, NULL);
 }
 
 /* Ranks whose part is done may leave while others are still needed. */
@@ -158,6 +162,9 @@ static void test_refusals(void)
 int main(void)
 {
     static const int sizes[] = {1, 2, 3, 4, 5, 8};
+    atomic_int *noticed =
+        mmap(NULL, sizeof *noticed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (noticed == MAP_FAILED) return 1;
     for (size_t i = 0; i < PK_COUNT(sizes); i++) world_run(sizes[i], 0, 0, collectives, NULL);
     for (int k = 0; k < 4; k++) {
         world_run(4, 0, 1U << k, one_dies, &(struct death){k, false});
@@ -171,7 +178,7 @@ int main(void)
     world_run(3, 0, 0, sizes_differ, NULL);
     world_run(4, 0, 0, some_leave_early, NULL);
     world_run(3, 0, 0, ends_too_early, NULL);
-    world_run(3, 0.2, 0, one_hangs, NULL);
+    world_run(3, 0.2, 0, one_hangs, noticed);
     test_refusals();
     return TEST_END();
 }

@@ -11,7 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 8 };
+enum { MOST = 8, PATIENCE = 30 }; // seconds that a process may take which is to succeed
+#define BUSY 4.0 // s by which a busy machine may hold up one process more than another
 
 struct result {
     enum pk_status status;
@@ -42,7 +43,7 @@ static void hear(void *ctx, const char *line)
 static bool greet(const struct pk_world *w)
 {
     bool good = true;
-    double end = pk_seconds() + 5;
+    double end = pk_seconds() + PATIENCE;
     for (int r = 0; r < w->size; r++) {
         int64_t me = 1000 + w->rank, other = -1;
         if (r == w->rank) {
@@ -84,15 +85,18 @@ static void child(const struct process *p, struct result *out)
     _exit(0);
 }
 
+static void start_one(struct process *p, int i)
+{
+    fflush(NULL);
+    p[i].pid = fork();
+    if (p[i].pid == 0) child(&p[i], &results[i]);
+    CHECK(p[i].pid > 0);
+}
+
 static void start(struct process *p, int n)
 {
     memset(results, 0, MOST * sizeof *results);
-    fflush(NULL);
-    for (int i = 0; i < n; i++) {
-        p[i].pid = fork();
-        if (p[i].pid == 0) child(&p[i], &results[i]);
-        CHECK(p[i].pid > 0);
-    }
+    for (int i = 0; i < n; i++) start_one(p, i);
 }
 
 static void finish(struct process *p, int n)
@@ -142,7 +146,7 @@ static void test_sizes(void)
     struct process p[MOST];
     for (size_t k = 0; k < PK_COUNT(sizes); k++) {
         int n = sizes[k];
-        prepare(p, n, 10);
+        prepare(p, n, PATIENCE);
         p[0].delay = n == 4 ? 0.2 : 0; // the others have to wait for the file
         start(p, n);
         finish(p, n);
@@ -157,7 +161,7 @@ static void test_ways_to_meet(void)
     struct process p[MOST];
     struct pk_listener l;
     struct pk_err err = {0};
-    prepare(p, 3, 10); // a port that is known, on a socket that the launcher opened
+    prepare(p, 3, PATIENCE); // a port that is known, on a socket that the launcher opened
     CHECK_OK(pk_listen(&l, "127.0.0.1", 0, &err), &err);
     for (int i = 0; i < 3; i++) {
         p[i].launch.file[0] = 0;
@@ -197,7 +201,7 @@ static void test_token(void)
     struct pk_meeting m;
     struct pk_err err = {0};
     int noise[3] = {-1, -1, -1};
-    prepare(p, 2, 0.7);
+    prepare(p, 2, BUSY);
     snprintf(p[0].launch.token, PK_LAUNCH_TEXT, "secret");
     snprintf(p[1].launch.token, PK_LAUNCH_TEXT, "secreT");
     start(p, 2);
@@ -205,20 +209,22 @@ static void test_token(void)
     CHECK(told(0, PK_ERANK, "rank 1 of 2 did not join"));
     CHECK(told(0, PK_ERANK, "turned away"));
     CHECK(told(1, PK_ERANK, "is not this job's rank 0") && !results[1].told);
-    CHECK(results[0].seconds < 2 && results[1].seconds < 2);
+    CHECK(results[0].seconds < 2 * BUSY && results[1].seconds < 2 * BUSY);
 
-    prepare(p, 3, 10);
-    p[2].delay = 0.3;
-    start(p, 3);
+    prepare(p, 3, PATIENCE);
+    start(p, 2); // rank 2 comes after the strangers
     while (pk_meeting_read(p[0].launch.file, &m, &err) != PK_OK) pk_pause(0.01);
     struct stat st;
     CHECK(stat(p[0].launch.file, &st) == 0 && (st.st_mode & 077) == 0); // a secret is in there
     CHECK(strlen(m.token) == 32);
     for (int i = 0; i < 3; i++)
-        CHECK_OK(pk_connect(&noise[i], m.address, m.port, pk_seconds() + 1, &err), &err);
+        CHECK_OK(pk_connect(&noise[i], m.address, m.port, pk_seconds() + PATIENCE, &err), &err);
     CHECK(send(noise[0], "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL) == 18);
     uint64_t magic = pk_hello_magic();
     CHECK(send(noise[1], &magic, sizeof magic, MSG_NOSIGNAL) == 8); // and then nothing
+    char byte;
+    CHECK(recv(noise[0], &byte, 1, 0) <= 0); // is turned away
+    start_one(p, 2);
     finish(p, 3);
     expect_joined(3);
     CHECK(results[0].rejected >= 1);
@@ -228,15 +234,16 @@ static void test_token(void)
 static void test_wrong_ranks(void)
 {
     struct process p[MOST];
-    prepare(p, 3, 5); // rank 1 twice, rank 2 not yet
+    prepare(p, 3, PATIENCE); // rank 1 twice, rank 2 not yet
     p[2].launch.rank = 1;
     start(p, 3);
     finish(p, 3);
     CHECK(told(0, PK_ERANK, "rank 1 (") && told(0, PK_ERANK, "was started twice"));
     CHECK(told(1, PK_ERANK, "was started twice") && told(2, PK_ERANK, "was started twice"));
-    CHECK(results[0].seconds < 2 && !results[0].told && results[1].told && results[2].told);
+    CHECK(results[0].seconds < PATIENCE / 2 && !results[0].told && results[1].told &&
+          results[2].told);
 
-    prepare(p, 4, 0.7); // 2 and 3 are missing
+    prepare(p, 4, BUSY); // 2 and 3 are missing
     start(p, 2);
     finish(p, 2);
     CHECK(told(0, PK_ERANK, "ranks 2-3 of 4 did not join"));
@@ -248,27 +255,27 @@ static void test_wrong_ranks(void)
     finish(p + 2, 1);
     CHECK(told(0, PK_EUSAGE, "rank 3 of 3 does not exist"));
 
-    prepare(p, 3, 5); // different opinions on how many there are
+    prepare(p, 3, PATIENCE); // different opinions on how many there are; rank 1 is in by then
+    p[2].delay = 1.5;
     p[2].launch.size = 6;
     start(p, 3);
     finish(p, 3);
     CHECK(told(0, PK_EUSAGE, "says there are 6 ranks, rank 0 says 3"));
     CHECK(told(1, PK_EUSAGE, "says there are 6 ranks"));
 
-    prepare(p, 3, 5); // one that dies while others are awaited
-    p[2].delay = 1.5;
-    start(p, 3);
-    pk_pause(0.5);
+    prepare(p, 3, PATIENCE); // one that dies while others are awaited
+    start(p, 2);
+    pk_pause(BUSY / 2);
     CHECK(kill(p[1].pid, SIGKILL) == 0);
-    kill(p[2].pid, SIGKILL);
-    finish(p, 3);
+    finish(p, 2);
     CHECK(told(0, PK_ERANK, "left again while others were awaited"));
 }
 
 static void test_identity(void)
 {
     struct process p[MOST];
-    prepare(p, 3, 5);
+    prepare(p, 3, PATIENCE);
+    p[2].delay = 1.5; // rank 1 is in by then
     p[2].id.recipe = 8;
     p[2].id.host = "elsewhere";
     start(p, 3);
@@ -277,19 +284,19 @@ static void test_identity(void)
     CHECK(told(1, PK_EUSAGE, "another recipe than rank 0"));
     CHECK(told(2, PK_EUSAGE, "another recipe than rank 0"));
 
-    prepare(p, 2, 5);
+    prepare(p, 2, PATIENCE);
     p[1].id.version = "0.0.1";
     start(p, 2);
     finish(p, 2);
     CHECK(told(0, PK_EUSAGE, "another program than rank 0: version 0.0.1"));
 
-    prepare(p, 2, 5);
+    prepare(p, 2, PATIENCE);
     p[1].id.binary = 1;
     start(p, 2);
     finish(p, 2);
     CHECK(told(1, PK_EUSAGE, "another program than rank 0"));
 
-    prepare(p, 4, 5); // two hosts, interleaved, one with a wrong clock
+    prepare(p, 4, PATIENCE); // two hosts, interleaved, one with a wrong clock
     for (int i = 0; i < 4; i++) p[i].id.host = i % 2 ? "odd" : "even";
     p[3].id.clock = (double)time(NULL) + 100;
     start(p, 4);
@@ -298,8 +305,11 @@ static void test_identity(void)
         CHECK(results[i].status == PK_OK && results[i].met);
         CHECK(results[i].local_rank == i / 2 && results[i].local_size == 2);
     }
-    CHECK(strstr(results[0].said, "warning: the clock of rank 3 (odd) is 100 s ahead of") ||
-          strstr(results[0].said, "warning: the clock of rank 3 (odd) is 99 s ahead of"));
+    const char *warning = "warning: the clock of rank 3 (odd) is ";
+    const char *at = strstr(results[0].said, warning);
+    CHECK(at && strstr(at, " s ahead of"));
+    const double ahead = at ? strtod(at + strlen(warning), NULL) : 0;
+    CHECK(ahead > 100 - PATIENCE && ahead <= 100); // less what it took to come there
 }
 
 static void test_files(void)
@@ -318,7 +328,7 @@ static void test_files(void)
     CHECK(waitpid(dead, NULL, 0) == dead);
     old.pid = dead;
 
-    prepare(p, 3, 10); // left by a job that is gone, whose port somebody else has now
+    prepare(p, 3, PATIENCE); // left by a job that is gone, whose port somebody else has now
     CHECK_OK(pk_meeting_publish(p[0].launch.file, &old, &err), &err);
     p[0].delay = 0.3;
     start(p, 3);
@@ -356,14 +366,14 @@ static void test_addresses(void)
     struct process p[MOST];
     struct pk_listener l;
     struct pk_err err = {0};
-    prepare(p, 2, 5);
+    prepare(p, 2, PATIENCE);
     for (int i = 0; i < 2; i++) snprintf(p[i].launch.interface, PK_LAUNCH_TEXT, "lo");
     start(p, 2);
     finish(p, 2);
     expect_joined(2);
     CHECK(strstr(results[0].said, "interface lo"));
 
-    prepare(p, 2, 5);
+    prepare(p, 2, PATIENCE);
     snprintf(p[0].launch.interface, PK_LAUNCH_TEXT, "nonesuch");
     start(p, 1);
     finish(p, 1);
