@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -403,13 +404,18 @@ def interrupted(tmp):
     write_tables(folder, many)
     arguments = ["data", "import", "ptbxl", folder, out, "--workers", "2", "--shard-records", "500"]
     for how in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
-        p = subprocess.Popen([PURKINJE, *arguments], stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
-        limit = time.time() + 30
-        while not os.path.exists(f"{out}/shard-00002.h5") and time.time() < limit:
-            time.sleep(0.005)
-        p.send_signal(how)
-        code = p.wait(timeout=30)
+        for _ in range(20):  # a busy machine may look away until the import is over: then again
+            third = f"{out}/shard-00002.h5"  # what else the one before left stays
+            if os.path.exists(third):
+                os.remove(third)
+            p = subprocess.Popen([PURKINJE, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while not os.path.exists(third) and p.poll() is None:
+                time.sleep(0.005)
+            p.send_signal(how)
+            code = p.wait(timeout=60)
+            if code != 0:
+                break
+            shutil.rmtree(out)
         check(code == -how, f"interrupted by {how}: {code}")
         check(os.listdir(out) and not os.path.exists(f"{out}/corpus.json"), "an unfinished corpus "
               "has no corpus.json")

@@ -9,12 +9,12 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.environ["PK_SOURCE_DIR"], "tests", "fault"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from rank_jobs import SOON, end, start  # noqa: E402
 import runs  # noqa: E402
 from runs import expect, good, purkinje, refused, scratch  # noqa: E402
 
@@ -102,25 +102,9 @@ def check_same(root, source, folder, sizes, settings=()):
         same(out, one, f"{source} on {n} ranks")
 
 
-def start(n, words, folder=lambda r: None, more={}):
-    """Ranks that nobody launches: their environment is set by hand, as torchrun does."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {**runs.ENV, "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
-           "MASTER_PORT": str(port), "PURKINJE_TIMEOUT": "30", **more}
-    return [subprocess.Popen([runs.PROGRAM, *words(r)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                             cwd=folder(r), env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(n)]
-
-
-def end(jobs):
-    out = [p.communicate(timeout=60) for p in jobs]
-    return [p.returncode for p in jobs], [e for _, e in out]
-
-
 def free_of(out, what):
     """No process of the import is left, within the time that a killed one needs to disappear."""
-    limit = time.time() + 5
+    limit = time.time() + 30
     while processes(out) and time.time() < limit:
         time.sleep(0.02)
     expect(not processes(out), f"{what} leaves processes {processes(out)}")
@@ -156,7 +140,7 @@ def check_death(root):
     good(*long_import(root, clean))
     for victim in (0, 1, 2):
         out, what = f"{root}/killed_{victim}", f"rank {victim} killed"
-        jobs = in_the_middle(out, 1, lambda: start(3, lambda r: long_import(root, out)))
+        jobs = in_the_middle(out, 1, lambda: start(3, long_import(root, out)))
         jobs[victim].kill()
         begun = time.time()
         codes, said = end(jobs)
@@ -164,7 +148,7 @@ def check_death(root):
         expect(codes == [-9 if r == victim else 71 for r in range(3)], f"{what}: {codes} {said}")
         said = "".join(said)
         expect(said.count(f"rank {victim} (") == 1 and said.count("error:") == 1, f"{what}: {said}")
-        expect(took < 10, f"{what}: {took:.1f} s until all had ended")
+        expect(took < SOON, f"{what}: {took:.1f} s until all had ended")
         left = no_corpus(out, what)
         # rank 0 takes the parts of the dead away; what a dead rank 0 leaves, the next import does
         expect(victim == 0 or not left, f"{what}: leaves {left}")
@@ -194,7 +178,7 @@ def check_stopped(root):
     """A rank that stands still (its host is gone, say) is noticed by its silence."""
     out = f"{root}/stopped"
     more = {"PURKINJE_SILENCE": "1", "PURKINJE_HEARTBEAT": "0.2"}
-    jobs = in_the_middle(out, 1, lambda: start(2, lambda r: long_import(root, out), more=more))
+    jobs = in_the_middle(out, 1, lambda: start(2, long_import(root, out), more=more))
     jobs[1].send_signal(signal.SIGSTOP)
     said = jobs[0].communicate(timeout=60)[1]
     jobs[1].kill()
@@ -209,12 +193,12 @@ def check_refused(root):
     for name in "ab":
         os.makedirs(f"{root}/{name}")
     e4 = ["data", "import", "e4", f"{root}/e4s"]
-    codes, said = end(start(2, lambda r: [*e4, "out", "-q"], lambda r: f"{root}/{'ab'[r]}"))
+    codes, said = end(start(2, [*e4, "out", "-q"], cwd=lambda r: f"{root}/{'ab'[r]}"))
     expect(codes == [69, 69] and "rank 1 of 2 on host" in said[1] and "does not see the folder out" in said[1] and
            not said[0], f"no common folder: {codes} {said}")
     expect(not no_corpus(f"{root}/a/out", "no common folder") and not os.path.exists(f"{root}/b/out"), "it writes")
     out = f"{root}/other"
-    codes, said = end(start(2, lambda r: [*e4, out, f"stride={r + 3}", "-q"]))
+    codes, said = end(start(2, [*e4, out, "-q"], lambda r: [f"stride={r + 3}"]))
     expect(codes == [2, 2] and "rank 1 of 2" in said[1] and "other settings" in said[1], f"{codes} {said}")
     expect(not no_corpus(out, "other settings"), f"other settings: {os.listdir(out)}")
     for code, words, command in (

@@ -4,10 +4,9 @@ that cannot read a record, or dies, ends all of them by name."""
 import os
 import shutil
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from rank_jobs import end, kill_second, ranks, start  # noqa: E402
+from rank_jobs import end, kill_second, ranks, start, working  # noqa: E402
 import runs  # noqa: E402
 from runs import CLASSIFY, JEPA, expect, good, scratch  # noqa: E402
 
@@ -79,7 +78,7 @@ def check_faults(root, model, corpus):
     ended, said = end(start(2, ["embed", model, broken, out]))
     expect(0 not in ended and "broken" in "".join(said), f"a broken shard: {ended} {said}")
     jobs = start(2, ["embed", model, "synthetic:200000", out])
-    time.sleep(1.5)
+    working(jobs, 1)
     kill_second(jobs)
     expect(not os.path.exists(out), "a command that failed wrote its file")
 

@@ -5,13 +5,15 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 import yaml
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from rank_jobs import free_port  # noqa: E402
 
 PROGRAM, SOURCE = os.environ["PURKINJE"], os.environ["PK_SOURCE_DIR"]
 CLUSTER = SOURCE + "/tools/cluster"
@@ -151,18 +153,12 @@ def popen(words, env):
     return subprocess.Popen(words, env={**ENV, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])
-
-
 def pods(words, env, root):
     """The pods of the Indexed Job: each decides by itself when it starts, rank 0 alone whether there is a run."""
     run, jitter = root + "/pods", iter((0, 0.3, 0.3, 0, 0.1, 0))
 
     def lives():
-        there = {**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        there = {**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         started = []
         for index in range(int(env["WORLD_SIZE"])):
             time.sleep(next(jitter))

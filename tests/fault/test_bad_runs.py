@@ -41,7 +41,7 @@ def locked(root):
     run = os.path.join(root, "locked")
     p = subprocess.Popen([PROGRAM, *JEPA, "train.steps=100000", f"output.dir={run}", "--quiet"], env=ENV)
     try:
-        for _ in range(4000):
+        for _ in range(24000):
             if os.path.exists(os.path.join(run, "metrics.jsonl")) and steps_on_disk(run):
                 break
             time.sleep(0.005)
@@ -284,7 +284,7 @@ def bad_shards(root):
     p = subprocess.Popen([PROGRAM, *first, "train.steps=1000000", f"output.dir={run}_cut"], env=ENV,
                          stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:
-        for _ in range(4000):
+        for _ in range(24000):
             if steps_on_disk(f"{run}_cut"):
                 break
             time.sleep(0.005)

@@ -83,7 +83,7 @@ def steps(folder):
 def interrupted():
     """A signal in the pretraining: it saves itself, and nothing goes on working."""
     p = subprocess.Popen(command(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and p.poll() is None and not os.path.exists("work/pretrain/metrics.jsonl"):
         time.sleep(0.005)
     assert p.poll() is None, p.stderr.read()
