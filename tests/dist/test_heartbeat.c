@@ -186,8 +186,7 @@ static void act(const struct scene *c, const struct pk_launch *launch, struct st
     _exit(0);
 }
 
-/* Whether the verdict came in time: the first rank that has it was not held up, as others may be.
- */
+/* Whether the verdict came in time: others than the first rank that has it may be held up. */
 static bool in_time(const struct scene *c, const struct stage *stage)
 {
     double first = INFINITY;
