@@ -248,7 +248,7 @@ static void test_verdicts(const char *folder)
 {
     static const struct pk_heartbeat_limits dead = {0.5, 30, 60, 30}, quick = {0.5, 4, 60, 30},
                                             dog = {0.5, 30, 4, 30}, late = {0.5, 30, 60, 0.2};
-    static const struct scene scenes[SCENES] = {
+    const struct scene scenes[SCENES] = {
         {"death", dead, 2, DIES, "died at step 1", 2, 0, 5},
         {"death of rank 0", dead, 0, DIES, "died at step 1", 0, 0, 5},
         {"silence", quick, 3, STOPS, "sent no heartbeat for ", 3, 4, 4 + 2},
