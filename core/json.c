@@ -159,6 +159,7 @@ static enum pk_status read_number(struct reader *r, struct pk_json *j)
     buf[p - r->s] = 0;
     j->kind = PK_JSON_NUMBER;
     j->number = strtod(buf, NULL);
+    if (!isfinite(j->number)) return bad(r, "a number beyond those of double precision");
     if (j->is_integer) j->is_integer = pk_parse_i64(buf, &j->integer);
     r->s = p;
     return PK_OK;

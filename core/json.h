@@ -18,10 +18,10 @@ enum pk_json_kind {
 struct pk_json {
     enum pk_json_kind kind;
     bool boolean;
-    double number;
+    double number;   // finite
     bool is_integer; // number was written without fraction or exponent and fits int64
     int64_t integer;
-    char *string;         // NUL terminated; "" when not a string
+    char *string;         // NUL terminated; NULL when not a string
     int64_t count;        // members of an array or object
     char **key;           // [count] of an object
     struct pk_json *item; // [count]

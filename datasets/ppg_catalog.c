@@ -44,6 +44,20 @@ enum pk_status pk_ppg_add_item(struct pk_ppg_catalog *c, const char *id, const c
     return PK_OK;
 }
 
+void pk_ppg_catalog_free(struct pk_ppg_catalog *c)
+{
+    if (c->close) c->close(c->self);
+    for (int32_t t = 0; t < c->tasks; t++) free(c->task[t].class_name);
+    for (int64_t i = 0; i < c->count; i++) {
+        free(c->item[i].path);
+        free(c->item[i].label);
+        free(c->item[i].statements);
+        free(c->item[i].problem);
+    }
+    free(c->task);
+    free(c->item);
+}
+
 enum pk_status pk_ppg_set_problem(struct pk_ppg_item *item, struct pk_err *err)
 {
     free(item->problem);

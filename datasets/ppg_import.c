@@ -374,20 +374,6 @@ static enum pk_status import(struct state *st, struct pk_err *err)
     return pk_corpus_finish(w, err);
 }
 
-static void free_catalog(struct pk_ppg_catalog *c)
-{
-    if (c->close) c->close(c->self);
-    for (int32_t t = 0; t < c->tasks; t++) free(c->task[t].class_name);
-    for (int64_t i = 0; i < c->count; i++) {
-        free(c->item[i].path);
-        free(c->item[i].label);
-        free(c->item[i].statements);
-        free(c->item[i].problem);
-    }
-    free(c->task);
-    free(c->item);
-}
-
 /* The catalog, and what the user has left open. */
 static enum pk_status open_source(struct state *st, struct pk_err *err)
 {
@@ -427,7 +413,7 @@ enum pk_status pk_ppg_import(const struct pk_ppg_job *job, struct pk_ppg_summary
     if (!st) return s;
     pk_corpus_abandon(st->writer);
     pk_text_free(&st->report_text);
-    free_catalog(&st->catalog);
+    pk_ppg_catalog_free(&st->catalog);
     free(st->pick);
     free(st->signal);
     free(st);

@@ -39,6 +39,8 @@ struct pk_ppg_catalog {
     void (*close)(void *self); // may be NULL
 };
 
+void pk_ppg_catalog_free(struct pk_ppg_catalog *c); // safe on a zeroed struct
+
 struct pk_import_ranks;
 
 struct pk_ppg_job {

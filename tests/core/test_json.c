@@ -38,7 +38,8 @@ static void refusals(void)
                  {"[1,]", "bad number"},     {"01", "bad number"},
                  {"[1] 2", "follows"},       {"\"\\ud800\"", "surrogate"},
                  {"{\n  \"a\" 1}", "t:2:8"}, {"\"a", "does not end"},
-                 {"[1", "text ends"},        {"\"\\u0000\"", "NUL"}};
+                 {"[1", "text ends"},        {"\"\\u0000\"", "NUL"},
+                 {"-1e999", "beyond"}};
     for (size_t i = 0; i < PK_COUNT(cases); i++) {
         struct pk_err err = {0};
         struct pk_json j;
