@@ -5,10 +5,8 @@
  * filled by all of them in small chunks. One mutex guards every state; reading happens outside of
  * it. */
 #include "core/loader.h"
+#include "core/loader_order.h"
 
-#include "core/rng.h"
-
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,12 +31,7 @@ struct slot {
 
 struct pk_loader {
     struct pk_loader_spec spec;
-    int64_t rows;   // spec.row_count, or all
-    int64_t *pool;  // [rows] dataset rows grouped by source (mixtures only), or by participant
-                    // (pairs of those only; single ones are not in it)
-    int64_t *first; // [sources + 1] or [participants + 1] into pool
-    int64_t participants; // with two rows or more
-    int64_t *of_source;   // [sources + 1] into first: a mixture's participants, by source
+    struct pk_order order;
     int slots, threads;
     struct slot *slot;
     pthread_t thread[PK_THREADS_MAX];
@@ -49,177 +42,6 @@ struct pk_loader {
     int busy;                    // readers outside the lock
     bool hold, quit;             // hold: readers take nothing new
 };
-
-/* --- the order ----------------------------------------------------------------------------- */
-
-static int64_t row_of(const struct pk_loader_spec *s, int64_t i)
-{
-    return s->rows ? s->rows[i] : i;
-}
-
-static int64_t count_rows(const struct pk_loader_spec *s)
-{
-    return s->rows ? s->row_count : s->data->count;
-}
-
-static uint64_t epoch_key(uint64_t seed, int64_t epoch)
-{
-    struct pk_rng r = pk_rng_make(seed, PK_RNG_ORDER, (uint64_t)epoch, 0);
-    return pk_rng_u64(&r);
-}
-
-/* The source of sample g and which of that source's rows it is; count is by source. */
-static int64_t draw_mixture(const struct pk_loader_spec *s, const int64_t *count, int64_t g,
-                            int32_t *source)
-{
-    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_MIXTURE, (uint64_t)g, 0);
-    double total = 0;
-    for (int32_t i = 0; i < s->data->sources; i++) total += s->weight[i];
-    double u = pk_rng_uniform(&r) * total;
-    *source = -1;
-    for (int32_t i = 0; i < s->data->sources; i++) {
-        if (!(s->weight[i] > 0)) continue;
-        *source = i; // rounding may leave u at the very end: then it is the last one
-        if (u < s->weight[i]) break;
-        u -= s->weight[i];
-    }
-    return (int64_t)pk_rng_below(&r, (uint64_t)count[*source]);
-}
-
-/* Both of a pair are of one record. */
-static bool one_record(const struct pk_loader_spec *s)
-{
-    return s->pair == PK_PAIR_RECORD || s->pair == PK_PAIR_ADJACENT;
-}
-
-/* Samples that a record must have. */
-static int32_t need_of(const struct pk_loader_spec *s)
-{
-    return s->pair == PK_PAIR_ADJACENT ? 2 * s->crop : s->crop;
-}
-
-static int32_t crop_start(const struct pk_loader_spec *s, int64_t g, int64_t row)
-{
-    const bool adjacent = s->pair == PK_PAIR_ADJACENT;
-    const int32_t second = adjacent && g % 2 ? s->crop : 0;
-    if (!s->random_crop) return second;
-    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_CROP, (uint64_t)(adjacent ? g / 2 : g), 0);
-    const int32_t room = s->data->record[row].length - need_of(s);
-    return second + (int32_t)pk_rng_below(&r, (uint64_t)room + 1);
-}
-
-/* Which of all participants sample g is of, and which of its `rows` rows: see loader.h. of_source:
- * [sources + 1] the first participant of each, for a mixture. */
-static int64_t pair_participant(const struct pk_loader_spec *s, const int64_t *of_source,
-                                int64_t participants, int64_t g)
-{
-    const int64_t p = g / 2;
-    int64_t count[256];
-    int32_t source;
-    if (s->weight) {
-        for (int32_t i = 0; i < s->data->sources; i++) count[i] = of_source[i + 1] - of_source[i];
-        const int64_t k = draw_mixture(s, count, p, &source);
-        return of_source[source] + k;
-    }
-    return (int64_t)pk_bijection((uint64_t)(p % participants), (uint64_t)participants,
-                                 epoch_key(s->seed, p / participants));
-}
-
-static int64_t pair_row(const struct pk_loader_spec *s, int64_t rows, int64_t g)
-{
-    // step 1 of the mixture's stream, which pairs by participant do not use otherwise
-    struct pk_rng r = pk_rng_make(s->seed, PK_RNG_MIXTURE, (uint64_t)(g / 2), 1);
-    const int64_t i = (int64_t)pk_rng_below(&r, (uint64_t)rows);
-    const int64_t j = (int64_t)pk_rng_below(&r, (uint64_t)rows - 1);
-    return g % 2 ? j + (j >= i) : i;
-}
-
-static int64_t locate_row(const struct pk_loader *l, int64_t g)
-{
-    const struct pk_loader_spec *s = &l->spec;
-    int32_t source;
-    if (s->pair == PK_PAIR_PARTICIPANT) {
-        const int64_t *first = l->first + pair_participant(s, l->of_source, l->participants, g);
-        return l->pool[first[0] + pair_row(s, first[1] - first[0], g)];
-    }
-    if (one_record(s)) g /= 2;
-    if (!s->weight)
-        return row_of(s, (int64_t)pk_bijection((uint64_t)(g % l->rows), (uint64_t)l->rows,
-                                               epoch_key(s->seed, g / l->rows)));
-    int64_t count[256];
-    for (int32_t i = 0; i < s->data->sources; i++) count[i] = l->first[i + 1] - l->first[i];
-    int64_t k = draw_mixture(s, count, g, &source);
-    return l->pool[l->first[source] + k];
-}
-
-/* A mixture takes the records of a participant in two sources for those of two people. */
-static bool in_source(const struct pk_loader_spec *s, int64_t row, int32_t source)
-{
-    return !s->weight || s->data->record[row].source == source;
-}
-
-/* The smallest participant above `after` with two rows or more (of a mixture's source), and how
- * many; 0: there is none. */
-static uint64_t next_participant(const struct pk_loader_spec *s, int32_t source, uint64_t after,
-                                 int64_t *rows)
-{
-    for (uint64_t best = after;; after = best) {
-        *rows = 0;
-        for (int64_t i = 0; i < count_rows(s); i++) {
-            const uint64_t who = s->data->record[row_of(s, i)].patient;
-            if (!in_source(s, row_of(s, i), source)) continue;
-            if (who <= after || (*rows && who > best)) continue;
-            *rows = who == best && *rows ? *rows + 1 : 1;
-            best = who;
-        }
-        if (*rows == 0) return 0;
-        if (*rows > 1) return best;
-    }
-}
-
-static int64_t locate_pair(const struct pk_loader_spec *s, int64_t g)
-{
-    const int32_t sources = s->weight ? s->data->sources : 1;
-    int64_t rows, of_source[257] = {0}, row = -1;
-    uint64_t who = 0;
-    int32_t at = 0;
-    for (int32_t i = 0; i < sources; i++, who = 0) {
-        of_source[i + 1] = of_source[i];
-        while ((who = next_participant(s, i, who, &rows)) != 0) of_source[i + 1]++;
-    }
-    int64_t k = pair_participant(s, of_source, of_source[sources], g);
-    while (k >= of_source[at + 1]) at++;
-    k -= of_source[at];
-    for (who = next_participant(s, at, 0, &rows); k > 0; k--)
-        who = next_participant(s, at, who, &rows);
-    k = pair_row(s, rows, g);
-    for (int64_t i = 0; k >= 0; i++) {
-        row = row_of(s, i);
-        if (s->data->record[row].patient == who && in_source(s, row, at)) k--;
-    }
-    return row;
-}
-
-void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start)
-{
-    int64_t n = count_rows(spec), count[256] = {0}, sample = g;
-    int32_t source;
-    if (one_record(spec)) g /= 2;
-    if (spec->pair == PK_PAIR_PARTICIPANT) {
-        *row = locate_pair(spec, g);
-    } else if (!spec->weight) {
-        *row = row_of(spec, (int64_t)pk_bijection((uint64_t)(g % n), (uint64_t)n,
-                                                  epoch_key(spec->seed, g / n)));
-    } else {
-        for (int64_t i = 0; i < n; i++) count[spec->data->record[row_of(spec, i)].source]++;
-        int64_t k = draw_mixture(spec, count, g, &source);
-        for (int64_t i = 0; i < n; i++) {
-            *row = row_of(spec, i);
-            if (spec->data->record[*row].source == source && k-- == 0) break;
-        }
-    }
-    *start = crop_start(spec, sample, *row);
-}
 
 /* --- planning and reading (outside the lock) ----------------------------------------------- */
 
@@ -244,15 +66,10 @@ static void plan_record(const struct pk_loader_spec *s, struct pk_batch *b, int3
     }
 }
 
-static int32_t parts_of(const struct pk_loader_spec *s)
-{
-    return PK_MAX(s->parts, 1);
-}
-
 /* Which sample of the batch the slice's sample i is. */
 static int64_t sample_of(const struct pk_loader_spec *s, int32_t i)
 {
-    return i / s->stride_count * (s->batch / parts_of(s)) + s->first + i % s->stride_count;
+    return i / s->stride_count * (s->batch / pk_loader_parts(s)) + s->first + i % s->stride_count;
 }
 
 static void plan(const struct pk_loader *l, struct slot *slot, int64_t step)
@@ -261,12 +78,12 @@ static void plan(const struct pk_loader *l, struct slot *slot, int64_t step)
     struct pk_batch *b = &slot->batch;
     b->step = step;
     for (int32_t i = 0; i < b->n; i++) {
-        int64_t g = step * s->batch + sample_of(s, i), row = locate_row(l, g);
+        int64_t g = step * s->batch + sample_of(s, i), row = pk_order_row(&l->order, g);
         b->sample[i] = g;
         b->row[i] = row;
         const uint64_t who = s->data->record[row].patient;
         b->group[i] = who ? (int64_t)(who & INT64_MAX) : -1 - row;
-        b->crop[i] = crop_start(s, g, row);
+        b->crop[i] = pk_order_start(s, g, row);
         slot->item[i] = (struct item){.row = row, .place = i, .start = b->crop[i]};
         plan_record(s, b, i, row);
     }
@@ -412,177 +229,12 @@ bool pk_loader_memory(const struct pk_loader *l, int i, void **memory, size_t *b
 
 /* --- opening and closing ------------------------------------------------------------------- */
 
-static enum pk_status check_spec(const struct pk_loader_spec *s, struct pk_err *err)
-{
-    const struct pk_dataset *d = s->data;
-    int64_t n = count_rows(s);
-    if (s->batch < 1 || s->batch % parts_of(s) || s->first < 0 || s->stride_count < 1 ||
-        s->stride_count > s->batch / parts_of(s) - s->first)
-        return pk_fail(err, PK_EINVAL,
-                       "samples %d to %d of each of %d parts of a batch of %d cannot be delivered",
-                       s->first, s->first + s->stride_count, parts_of(s), s->batch);
-    if (s->crop < 1 || s->crop > d->samples)
-        return pk_fail(err, PK_EINVAL, "crop of %d samples: records of %s have %d", s->crop,
-                       d->name, d->samples);
-    if (s->threads < 1 || s->threads > PK_THREADS_MAX || s->ahead < 1 || s->ahead > 1024)
-        return pk_fail(err, PK_EINVAL,
-                       "loader with %d threads and %d batches ahead: 1 to %d and 1 "
-                       "to 1024 are possible",
-                       s->threads, s->ahead, PK_THREADS_MAX);
-    if (d->sources < 1 || d->sources > 256)
-        return pk_fail(err, PK_EINVAL, "%s has %d sources, 1 to 256 are possible", d->name,
-                       d->sources);
-    if (s->pair != PK_PAIR_NONE && (s->batch % 2 || s->batch < 4))
-        return pk_fail(err, PK_EINVAL,
-                       "a batch of %d records in pairs: %s; choose an even batch_size of 4 or more",
-                       s->batch,
-                       s->batch % 2 ? "one would be left over"
-                                    : "a single pair has nothing to be compared with");
-    if (n < (one_record(s) ? s->batch / 2 : s->batch))
-        return pk_fail(err, PK_EDATA,
-                       "data smaller than a batch: %lld records of %s are selected, a "
-                       "batch has %d; choose a smaller batch_size or more data",
-                       (long long)n, d->name, s->batch);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t row = row_of(s, i);
-        if (row < 0 || row >= d->count)
-            return pk_fail(err, PK_EINVAL, "row %lld of %lld does not exist", (long long)row,
-                           (long long)d->count);
-        if (d->record[row].length < need_of(s)) {
-            char id[64];
-            d->record_id(d, row, id);
-            return pk_fail(err, PK_EDATA,
-                           "data smaller than the crop: record %s of %s has %d valid "
-                           "samples, %s %d; shorten the crop or leave the record out",
-                           id, d->name, d->record[row].length,
-                           s->pair == PK_PAIR_ADJACENT ? "two adjacent crops" : "the crop",
-                           need_of(s));
-        }
-    }
-    return PK_OK;
-}
-
-/* first[i + 1] - first[i] of what there is to draw from (records, pairs of participants) in source
- * i; each weight must be one that can be honoured. */
-static enum pk_status check_weights(const struct pk_loader_spec *s, const int64_t *first,
-                                    const char *what, struct pk_err *err)
-{
-    const struct pk_dataset *d = s->data;
-    double total = 0;
-    for (int32_t i = 0; i < d->sources; i++) {
-        if (!(s->weight[i] >= 0 && isfinite(s->weight[i])))
-            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s: 0 or more was expected",
-                           s->weight[i], d->source[i].name);
-        if (s->weight[i] > 0 && first[i + 1] == first[i])
-            return pk_fail(err, PK_EINVAL, "mixture weight %g of %s, but no %s of it is selected",
-                           s->weight[i], d->source[i].name, what);
-        total += s->weight[i];
-    }
-    return total > 0 ? PK_OK : pk_fail(err, PK_EINVAL, "all mixture weights are 0");
-}
-
-/* Groups the rows by source. */
-static enum pk_status index_mixture(struct pk_loader *l, struct pk_err *err)
-{
-    const struct pk_loader_spec *s = &l->spec;
-    const struct pk_dataset *d = s->data;
-    int64_t at[256] = {0};
-    PK_TRY(pk_alloc(&l->pool, (size_t)l->rows, sizeof *l->pool, "mixture", err));
-    PK_TRY(pk_alloc(&l->first, (size_t)d->sources + 1, sizeof *l->first, "mixture", err));
-    for (int64_t i = 0; i < l->rows; i++) l->first[d->record[row_of(s, i)].source + 1]++;
-    for (int32_t i = 0; i < d->sources; i++) {
-        l->first[i + 1] += l->first[i];
-        at[i] = l->first[i];
-    }
-    for (int64_t i = 0; i < l->rows; i++) {
-        int64_t row = row_of(s, i);
-        l->pool[at[d->record[row].source]++] = row;
-    }
-    return check_weights(s, l->first, "record", err);
-}
-
-struct owned {      // a row and whose it is
-    int32_t source; // of a mixture, whose sources share no people; else 0
-    uint64_t patient;
-    int64_t at, row; // at: place among the selected rows
-};
-
-static int by_patient(const void *a, const void *b)
-{
-    const struct owned *x = a, *y = b;
-    if (x->source != y->source) return x->source < y->source ? -1 : 1;
-    if (x->patient != y->patient) return x->patient < y->patient ? -1 : 1;
-    return x->at < y->at ? -1 : x->at > y->at;
-}
-
-/* Puts the participants with two rows or more into pool and first. */
-static enum pk_status group_participants(struct pk_loader *l, const struct owned *all,
-                                         int64_t count, struct pk_err *err)
-{
-    const struct pk_dataset *d = l->spec.data;
-    int64_t used = 0, singles = 0;
-    for (int64_t i = 0, n; i < count; i += n) {
-        char id[64];
-        for (n = 1; i + n < count && all[i + n].patient == all[i].patient &&
-                    all[i + n].source == all[i].source;)
-            n++;
-        d->record_id(d, all[i].row, id);
-        if (!all[i].patient)
-            return pk_fail(err, PK_EDATA,
-                           "record %s of %s belongs to no known participant, so it cannot be "
-                           "paired; leave it out or choose other pairs",
-                           id, d->name);
-        if (n == 1 && l->spec.pair_all)
-            return pk_fail(
-                err, PK_EDATA,
-                "record %s of %s is the only one of its participant, so it cannot be "
-                "paired\nhelp: objective.single_records=true leaves such participants out",
-                id, d->name);
-        singles += n == 1;
-        if (n == 1) continue;
-        l->first[l->participants++] = used;
-        if (l->of_source) l->of_source[all[i].source + 1]++;
-        for (int64_t k = 0; k < n; k++) l->pool[used++] = all[i + k].row;
-    }
-    l->first[l->participants] = used;
-    if (l->participants >= l->spec.batch / 2) return PK_OK;
-    return pk_fail(err, PK_EDATA,
-                   "data smaller than a batch: %lld participants of %s have two records or more "
-                   "(%lld have a single one), a batch takes %d; choose a smaller batch_size or "
-                   "more data",
-                   (long long)l->participants, d->name, (long long)singles, l->spec.batch / 2);
-}
-
-static enum pk_status index_participants(struct pk_loader *l, struct pk_err *err)
-{
-    struct owned *all;
-    PK_TRY(pk_alloc(&l->pool, (size_t)l->rows, sizeof *l->pool, "participants", err));
-    PK_TRY(pk_alloc(&l->first, (size_t)l->rows + 1, sizeof *l->first, "participants", err));
-    const int32_t sources = l->spec.weight ? l->spec.data->sources : 0;
-    if (sources)
-        PK_TRY(pk_alloc(&l->of_source, (size_t)sources + 1, sizeof *l->of_source, "mixture", err));
-    PK_TRY(pk_alloc(&all, (size_t)l->rows, sizeof *all, "participants", err));
-    int64_t n = 0;
-    for (int64_t i = 0; i < l->rows; i++) {
-        const int64_t row = row_of(&l->spec, i);
-        const struct pk_record *r = &l->spec.data->record[row];
-        if (sources && !(l->spec.weight[r->source] > 0)) continue; // never drawn from
-        all[n++] = (struct owned){sources ? r->source : 0, r->patient, i, row};
-    }
-    qsort(all, (size_t)n, sizeof *all, by_patient);
-    const enum pk_status s = group_participants(l, all, n, err);
-    free(all);
-    for (int32_t i = 0; i < sources; i++) l->of_source[i + 1] += l->of_source[i];
-    if (s != PK_OK || !sources) return s;
-    return check_weights(&l->spec, l->of_source, "participant with two records", err);
-}
-
 static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *slot,
                                  struct pk_err *err)
 {
     struct pk_batch *b = &slot->batch;
-    size_t n = (size_t)s->stride_count * (size_t)parts_of(s), leads = (size_t)s->data->leads;
-    b->n = s->stride_count * parts_of(s);
+    size_t n = (size_t)s->stride_count * (size_t)pk_loader_parts(s), leads = (size_t)s->data->leads;
+    b->n = s->stride_count * pk_loader_parts(s);
     b->leads = s->data->leads;
     b->samples = s->crop;
     if (!s->plan_only)
@@ -599,12 +251,13 @@ static enum pk_status alloc_slot(const struct pk_loader_spec *s, struct slot *sl
 
 static enum pk_status start(struct pk_loader *l, struct pk_err *err)
 {
-    PK_TRY(check_spec(&l->spec, err));
-    l->rows = count_rows(&l->spec);
-    if (l->spec.pair == PK_PAIR_PARTICIPANT)
-        PK_TRY(index_participants(l, err));
-    else if (l->spec.weight)
-        PK_TRY(index_mixture(l, err));
+    PK_TRY(pk_order_open(&l->order, &l->spec, err));
+    if (l->spec.threads < 1 || l->spec.threads > PK_THREADS_MAX || l->spec.ahead < 1 ||
+        l->spec.ahead > 1024)
+        return pk_fail(err, PK_EINVAL,
+                       "loader with %d threads and %d batches ahead: 1 to %d and 1 "
+                       "to 1024 are possible",
+                       l->spec.threads, l->spec.ahead, PK_THREADS_MAX);
     l->slots = l->spec.ahead + 2;
     PK_TRY(pk_alloc(&l->slot, (size_t)l->slots, sizeof *l->slot, "batches", err));
     for (int i = 0; i < l->slots; i++) PK_TRY(alloc_slot(&l->spec, &l->slot[i], err));
@@ -662,9 +315,7 @@ void pk_loader_close(struct pk_loader *l)
         free(l->slot[i].item);
     }
     free(l->slot);
-    free(l->pool);
-    free(l->first);
-    free(l->of_source);
+    pk_order_free(&l->order);
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->work);
     pthread_cond_destroy(&l->done);

@@ -53,6 +53,11 @@ struct pk_loader_spec {
     int ahead;   // batches read ahead, at least 1
 };
 
+static inline int32_t pk_loader_parts(const struct pk_loader_spec *s)
+{
+    return PK_MAX(s->parts, 1);
+}
+
 struct pk_batch { // [n] = parts * stride_count records; owned by the loader
     int64_t step;
     int32_t n, leads, samples; // samples = crop
@@ -89,9 +94,5 @@ enum pk_status pk_loader_get(struct pk_loader *l, int64_t step, const struct pk_
 /* The memory of the signals of batch buffer i, which batches are lent from; false past the last. */
 bool pk_loader_memory(const struct pk_loader *l, int i, void **memory, size_t *bytes);
 void pk_loader_close(struct pk_loader *l); // stops the threads; NULL is fine
-/* Which record and crop start sample g has; pure, for tests and replays. The spec must be one that
- * pk_loader_open accepts. With weights it takes time in proportion to the rows, with pairs by
- * participant to the rows times the participants. */
-void pk_loader_locate(const struct pk_loader_spec *spec, int64_t g, int64_t *row, int32_t *start);
 
 #endif

@@ -5,6 +5,7 @@
  * alternate after one that warms the page cache. */
 #include "core/json.h"
 #include "core/loader.h"
+#include "core/loader_order.h"
 #include "datasets/corpus.h"
 #include "tools/cli.h"
 
@@ -22,6 +23,7 @@ struct bench {
 
 struct raw_job { // one thread's share of the bare reads
     const struct bench *b;
+    const struct pk_order *order;
     int first;     // takes samples first, first + threads, ...
     int16_t *ring; // shared, as large as the loader's
     int64_t slots;
@@ -36,11 +38,9 @@ static void *raw_thread(void *arg)
     size_t size = (size_t)j->b->d->leads * (size_t)s->crop;
     int64_t total = j->b->steps * s->batch;
     for (int64_t g = j->first; g < total && j->status == PK_OK; g += s->threads) {
-        int64_t row, slot = g % (j->slots * s->batch);
-        int32_t start;
-        pk_loader_locate(s, g, &row, &start);
-        j->status = j->b->d->read_part(j->b->d, row, start, s->crop, j->ring + (size_t)slot * size,
-                                       &j->err);
+        const int64_t row = pk_order_row(j->order, g), slot = g % (j->slots * s->batch);
+        j->status = j->b->d->read_part(j->b->d, row, pk_order_start(s, g, row), s->crop,
+                                       j->ring + (size_t)slot * size, &j->err);
     }
     return NULL;
 }
@@ -49,15 +49,18 @@ static enum pk_status run_raw(struct bench *b, double *seconds, struct pk_err *e
 {
     struct raw_job job[PK_THREADS_MAX] = {{0}};
     pthread_t id[PK_THREADS_MAX];
-    int16_t *ring;
+    struct pk_order order;
+    int16_t *ring = NULL;
     int64_t slots = b->spec.ahead + 1;
-    enum pk_status s = PK_OK;
     int n = 0;
-    PK_TRY(pk_alloc_aligned(&ring, (size_t)(slots * b->spec.batch),
-                            (size_t)b->d->leads * (size_t)b->spec.crop * 2, "bench", err));
+    PK_TRY(pk_order_open(&order, &b->spec, err));
+    enum pk_status s =
+        pk_alloc_aligned(&ring, (size_t)(slots * b->spec.batch),
+                         (size_t)b->d->leads * (size_t)b->spec.crop * 2, "bench", err);
     double start = pk_seconds();
     for (; n < b->spec.threads && s == PK_OK; n += s == PK_OK) {
-        job[n] = (struct raw_job){.b = b, .first = n, .ring = ring, .slots = slots};
+        job[n] =
+            (struct raw_job){.b = b, .order = &order, .first = n, .ring = ring, .slots = slots};
         if (pthread_create(&id[n], NULL, raw_thread, &job[n]) != 0)
             s = pk_fail(err, PK_ENOMEM, "cannot start a thread");
     }
@@ -68,6 +71,7 @@ static enum pk_status run_raw(struct bench *b, double *seconds, struct pk_err *e
     }
     *seconds = pk_seconds() - start;
     free(ring);
+    pk_order_free(&order);
     return s;
 }
 

@@ -1,7 +1,6 @@
 /* test_loader.c -- the order is a pure function of (seed, step); threads, ranks and restarts do not
  * change it; every record comes once an epoch; mixtures and crops have the promised frequencies. */
-#include "core/loader.h"
-#include "core/rng.h"
+#include "tests/core/loader_reference.h"
 #include "tests/test.h"
 
 enum { RECORDS = 103, LEADS = 3, SAMPLES = 40, CLASSES = 2 };
@@ -90,7 +89,7 @@ static struct pk_loader_spec make_spec(const struct fake *f)
                                    .ahead = 2};
 }
 
-/* Everything in the batch follows from pk_loader_locate. */
+/* Everything in the batch follows from ref_locate. */
 static void check_batch(const struct fake *f, const struct pk_loader_spec *s,
                         const struct pk_batch *b, int64_t step)
 {
@@ -99,7 +98,7 @@ static void check_batch(const struct fake *f, const struct pk_loader_spec *s,
     for (int32_t i = 0; i < b->n; i++) {
         int64_t g = step * s->batch + s->first + i, row;
         int32_t start, second = s->pair == PK_PAIR_ADJACENT && g % 2 ? s->crop : 0;
-        pk_loader_locate(s, g, &row, &start);
+        ref_locate(s, g, &row, &start);
         const struct pk_record *r = &f->record[row];
         bad += b->sample[i] != g || b->row[i] != row;
         bad += r->patient ? b->group[i] != (int64_t)r->patient : b->group[i] != -1 - row;
@@ -195,7 +194,7 @@ static void test_epochs(const struct fake *f)
             for (int64_t i = 0; i < n; i++) {
                 int64_t row;
                 int32_t start;
-                pk_loader_locate(&s, epoch * n + i, &row, &start);
+                ref_locate(&s, epoch * n + i, &row, &start);
                 seen[row]++;
                 changed += epoch > 0 && row != previous[i];
                 previous[i] = row;
@@ -220,7 +219,7 @@ static void test_mixture(const struct fake *f)
     for (int64_t g = 0; g < DRAWS; g++) {
         int64_t row;
         int32_t start;
-        pk_loader_locate(&s, g, &row, &start);
+        ref_locate(&s, g, &row, &start);
         source[f->record[row].source]++;
         record[row]++;
         if (f->record[row].length == SAMPLES) start_at[start]++;
@@ -295,7 +294,7 @@ static void test_errors(struct fake *f)
         for (int64_t i = 0; i < 4; i++) {
             int64_t row;
             int32_t start;
-            pk_loader_locate(&s, step * 4 + i, &row, &start);
+            ref_locate(&s, step * 4 + i, &row, &start);
             hit = hit || row == 11;
         }
         if (hit) {
@@ -349,7 +348,7 @@ static void test_participants(struct fake *f)
         bool met[RECORDS] = {false};
         for (int64_t p = 0; p < n; p++) {
             for (int k = 0; k < 2; k++)
-                pk_loader_locate(&s, 2 * (epoch * n + p) + k, &row[k], &start);
+                ref_locate(&s, 2 * (epoch * n + p) + k, &row[k], &start);
             const uint64_t who = f->record[row[0]].patient;
             wrong += who != f->record[row[1]].patient || row[0] == row[1];
             wrong += who < 1000 + SINGLE || met[who - 1000];
@@ -413,7 +412,7 @@ static void test_participants_of_mixture(struct fake *f)
     CHECK_OK(pk_loader_open(&l, &s, &err), &err);
     for (int64_t step = 0; l && step < STEPS; step++) {
         CHECK_OK(pk_loader_get(l, step, &b, NULL, &err), &err);
-        if (b && step < 20) check_batch(f, &s, b, step); // also against pk_loader_locate
+        if (b && step < 20) check_batch(f, &s, b, step); // also against ref_locate
         for (int32_t i = 0; b && i < b->n; i += 2) {
             const struct pk_record *x = &f->record[b->row[i]], *y = &f->record[b->row[i + 1]];
             wrong += x == y || x->source != y->source || x->patient != y->patient;
