@@ -347,8 +347,7 @@ static void test_participants(struct fake *f)
         int64_t wrong = 0;
         bool met[RECORDS] = {false};
         for (int64_t p = 0; p < n; p++) {
-            for (int k = 0; k < 2; k++)
-                ref_locate(&s, 2 * (epoch * n + p) + k, &row[k], &start);
+            for (int k = 0; k < 2; k++) ref_locate(&s, 2 * (epoch * n + p) + k, &row[k], &start);
             const uint64_t who = f->record[row[0]].patient;
             wrong += who != f->record[row[1]].patient || row[0] == row[1];
             wrong += who < 1000 + SINGLE || met[who - 1000];
