@@ -7,6 +7,7 @@
 #include "tools/objective.h"
 #include "tools/trainer.h"
 #include "tools/training.h"
+#include "tools/training_settings.h"
 
 #include <math.h>
 #include <stdlib.h>

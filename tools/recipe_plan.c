@@ -4,6 +4,7 @@
 #include "tools/evaluate.h"
 #include "tools/shape.h"
 #include "tools/trainer.h"
+#include "tools/training_settings.h"
 
 #include <string.h>
 

@@ -1,6 +1,7 @@
 /* step.c -- the optimizer step of pretraining (see step.h). */
 #include "tools/step.h"
 #include "tools/probe.h"
+#include "tools/training_settings.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -7,6 +7,7 @@
 #ifndef PK_STEP_H
 #define PK_STEP_H
 
+#include "core/schedule.h"
 #include "core/loader.h"
 #include "core/stats.h"
 #include "tools/gradcache.h"
