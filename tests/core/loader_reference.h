@@ -89,6 +89,7 @@ static void ref_locate(const struct pk_loader_spec *s, int64_t g, int64_t *row, 
     const int64_t n = ref_rows(s), draw = adjacent || s->pair == PK_PAIR_RECORD ? g / 2 : g;
     int64_t count[256] = {0};
     int32_t source;
+    *row = ref_row(s, 0);
     if (s->pair == PK_PAIR_PARTICIPANT) {
         *row = ref_pair(s, g);
     } else if (!s->weight) {
