@@ -42,7 +42,7 @@ def start(n, command, by_rank=lambda r: [], prefix=lambda r: [], cwd=lambda r: N
 
 
 def end(jobs):
-    out = [p.communicate(timeout=60) for p in jobs]
+    out = [p.communicate(timeout=300) for p in jobs]
     return [p.returncode for p in jobs], [e for _, e in out]
 
 

@@ -44,7 +44,7 @@ def start(folder, first, last, strace=((), ())):
 
 
 def end(jobs):
-    said = [p.communicate(timeout=60)[1] for p in jobs]
+    said = [p.communicate(timeout=300)[1] for p in jobs]
     return [p.returncode for p in jobs], said
 
 

@@ -139,11 +139,11 @@ def in_order(lives, run, signal_to):
     while all(p.poll() is None for p in first) and not os.path.exists(run + "/metrics.jsonl"):
         time.sleep(0.01)
     signal_to(first)
-    said = [p.communicate(timeout=120)[1] for p in first]
+    said = [p.communicate(timeout=300)[1] for p in first]
     assert [p.returncode for p in first] == [75] * len(first), ([p.returncode for p in first], said)
     for expected in ("", "the run is complete"):
         again = lives()
-        said = [p.communicate(timeout=120)[1] for p in again]
+        said = [p.communicate(timeout=300)[1] for p in again]
         assert [p.returncode for p in again] == [0] * len(again) and expected in "".join(said), said
     with open(run + "/run.json") as f:
         assert yaml.safe_load(f)["resumes"] == 2

@@ -46,7 +46,7 @@ def expect(condition, what):
 
 def purkinje(*args, **more):
     return subprocess.run(
-        [PROGRAM, *map(str, args)], capture_output=True, text=True, env=ENV, timeout=120, **more
+        [PROGRAM, *map(str, args)], capture_output=True, text=True, env=ENV, timeout=300, **more
     )
 
 

@@ -88,7 +88,7 @@ def interrupted():
         time.sleep(0.005)
     assert p.poll() is None, p.stderr.read()
     p.send_signal(signal.SIGTERM)
-    said = p.communicate(timeout=60)[1]
+    said = p.communicate(timeout=300)[1]
     assert p.returncode == 75 and "the same command goes on" in said, (p.returncode, said)
     state = json.load(open("work/pretrain/run.json"))["state"]
     assert state in ("stopped", "done"), state
@@ -134,7 +134,7 @@ def whole():
 
 def nothing_left():
     before = open("work/log.txt").read().count("+ purkinje")
-    r = subprocess.run(command("--after"), capture_output=True, text=True, timeout=60)
+    r = subprocess.run(command("--after"), capture_output=True, text=True, timeout=300)
     assert r.returncode == 0 and open("work/log.txt").read().count("+ purkinje") == before, r.stderr
 
 
