@@ -321,7 +321,10 @@ static size_t change(uint8_t *x, size_t n, struct pk_rng *rng)
                                         "\r",    " ",        "\t",
                                         "#",     ":",        "/",
                                         "%%\n",  "\xff\xfe", "-",
-                                        ".",     "\\u0000"};
+                                        ".",     "\\u0000",  "&",
+                                        "*",     "!",        "|",
+                                        ">",     "'",        "@",
+                                        "?",     "~",        "="};
     const size_t at = (size_t)pk_rng_below(rng, n + 1),
                  piece = (size_t)pk_rng_below(rng, PK_MIN(n - at, 16) + 1);
     const char *word = words[pk_rng_below(rng, PK_COUNT(words))];
@@ -373,6 +376,7 @@ int main(void)
                     n = change(x, n, &rng);
                 why[0] = 0;
                 read_input(&readers[i], folder, x, n);
+                if (m == 0 && strstr(why, "libyaml")) break; // built without it
                 if (m == 0 && why[0]) fprintf(stderr, "%s: %s\n", readers[i].name, why);
                 CHECK(m > 0 || !why[0]); // the seed itself
             }
